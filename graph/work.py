@@ -1,0 +1,325 @@
+"""The work of one kernel: what a cost model is asked about.
+
+A ``Work`` says what is computed on one device (after sharding) for one batch: sizes and formats,
+never where or how long. Every family gives ``flops`` (a multiply-add is two), ``bytes_read`` and
+``bytes_written`` (to and from device memory, each operand once), so that a roofline needs nothing
+else; calibrated cost models look at the sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from servesim.graph.dtypes import bytes_per_element
+
+
+@runtime_checkable
+class Work(Protocol):
+    """What every family of work answers."""
+
+    family: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """The operator's serving name, e.g. ``qkv_proj``; tables are keyed by it."""
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the arithmetic."""
+
+    @property
+    def flops(self) -> float:
+        """Floating-point (or integer) operations."""
+
+    @property
+    def bytes_read(self) -> float:
+        """Bytes read from device memory."""
+
+    @property
+    def bytes_written(self) -> float:
+        """Bytes written to device memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class GemmWork:
+    """``batch`` products of (m x k) by (k x n).
+
+    Attributes:
+        weight: number format of the weights as stored (``bf16``, ``fp8``, ``int4``, ...).
+        scale_bytes: bytes of scales and zero points read beside the weights.
+        label: serving name of the operator.
+    """
+
+    family: ClassVar[str] = "gemm"
+    m: int
+    n: int
+    k: int
+    dtype: str = "bf16"
+    weight: str = "bf16"
+    batch: int = 1
+    scale_bytes: float = 0.0
+    label: str = ""
+
+    @property
+    def flops(self) -> float:
+        """2·m·n·k for each product."""
+        return 2.0 * self.batch * self.m * self.n * self.k
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of the weights with their scales."""
+        return self.batch * self.n * self.k * bytes_per_element(self.weight) + self.scale_bytes
+
+    @property
+    def bytes_read(self) -> float:
+        """Weights and input activations, each once."""
+        return self.weight_bytes + self.batch * self.m * self.k * bytes_per_element(self.dtype)
+
+    @property
+    def bytes_written(self) -> float:
+        """Output activations, 16-bit (accumulators are rounded on the way out)."""
+        return 2.0 * self.batch * self.m * self.n
+
+
+def attended_pairs(new: int, context: int, window: int | None = None) -> int:
+    """(query, key) pairs of a causal prefill of ``new`` tokens after ``context``.
+
+    Token i (from 0) attends to min(context + i + 1, window) keys.
+    """
+    if window is None or context + new <= window:
+        return new * context + new * (new + 1) // 2
+    if context + 1 >= window:
+        return new * window
+    growing = window - context - 1  # tokens that still see fewer than ``window`` keys
+    return attended_pairs(growing, context) + (new - growing) * window
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWork:
+    """Paged attention over a batch of prefills and decodes, softmax included.
+
+    Attributes:
+        prefills: (new tokens, context before the step) of each prefill.
+        decodes: sequences with one new token.
+        decode_keys: keys read by all decodes together, own token included and clipped to the
+            window: sum of min(context + 1, window).
+        decode_keys_max: the most keys any one decode reads.
+        heads, kv_heads: query and key/value heads on this device.
+        head_dim, value_dim: width of a query/key head and of a value head.
+        window: sliding window in tokens, own token included; None for full attention.
+        kv_dtype: number format of the KV cache.
+        latent: keys and values are one latent vector of ``head_dim`` elements (MLA, absorbed).
+    """
+
+    family: ClassVar[str] = "attention"
+    prefills: tuple[tuple[int, int], ...]
+    decodes: int
+    decode_keys: int
+    decode_keys_max: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    dtype: str = "bf16"
+    kv_dtype: str = "bf16"
+    window: int | None = None
+    latent: bool = False
+    label: str = "attention"
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Bytes of one token's keys and values in this layer's cache on this device."""
+        width = self.head_dim if self.latent else self.kv_heads * (self.head_dim + self.value_dim)
+        return width * bytes_per_element(self.kv_dtype)
+
+    @property
+    def prefill_pairs(self) -> int:
+        """(query, key) pairs of all prefills."""
+        return sum(attended_pairs(new, context, self.window) for new, context in self.prefills)
+
+    @property
+    def flops(self) -> float:
+        """2·pairs·heads·(head_dim + value_dim): QK^T and PV."""
+        pairs = self.prefill_pairs + self.decode_keys
+        return 2.0 * pairs * self.heads * (self.head_dim + self.value_dim)
+
+    @property
+    def query_tokens(self) -> int:
+        """New tokens of all sequences."""
+        return self.decodes + sum(new for new, _ in self.prefills)
+
+    @property
+    def bytes_read(self) -> float:
+        """Queries, and every attended key and value once per sequence."""
+        keys = self.decode_keys
+        for new, context in self.prefills:
+            seen = new + context if self.window is None else min(context, self.window) + new
+            keys += seen
+        queries = self.query_tokens * self.heads * self.head_dim * bytes_per_element(self.dtype)
+        return keys * self.kv_bytes_per_token + queries
+
+    @property
+    def bytes_written(self) -> float:
+        """Outputs and the new tokens' keys and values."""
+        out = self.query_tokens * self.heads * self.value_dim * bytes_per_element(self.dtype)
+        return out + self.query_tokens * self.kv_bytes_per_token
+
+
+@dataclass(frozen=True, slots=True)
+class MoeWork:
+    """Routed experts of one layer on one device: grouped GEMMs with gather and weighted sum.
+
+    Attributes:
+        tokens: tokens entering the layer on this device.
+        pairs: (token, expert) pairs computed on this device (tokens·top_k without sharding).
+        touched: local experts that get at least one token (their weights are read).
+        experts, top_k: local experts, experts a token.
+        hidden, intermediate: width of the model and of one expert on this device.
+        gated: gate and up projections (three matrices an expert) instead of up alone (two).
+        distribution: how tokens spread over experts: ``uniform`` or e.g. ``power_law_1.2``.
+    """
+
+    family: ClassVar[str] = "moe"
+    tokens: int
+    pairs: float
+    touched: float
+    experts: int
+    top_k: int
+    hidden: int
+    intermediate: int
+    gated: bool = True
+    dtype: str = "bf16"
+    weight: str = "bf16"
+    scale_bytes_per_expert: float = 0.0
+    distribution: str = "uniform"
+    label: str = "experts"
+
+    @property
+    def matrices(self) -> int:
+        """Weight matrices of one expert."""
+        return 3 if self.gated else 2
+
+    @property
+    def expert_bytes(self) -> float:
+        """Bytes of one expert's weights on this device."""
+        elements = self.matrices * self.hidden * self.intermediate
+        return elements * bytes_per_element(self.weight) + self.scale_bytes_per_expert
+
+    @property
+    def flops(self) -> float:
+        """2·pairs·matrices·hidden·intermediate."""
+        return 2.0 * self.pairs * self.matrices * self.hidden * self.intermediate
+
+    @property
+    def bytes_read(self) -> float:
+        """Touched experts' weights once and the gathered inputs."""
+        inputs = self.pairs * (self.hidden + self.intermediate) * bytes_per_element(self.dtype)
+        return self.touched * self.expert_bytes + inputs
+
+    @property
+    def bytes_written(self) -> float:
+        """Intermediate activations and outputs."""
+        return self.pairs * (self.hidden + self.intermediate) * bytes_per_element(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentWork:
+    """A recurrent mixer with a fixed-size state per sequence.
+
+    Attributes:
+        recurrence: ``selective_scan``, ``ssd``, ``gated_delta``, ``linear_attention``,
+            ``short_conv``, ``rwkv``, ``rg_lru``, ...
+        prefill_tokens, prefills: new tokens of all prefills and how many prefills.
+        decodes: sequences with one new token.
+        heads, key_dim, value_dim: heads on this device, width of a key and of a value head.
+        flops_per_token: arithmetic for one token in this layer.
+        token_bytes: activations read and written for one token.
+        state_bytes: state of one sequence in this layer on this device.
+    """
+
+    family: ClassVar[str] = "recurrent"
+    recurrence: str
+    prefill_tokens: int
+    prefills: int
+    decodes: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    flops_per_token: float
+    token_bytes: float
+    state_bytes: float
+    dtype: str = "bf16"
+    label: str = "recurrent"
+
+    @property
+    def flops(self) -> float:
+        """Arithmetic of all new tokens."""
+        return (self.prefill_tokens + self.decodes) * self.flops_per_token
+
+    @property
+    def bytes_read(self) -> float:
+        """States once per sequence, and half of the activations."""
+        states = (self.prefills + self.decodes) * self.state_bytes
+        return states + (self.prefill_tokens + self.decodes) * self.token_bytes / 2
+
+    @property
+    def bytes_written(self) -> float:
+        """As much as is read: states and activations go back."""
+        return self.bytes_read
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryWork:
+    """A kernel that moves data and computes little: norms, rotary, activations, look-ups, copies.
+
+    Attributes:
+        kernel: ``norm``, ``rotary``, ``activation``, ``embedding``, ``sampler``, ``router``,
+            ``elementwise``, ``copy``.
+        rows: rows (tokens or sequences).
+    """
+
+    family: ClassVar[str] = "memory"
+    kernel: str
+    rows: int
+    bytes_read: float
+    bytes_written: float
+    flops: float = 0.0
+    dtype: str = "bf16"
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveWork:
+    """A collective among ``ranks`` devices of a parallel group.
+
+    Attributes:
+        operation: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all``, ``send``,
+            ``broadcast``.
+        payload_bytes: as nccl-tests counts: the whole buffer of one rank (all_reduce, broadcast,
+            send, all_to_all), the gathered result (all_gather) or the input (reduce_scatter).
+        group: which parallel group: ``tp``, ``ep``, ``dp``, ``pp``, ``cp``.
+    """
+
+    family: ClassVar[str] = "collective"
+    operation: str
+    payload_bytes: float
+    ranks: int
+    group: str = "tp"
+    dtype: str = "bf16"
+    label: str = ""
+
+    @property
+    def flops(self) -> float:
+        """Collectives count no arithmetic."""
+        return 0.0
+
+    @property
+    def bytes_read(self) -> float:
+        """The local buffer once."""
+        return self.payload_bytes
+
+    @property
+    def bytes_written(self) -> float:
+        """The local buffer once."""
+        return self.payload_bytes

@@ -1,0 +1,1 @@
+"""What computes it and how long that takes: devices, memories, links, cost models."""

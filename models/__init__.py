@@ -1,0 +1,1 @@
+"""Which model: Hugging Face id, folder or config.json, dtype and quantisation."""

@@ -1,0 +1,1 @@
+"""The serving system: schedulers, KV caches, engines, routers, workloads and their records."""

@@ -1,0 +1,96 @@
+"""Plugins found by name: one file each, a frozen dataclass whose fields are its options."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from .errors import InputError, UnknownNameError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The plugins of one kind (router, scheduler, workload, ...).
+
+    Modules of ``package`` are imported on the first look-up, so that adding a plugin means adding
+    a file. A name of the form ``module:Class`` loads a plugin from outside the tree.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._classes: dict[str, type[T]] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator: make the class known under ``name``.
+
+        Raises:
+            ValueError: the name is taken by another class.
+        """
+
+        def add(cls: type[T]) -> type[T]:
+            if self._classes.setdefault(name, cls) is not cls:
+                raise ValueError(f"two {self.kind} plugins are called {name!r}")
+            return cls
+
+        return add
+
+    def names(self) -> tuple[str, ...]:
+        """Every known name, sorted."""
+        self._load()
+        return tuple(sorted(self._classes))
+
+    def get(self, name: str) -> type[T]:
+        """The class registered as ``name``, or loaded from ``module:Class``.
+
+        Raises:
+            UnknownNameError: no such plugin.
+            InputError: the dotted path does not lead to a class.
+        """
+        self._load()
+        if name in self._classes:
+            return self._classes[name]
+        if ":" in name:
+            return self._from_outside(name)
+        raise UnknownNameError(self.kind, name, self._classes)
+
+    def build(self, name: str, options: Mapping[str, Any] | None = None) -> T:
+        """An instance of plugin ``name`` with ``options`` as its fields.
+
+        Raises:
+            UnknownNameError: no such plugin or no such option.
+            InputError: an option is missing or its value is refused.
+        """
+        cls = self.get(name)
+        given = dict(options or {})
+        if dataclasses.is_dataclass(cls):
+            known = [f.name for f in dataclasses.fields(cls) if f.init]
+            for key in given:
+                if key not in known:
+                    raise UnknownNameError(f"option of {self.kind} {name!r}:", key, known)
+        try:
+            return cls(**given)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.kind} {name!r}: {error}") from error
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+
+    def _from_outside(self, path: str) -> type[T]:
+        module_name, _, class_name = path.partition(":")
+        try:
+            loaded = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"{self.kind} {path!r} cannot be loaded: {error}") from error
+        if not isinstance(loaded, type):
+            raise InputError(f"{self.kind} {path!r} is not a class")
+        return loaded

@@ -1,0 +1,1 @@
+"""Is it true? Measured runs, vLLM's own scheduler, analytic truths."""
