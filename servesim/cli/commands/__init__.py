@@ -1,0 +1,1 @@
+"""The commands; adding one means adding a file."""
