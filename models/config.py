@@ -1,0 +1,179 @@
+"""Finding a model's config.json: a built-in Hugging Face id, a folder, or a file."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from servesim.errors import InputError, UnknownNameError
+
+#: ``<organisation>/<name>.json`` is the config.json of the model ``<organisation>/<name>``.
+CONFIGS = Path(__file__).parent / "configs"
+#: Ids whose config.json equals another's in all that a simulation sees: id -> built-in id.
+ALIASES = CONFIGS / "aliases.json"
+
+#: Where checkpoints with vision or audio towers keep the config of their language model.
+_LANGUAGE_KEYS = ("thinker_config", "text_config", "llm_config", "language_config")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A model's config.json.
+
+    Attributes:
+        name: the id, or the folder's or file's name.
+        values: the content of config.json, without keys that start with an underscore.
+        content_hash: SHA-256 (hex) of ``values`` as canonical JSON: equal configs, equal hash.
+    """
+
+    name: str
+    values: dict[str, Any]
+    content_hash: str
+
+    @property
+    def model_type(self) -> str:
+        """The architecture's name in ``transformers``."""
+        return str(self.values["model_type"])
+
+    @property
+    def language_values(self) -> dict[str, Any]:
+        """The values of the language model alone: ``values`` unless there are other towers."""
+        values = self.values
+        for key in _LANGUAGE_KEYS:
+            if isinstance(values.get(key), dict):
+                values = values[key]
+        return values
+
+    @property
+    def dtype(self) -> str | None:
+        """Number format the checkpoint was saved in, as config.json spells it."""
+        for values in (self.language_values, self.values):
+            dtype = values.get("dtype") or values.get("torch_dtype")
+            if dtype:
+                return str(dtype)
+        return None
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """The ``quantization_config``, if the checkpoint is quantised."""
+        for values in (self.values, self.language_values):
+            found = values.get("quantization_config") or values.get("compression_config")
+            if isinstance(found, dict):
+                return found
+        return None
+
+
+def resolve(model: str) -> ModelConfig:
+    """The config of ``model``: a built-in id (any case), a folder with a config.json, or a file.
+
+    Raises:
+        UnknownNameError: neither a path nor a built-in id; names the nearest id.
+        InputError: the folder has no config.json, or the file is no usable model config.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model folder {model!r} has no config.json")
+        return _from_file(path / "config.json", path.resolve().name)
+    if path.is_file():
+        return _from_file(path, path.stem if path.stem != "config" else path.resolve().parent.name)
+    names = {name.lower(): name for name in builtin_names()}
+    if model.lower() in names:
+        return _builtin(names[model.lower()])
+    if model.endswith(".json") or model.startswith((".", "/", "~")):
+        raise InputError(f"model config {model!r} does not exist")
+    raise UnknownNameError("model", model, names.values())
+
+
+@cache
+def builtin_names() -> tuple[str, ...]:
+    """Every id with a built-in config, aliases included, sorted."""
+    files = (path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("*/*.json"))
+    return tuple(sorted([*(path.as_posix() for path in files), *_aliases()]))
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    aliases: dict[str, str] = json.loads(ALIASES.read_text(encoding="utf-8"))
+    return aliases
+
+
+@cache
+def _builtin(name: str) -> ModelConfig:
+    return _config(name, _builtin_values(_aliases().get(name, name)))
+
+
+def _builtin_values(name: str) -> dict[str, Any]:
+    """The file of ``name`` over the values of its ``_base``, if it names one."""
+    values: dict[str, Any] = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
+    if "_base" in values:
+        return {**_builtin_values(values["_base"]), **values}
+    return values
+
+
+def _from_file(path: Path, name: str) -> ModelConfig:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"model config {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"model config {str(path)!r} is no JSON object")
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        raise InputError(f"model config {str(path)!r} has no model_type")
+    known = _model_types()
+    if model_type not in known:
+        near = difflib.get_close_matches(model_type, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"model config {str(path)!r}: unknown model_type {model_type!r}{hint}"
+            f" (the installed transformers knows {len(known)})"
+        )
+    return _config(name, values)
+
+
+def _config(name: str, values: dict[str, Any]) -> ModelConfig:
+    facts = {key: value for key, value in values.items() if not key.startswith("_")}
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return ModelConfig(name, facts, hashlib.sha256(canonical.encode()).hexdigest())
+
+
+@cache
+def _model_types() -> tuple[str, ...]:
+    """The model types of the installed ``transformers``, read without importing it."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("transformers is not installed: its model types are unknown")
+    auto = Path(spec.submodule_search_locations[0]) / "models" / "auto"
+    found: list[str] = []
+    for file in ("auto_mappings.py", "configuration_auto.py"):
+        if (auto / file).is_file():
+            found += _mapping_keys(ast.parse((auto / file).read_text(encoding="utf-8")))
+    return tuple(sorted(set(found)))
+
+
+def _mapping_keys(tree: ast.Module) -> Iterator[str]:
+    """First elements of the ``(model type, config class)`` pairs and dict entries of a module."""
+    for node in ast.walk(tree):
+        pairs: list[tuple[ast.expr | None, ast.expr]] = []
+        if isinstance(node, ast.Tuple) and len(node.elts) == 2:
+            pairs = [(node.elts[0], node.elts[1])]
+        elif isinstance(node, ast.Dict):
+            pairs = list(zip(node.keys, node.values, strict=True))
+        for key, value in pairs:
+            if _text(key) and _text(value).endswith("Config"):
+                yield _text(key)
+
+
+def _text(node: ast.expr | None) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    return ""
