@@ -1,0 +1,52 @@
+"""A request as a workload states it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from servesim.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSpec:
+    """One request: when it comes, how long it is, and what it shares with others.
+
+    Attributes:
+        id: the request's name in every output.
+        arrival_s: seconds since the start of the run.
+        prompt_tokens, output_tokens: lengths; generation stops exactly at ``output_tokens``.
+        prefix_block_ids: identity of each full block of the sequence from its start: equal ids
+            mean an equal prefix up to and including that block. May cover the prompt, or go on
+            into the output. Blocks beyond it are shared with no other request.
+        prefix_block_size: tokens of each of those blocks.
+        priority: lower is more urgent; only the priority policy looks at it.
+
+    Raises:
+        InputError: a time or length cannot be used.
+    """
+
+    id: int
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    prefix_block_ids: tuple[int, ...] = ()
+    prefix_block_size: int = 16
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):
+            raise InputError(f"arrival_s must be a time from 0 on, not {self.arrival_s}")
+        if self.prompt_tokens < 1:
+            raise InputError(f"prompt_tokens must be at least 1, not {self.prompt_tokens}")
+        if self.output_tokens < 1:
+            raise InputError(f"output_tokens must be at least 1, not {self.output_tokens}")
+        if self.prefix_block_size < 1:
+            raise InputError(f"prefix_block_size must be at least 1, not {self.prefix_block_size}")
+        covered = len(self.prefix_block_ids) * self.prefix_block_size
+        total = self.prompt_tokens + self.output_tokens
+        if covered > total:
+            raise InputError(
+                f"{len(self.prefix_block_ids)} prefix_block_ids of {self.prefix_block_size} tokens "
+                f"do not fit a sequence of {total} tokens"
+            )
