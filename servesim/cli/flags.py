@@ -1,0 +1,74 @@
+"""Flags generated from the fields of a dataclass, under the same names."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import typing
+from typing import Any, Literal
+
+from servesim.scenario.fields import alternatives, field_types
+
+#: An entry of an ``Attributes:`` section: a name at the least indent, its text to the next one.
+_ENTRY = re.compile(r"^(\w[\w, ]*): (.*)$")
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type, section: str, title: str) -> None:
+    """A flag for each field of ``cls``: ``max_num_seqs`` becomes ``--max-num-seqs``.
+
+    Booleans get a ``--no-...`` twin. A flag's help is the field's entry in the docstring of
+    ``cls``; a flag that is not given leaves nothing behind (see ``given``).
+    """
+    group = parser.add_argument_group(title)
+    texts = attribute_texts(cls)
+    for name, hint in field_types(cls).items():
+        options = _options_for(alternatives(hint))
+        if options is None:
+            continue
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=f"{section}.{name}",
+            default=argparse.SUPPRESS,
+            help=texts.get(name, "").replace("%", "%%"),
+            **options,
+        )
+
+
+def given(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Section to the values of the flags that were given (their dest is ``section.key``)."""
+    tables: dict[str, dict[str, Any]] = {}
+    for dest, value in vars(args).items():
+        section, dot, key = dest.partition(".")
+        if dot:
+            tables.setdefault(section, {})[key] = value
+    return tables
+
+
+def attribute_texts(cls: type) -> dict[str, str]:
+    """The ``Attributes:`` section of a docstring: name to text."""
+    doc = inspect.getdoc(cls) or ""
+    _, found, body = doc.partition("Attributes:\n")
+    if not found:
+        return {}
+    texts: dict[str, str] = {}
+    names: list[str] = []
+    for line in inspect.cleandoc(body.split("\n\n")[0]).splitlines():
+        if not line.startswith(" ") and (entry := _ENTRY.match(line)):
+            names = entry[1].split(", ")
+            texts.update(dict.fromkeys(names, entry[2]))
+        else:
+            texts.update({name: f"{texts[name]} {line.strip()}" for name in names})
+    return texts
+
+
+def _options_for(types: tuple[Any, ...]) -> dict[str, Any] | None:
+    """What argparse needs for a field of one of ``types``; None if no flag can express it."""
+    first = types[0]
+    if first is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(first) is Literal:
+        return {"choices": typing.get_args(first), "metavar": "|".join(typing.get_args(first))}
+    if first in (int, float, str):
+        return {"type": first, "metavar": {int: "N", float: "X", str: "NAME"}[first]}
+    return None

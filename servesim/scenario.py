@@ -1,1 +1,0 @@
-"""A scenario: which model on which hardware, under which traffic and engine options."""

@@ -1,0 +1,1 @@
+"""Scenarios: what is simulated, built from its parts and run."""
