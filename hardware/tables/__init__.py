@@ -1,0 +1,1 @@
+"""Importers: what others measured, as cost models."""

@@ -1,0 +1,162 @@
+"""Attention latencies measured over batches of decodes beside one prefill chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from servesim.errors import InputError
+from servesim.hardware.tables.grid import locate
+
+#: chunk, context of the chunk, decodes, mean context of the decodes.
+Point = tuple[int, int, int, int]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AttentionGrid:
+    """Seconds of attention on a full grid, ready for look-up.
+
+    Attributes:
+        decodes, contexts: axes of a batch of decodes alone: how many, and their mean context.
+        alone: seconds by [decodes][context].
+        chunks, chunk_contexts, beside: axes of a step with prefill: its new tokens, their
+            context, and decodes beside it (0 first).
+        mixed: seconds by [chunk][chunk context][decodes][context], flat.
+    """
+
+    decodes: tuple[int, ...]
+    contexts: tuple[int, ...]
+    alone: tuple[tuple[float, ...], ...]
+    chunks: tuple[int, ...]
+    chunk_contexts: tuple[int, ...]
+    beside: tuple[int, ...]
+    mixed: tuple[float, ...]
+
+    @classmethod
+    def of(cls, seconds: Mapping[Point, float]) -> AttentionGrid:
+        """From scattered measurements; what lies between them is interpolated linearly.
+
+        Raises:
+            InputError: no decode-only or no prefill measurement.
+        """
+        alone = {(n, kv): t for (chunk, _, n, kv), t in seconds.items() if not chunk}
+        mixed = {point: t for point, t in seconds.items() if point[0]}
+        if not alone or not mixed:
+            raise InputError("an attention table needs decode-only and prefill measurements")
+        decodes = _axis(n for n, _ in alone)
+        contexts = _axis(p[3] for p in seconds if p[2])
+        plane = np.full((len(decodes), len(contexts)), np.nan)
+        for (n, kv), t in alone.items():
+            plane[decodes.index(n), contexts.index(kv)] = t
+        for axis, coordinates in ((1, contexts), (0, decodes)):
+            _between(plane, axis, coordinates)
+            _hold(plane, axis)
+        chunks, before, beside = (_axis(p[i] for p in mixed) for i in range(3))
+        cube = _cube(mixed, (chunks, before, beside, contexts))
+        rows = tuple(tuple(row) for row in plane.tolist())
+        flat = tuple(cube.ravel().tolist())
+        return cls(decodes, contexts, rows, chunks, before, beside, flat)
+
+    def decode_seconds(self, decodes: int, context: float) -> float:
+        """Decodes alone at a mean context."""
+        i, u = locate(self.decodes, decodes)
+        j, v = locate(self.contexts, context)
+        low, high = self.alone[i], self.alone[i + 1]
+        a = low[j] + v * (low[j + 1] - low[j])
+        b = high[j] + v * (high[j + 1] - high[j])
+        return a + u * (b - a)
+
+    def mixed_seconds(
+        self, chunk: float, chunk_context: float, decodes: int, context: float
+    ) -> float:
+        """One prefill chunk beside decodes at a mean context.
+
+        A chunk shorter than the first measured one costs as much: a kernel's tile is longer.
+        """
+        i, u = locate(self.chunks, chunk)
+        j, v = locate(self.chunk_contexts, chunk_context)
+        near = self._plane(i, j, decodes, context), self._plane(i, j + 1, decodes, context)
+        far = self._plane(i + 1, j, decodes, context), self._plane(i + 1, j + 1, decodes, context)
+        a = near[0] + v * (near[1] - near[0])
+        b = far[0] + v * (far[1] - far[0])
+        return max(a + u * (b - a), 0.0)
+
+    def _plane(self, i: int, j: int, decodes: int, context: float) -> float:
+        """Seconds at chunk ``i`` and chunk context ``j``, interpolated in the decodes."""
+        values, width = self.mixed, len(self.contexts)
+        base = (i * len(self.chunk_contexts) + j) * len(self.beside) * width
+        if not decodes:
+            return values[base]
+        k, u = locate(self.beside, decodes)
+        m, v = locate(self.contexts, context)
+        at = base + k * width + m
+        a = values[at] + v * (values[at + 1] - values[at])
+        at += width
+        b = values[at] + v * (values[at + 1] - values[at])
+        return a + u * (b - a)
+
+
+def _axis(values: Iterable[int]) -> tuple[int, ...]:
+    """Ascending distinct values; a lone one gets a neighbour so that cells exist."""
+    found = tuple(sorted(set(values)))
+    return found if len(found) > 1 else (*found, found[0] + 1)
+
+
+def _cube(mixed: Mapping[Point, float], axes: Sequence[tuple[int, ...]]) -> Floats:
+    """Seconds over all four axes, what was not measured filled in."""
+    cube = np.full([len(axis) for axis in axes], np.nan)
+    index = [{value: i for i, value in enumerate(axis)} for axis in axes]
+    for (chunk, before, n, kv), t in mixed.items():
+        at = index[0][chunk], index[1][before], index[2][n]
+        if n:
+            cube[(*at, index[3][kv])] = t
+        else:
+            cube[at] = t
+    for axis in (3, 2, 1):
+        _between(cube, axis, axes[axis])
+    _beside_full_rows(cube, axes[0])
+    for axis in (3, 2, 1, 0):
+        _hold(cube, axis)
+    return cube
+
+
+def _beside_full_rows(cube: Floats, chunks: Sequence[int]) -> None:
+    """Complete chunks measured over fewer contexts than others.
+
+    They follow the complete chunks around them, moved to meet their own first measurement.
+    """
+    full = np.asarray(~np.isnan(cube).any(axis=(1, 2, 3)))
+    if full.sum() < 2:
+        return
+    base = np.where(full[:, None, None, None], cube, np.nan)
+    _between(base, 0, chunks)
+    moved = cube - base
+    _hold(moved, 3)
+    np.copyto(cube, base + moved, where=np.isnan(cube))
+
+
+def _between(values: Floats, axis: int, coordinates: Sequence[int]) -> None:
+    """Fill gaps between known points of each line along ``axis``, linearly, in place."""
+    lines = np.moveaxis(values, axis, -1)
+    x = np.asarray(coordinates, dtype=float)
+    unknown = np.isnan(lines)
+    for at in np.argwhere(unknown.any(axis=-1) & ~unknown.all(axis=-1)):
+        line = lines[tuple(at)]
+        known = np.flatnonzero(~np.isnan(line))
+        span = slice(known[0], known[-1] + 1)
+        line[span] = np.interp(x[span], x[known], line[known])
+
+
+def _hold(values: Floats, axis: int) -> None:
+    """Continue each line along ``axis`` with its first and last known value, in place."""
+    lines = np.moveaxis(values, axis, -1)
+    unknown = np.isnan(lines)
+    for at in np.argwhere(unknown.any(axis=-1) & ~unknown.all(axis=-1)):
+        line = lines[tuple(at)]
+        known = np.flatnonzero(~np.isnan(line))
+        line[: known[0]] = line[known[0]]
+        line[known[-1] :] = line[known[-1]]

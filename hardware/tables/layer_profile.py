@@ -1,0 +1,156 @@
+"""A bundle of layer latencies measured for one model on one device, as a cost model.
+
+The layout of a bundle is ``<hardware>/<organisation>/<model>/<dtype>/tp<N>/`` with, in
+microseconds of kernel time: ``dense.csv`` (layer, tokens, time_us), ``per_sequence.csv`` (layer,
+sequences, time_us), ``attention.csv`` (prefill_chunk, kv_prefill, n_decode, kv_decode, time_us)
+and optionally ``skew.csv`` (see ``Skew``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from servesim.errors import InputError
+from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, Work
+from servesim.hardware.cost import Cost, CostModel, Source
+from servesim.hardware.tables.attention import AttentionGrid, Point
+from servesim.hardware.tables.csvfile import Row, read_csv
+from servesim.hardware.tables.grid import Curve
+from servesim.hardware.tables.mixed import AttentionTable
+from servesim.hardware.tables.skew import Skew, SkewSample
+
+#: Serving names that share one measured layer.
+LAYER_OF: Mapping[str, str] = {
+    "input_layernorm": "layernorm",
+    "post_attention_layernorm": "layernorm",
+}
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """Costs by serving name: measured where the bundle reaches, ``fallback`` for other work.
+
+    Attributes:
+        curves: seconds by layer name over tokens (LM head and sampler: over sequences).
+        attention: seconds of attention by batch.
+        fallback: answers for work the bundle has no layer for.
+    """
+
+    curves: Mapping[str, Curve]
+    attention: AttentionTable
+    fallback: CostModel
+
+    def cost(self, work: Work) -> Cost:
+        """Measured within the bundle's range, continued and marked extrapolated beyond it.
+
+        Raises:
+            UnsupportedError: neither the bundle nor the fallback knows such work.
+        """
+        if isinstance(work, AttentionWork) and not work.latent:
+            return self.attention.cost(work)
+        curve = self.curves.get(LAYER_OF.get(work.label, work.label))
+        if curve is None or not isinstance(work, GemmWork | MemoryWork):
+            return self.fallback.cost(work)
+        count = work.m if isinstance(work, GemmWork) else work.rows
+        if count <= 0:
+            return Cost(0.0, Source.MEASURED)
+        source = Source.MEASURED if curve.inside(count) else Source.EXTRAPOLATED
+        return Cost(curve.at(count), source)
+
+
+def load_layer_profile(
+    folder: str | Path,
+    tensor_parallel_size: int,
+    fallback: CostModel,
+    *,
+    model: str | None = None,
+    dtype: str | None = None,
+) -> LayerProfile:
+    """The bundle at ``folder`` for one tensor-parallel degree.
+
+    Args:
+        folder: the hardware, model or dtype folder of a bundle.
+        tensor_parallel_size: which ``tp<N>`` to take.
+        fallback: cost model for work the bundle does not name.
+        model, dtype: which of several profiles in ``folder``.
+
+    Raises:
+        InputError: no bundle there, several to choose from, no such degree, or a malformed file.
+    """
+    place = find_bundle(Path(folder), model, dtype) / f"tp{tensor_parallel_size}"
+    if not place.is_dir():
+        known = ", ".join(sorted(p.name for p in place.parent.glob("tp*"))) or "none"
+        raise InputError(f"{place.parent}: no profile for {place.name} (there: {known})")
+    curves = _curves(place / "dense.csv", "tokens")
+    curves |= _curves(place / "per_sequence.csv", "sequences")
+    return LayerProfile(curves, _attention(place), fallback)
+
+
+def _curves(path: Path, count: str) -> dict[str, Curve]:
+    """Seconds by layer over ``count``."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for layer, x, seconds in read_csv(
+        path, lambda row: (row["layer"], float(row[count]), _positive(row["time_us"]))
+    ):
+        points.setdefault(layer, []).append((x, seconds))
+    return {layer: Curve.of(found) for layer, found in points.items()}
+
+
+def find_bundle(folder: Path, model: str | None = None, dtype: str | None = None) -> Path:
+    """The folder that holds ``tp<N>`` folders, at or below ``folder``.
+
+    Args:
+        model: Hugging Face id of the model wanted, when ``folder`` holds several.
+        dtype: number format wanted, when the model has several.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if folder.name.startswith("tp") and (folder / "dense.csv").is_file():
+        return folder.parent
+    found = sorted({path.parent.parent for path in folder.rglob("tp*/dense.csv")})
+    if not found:
+        raise InputError(f"{folder}: no layer profile (a folder tp<N> with dense.csv) in it")
+    for wanted in (model, dtype):
+        named = [path for path in found if wanted and f"/{wanted}/" in f"/{path.as_posix()}/"]
+        if len(found) > 1 and wanted:
+            if not named:
+                there = _names(folder, found)
+                raise InputError(f"{folder}: no profile of {wanted} (there: {there})")
+            found = named
+    if len(found) > 1:
+        raise InputError(f"{folder}: several profiles, name one of: {_names(folder, found)}")
+    return found[0]
+
+
+def _names(folder: Path, found: list[Path]) -> str:
+    return ", ".join(path.relative_to(folder).as_posix() for path in found)
+
+
+def _attention(place: Path) -> AttentionTable:
+    keys = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
+
+    def point(row: Row) -> tuple[Point, float]:
+        chunk, before, decodes, context = (int(row[key]) for key in keys)
+        return (chunk, before, decodes, context), _positive(row["time_us"])
+
+    def sample(row: Row) -> SkewSample:
+        times = (_positive(row[key]) for key in ("t_mean_us", "t_max_us", "t_skew_us"))
+        return SkewSample(int(row["pc"]), int(row["n"]), int(row["kv_big"]), *times)
+
+    seconds = dict(read_csv(place / "attention.csv", point))
+    uneven = place / "skew.csv"
+    skew = Skew.of(read_csv(uneven, sample)) if uneven.is_file() else None
+    return AttentionTable(AttentionGrid.of(seconds), skew)
+
+
+def _positive(microseconds: str) -> float:
+    """Microseconds as seconds."""
+    value = float(microseconds)
+    if not value > 0:
+        raise ValueError(f"a time must be positive, not {microseconds}")
+    return value * 1e-6

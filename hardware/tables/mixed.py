@@ -1,0 +1,117 @@
+"""Seconds of attention for any batch, from a grid measured with one prefill chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from servesim.graph.work import AttentionWork, attended_pairs
+from servesim.hardware.cost import Cost, Source
+from servesim.hardware.tables.attention import AttentionGrid
+from servesim.hardware.tables.skew import Skew
+
+Prefills = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class AttentionTable:
+    """Attention by batch: the grid, and what unequal contexts add.
+
+    Several prefills in a step count as the one chunk with as many query tokens Q and as many
+    (query, key) pairs P: the thread blocks of the kernel and their arithmetic are the same. Its
+    context is (P − Q(Q+1)/2)/Q. Fresh prompts side by side can have fewer pairs than one chunk of
+    Q tokens on an empty context; then the time above that of the shortest chunk shrinks with the
+    pairs. A step never takes less than its largest prefill alone. Chunks longer than measured are
+    cut into measured ones, each on the context before it.
+
+    Decodes of unequal contexts cost alpha of the way from all at the mean to all at the longest.
+    """
+
+    grid: AttentionGrid
+    skew: Skew | None = None
+
+    def cost(self, work: AttentionWork) -> Cost:
+        """The cost of ``work``; its heads are those of the measured model."""
+        if not work.query_tokens:
+            return Cost(0.0, Source.MEASURED)
+        if work.window is not None:
+            prefills: Prefills = [_unwindowed(n, c, work.window) for n, c in work.prefills]
+        else:
+            prefills = work.prefills
+        seconds = self.seconds(prefills, work.decodes, work.decode_keys, work.decode_keys_max)
+        mean = work.decode_keys / work.decodes - 1 if work.decodes else 0.0
+        inside = self._covers(prefills, work.decodes, mean)
+        return Cost(seconds, Source.MEASURED if inside else Source.EXTRAPOLATED)
+
+    def seconds(
+        self, prefills: Prefills, decodes: int, decode_keys: float, longest_keys: float
+    ) -> float:
+        """Seconds of a batch.
+
+        Args:
+            prefills: (new tokens, context) of each.
+            decodes: sequences with one new token.
+            decode_keys: keys all decodes read together, own tokens included.
+            longest_keys: the most keys one of them reads.
+        """
+        mean = decode_keys / decodes - 1 if decodes else 0.0
+        longest = longest_keys - 1
+        if not prefills:
+            base = self.grid.decode_seconds(decodes, mean)
+        else:
+            base = self._mixed(prefills, decodes, mean)
+        if self.skew is None or decodes < 2 or longest <= mean:
+            return base
+        chunk = sum(new for new, _ in prefills) if prefills else 0
+        alpha = self.skew.at(chunk, decodes, longest)
+        if not alpha:
+            return base
+        if not prefills:
+            return base + alpha * (self.grid.decode_seconds(decodes, longest) - base)
+        return base + alpha * (self._mixed(prefills, decodes, longest) - base)
+
+    def _mixed(self, prefills: Prefills, decodes: int, mean: float) -> float:
+        if len(prefills) == 1 and prefills[0][1] >= 0:
+            return self._chunk(*prefills[0], decodes, mean)
+        tokens = sum(new for new, _ in prefills)
+        pairs = sum(attended_pairs(new, context) for new, context in prefills)
+        context = (pairs - tokens * (tokens + 1) / 2) / tokens
+        largest = max(prefills, key=lambda p: attended_pairs(*p))
+        seconds = self._chunk(tokens, max(context, 0.0), decodes, mean)
+        if context < 0:
+            shortest = self._chunk(self.grid.chunks[0], 0, 0, 0)
+            single = self._chunk(tokens, 0, 0, 0)
+            spared = 1 - pairs / attended_pairs(tokens, 0)
+            seconds -= max(0.0, single - shortest) * spared
+        return max(seconds, self._chunk(largest[0], max(largest[1], 0), decodes, mean))
+
+    def _chunk(self, tokens: int, context: float, decodes: int, mean: float) -> float:
+        """One prefill chunk beside decodes, cut into measured lengths when it is longer."""
+        limit = self.grid.chunks[-1]
+        seconds = 0.0
+        while tokens > limit:
+            seconds += self.grid.mixed_seconds(limit, context, decodes, mean)
+            tokens, context, decodes = tokens - limit, context + limit, 0
+        return seconds + self.grid.mixed_seconds(tokens, context, decodes, mean)
+
+    def _covers(self, prefills: Prefills, decodes: int, mean: float) -> bool:
+        """Whether a batch lies within what was measured."""
+        grid = self.grid
+        if decodes and mean > grid.contexts[-1]:
+            return False
+        if not prefills:
+            return decodes <= grid.decodes[-1]
+        return (
+            decodes <= grid.beside[-1]
+            and sum(new for new, _ in prefills) <= grid.chunks[-1]
+            and all(context <= grid.chunk_contexts[-1] for _, context in prefills)
+        )
+
+
+def _unwindowed(new: int, context: int, window: int) -> tuple[int, int]:
+    """(new, context) without a window that attends to as many pairs, to within one a token.
+
+    The context is negative where the window hides part of the chunk itself.
+    """
+    pairs = attended_pairs(new, context, window)
+    return new, (pairs - new * (new + 1) // 2) // new
