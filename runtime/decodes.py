@@ -1,0 +1,116 @@
+"""Sequences that gain one token every step: counted, not visited.
+
+All that changes from step to step is a clock. A sequence that joins with c computed tokens when
+the clock shows k has c + (clock - k) computed tokens later on, needs a block whenever that is a
+multiple of the block size, and finishes at a clock known in advance. A step therefore touches only
+the sequences that need a block, fill one, or finish.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+import numpy as np
+import numpy.typing as npt
+
+from servesim.runtime.sequence import Sequence
+
+
+def _ticket(seq: Sequence) -> int:
+    assert seq.ticket is not None
+    return seq.ticket
+
+
+class DecodeSet:
+    """The decoding sequences of one engine.
+
+    Attributes:
+        count: how many there are.
+        clock: steps taken.
+        context: sum of their computed tokens.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.clock = 0
+        self.count = 0
+        self.context = 0
+        self._offsets: list[int] = []  # computed tokens minus clock, ascending
+        self._phases: list[list[Sequence]] = [[] for _ in range(block_size)]  # by offset
+        self._last: dict[int, list[Sequence]] = {}  # by the clock after the last token
+        self._contexts: npt.NDArray[np.int64] | None = None  # offsets as an array
+
+    @property
+    def context_max(self) -> int:
+        """The most computed tokens of any; 0 without any."""
+        return self._offsets[-1] + self.clock if self._offsets else 0
+
+    @property
+    def last_ticket(self) -> int:
+        """The highest ticket of any; -1 without any."""
+        return max((_ticket(phase[-1]) for phase in self._phases if phase), default=-1)
+
+    def contexts(self) -> npt.NDArray[np.int64]:
+        """Computed tokens of each, ascending."""
+        if self._contexts is None:
+            self._contexts = np.asarray(self._offsets, dtype=np.int64)
+        return self._contexts + self.clock
+
+    def computed(self, seq: Sequence) -> int:
+        """Computed tokens of a member."""
+        return seq.offset + self.clock
+
+    def add(self, seq: Sequence) -> None:
+        """Let ``seq``, whose only token not computed is its latest, gain a token every step."""
+        seq.decoding = True
+        seq.offset = seq.computed - self.clock
+        insort(self._phases[seq.offset % self.block_size], seq, key=_ticket)
+        self._last.setdefault(self._last_clock(seq), []).append(seq)
+        insort(self._offsets, seq.offset)
+        self._contexts = None
+        self.count += 1
+        self.context += seq.computed
+
+    def remove(self, seq: Sequence) -> None:
+        """Stop counting ``seq`` and bring its own numbers up to date."""
+        clock = self._last_clock(seq)
+        self._last[clock].remove(seq)
+        if not self._last[clock]:
+            del self._last[clock]
+        self._drop(seq)
+
+    def needing_block(self) -> list[Sequence]:
+        """Those whose next token starts a new block, in the order of admission."""
+        return self._phases[-self.clock % self.block_size]
+
+    def filling_block(self) -> list[Sequence]:
+        """Those whose next token fills a block, in the order of admission."""
+        return self._phases[(-self.clock - 1) % self.block_size]
+
+    def steps_before_finish(self, most: int) -> int:
+        """Steps that can be taken, up to ``most``, before one in which a sequence finishes."""
+        return min((last - self.clock - 1 for last in self._last), default=most)
+
+    def advance(self) -> list[Sequence]:
+        """Take a step; returns the sequences, now removed, for which it was the last."""
+        self.clock += 1
+        self.context += self.count
+        leaving = self._last.pop(self.clock, None)
+        if leaving is None:
+            return []
+        for seq in leaving:
+            self._drop(seq)
+        return leaving
+
+    def _last_clock(self, seq: Sequence) -> int:
+        return seq.spec.prompt_tokens + seq.spec.output_tokens - 1 - seq.offset
+
+    def _drop(self, seq: Sequence) -> None:
+        self._phases[seq.offset % self.block_size].remove(seq)
+        del self._offsets[bisect_left(self._offsets, seq.offset)]
+        self._contexts = None
+        seq.computed = self.computed(seq)
+        seq.known = seq.computed + 1
+        seq.decoding = False
+        self.count -= 1
+        self.context -= seq.computed

@@ -1,0 +1,53 @@
+"""What a scheduler may ask of a KV cache: ask, then act; a refused act changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+from servesim.runtime.sequence import Sequence
+
+
+@runtime_checkable
+class KVCache(Protocol):
+    """Blocks of ``block_size`` tokens, each held by sequences or free; held + free = total.
+
+    Attributes:
+        total: blocks that sequences can hold.
+        free: blocks that can be taken now.
+        epoch: grows whenever an admission that was refused might succeed.
+    """
+
+    block_size: int
+    total: int
+    free: int
+    epoch: int
+
+    def find(self, seq: Sequence) -> list[int]:
+        """Cached blocks that hold a prefix of ``seq``; never all its known tokens."""
+
+    def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
+        """Give ``seq`` the ``found`` blocks and new ones for ``tokens`` in all.
+
+        Refused (False) unless new blocks for ``reserve`` tokens are free.
+        """
+
+    def grow(self, seq: Sequence, tokens: int) -> bool:
+        """Let ``seq`` hold ``tokens`` in all; refused (False) unless the blocks are free."""
+
+    def extend(self, seqs: Iterable[Sequence]) -> None:
+        """Give each sequence one block more; at least as many must be free."""
+
+    def register(self, seq: Sequence, tokens: int) -> None:
+        """Let others find the full blocks among the first ``tokens`` of ``seq``."""
+
+    def fill(self, seqs: Iterable[Sequence]) -> None:
+        """Let others find the next block of each sequence, which is now full."""
+
+    def release(self, seq: Sequence) -> None:
+        """Take back all blocks of ``seq``."""
+
+
+def blocks_for(tokens: int, block_size: int) -> int:
+    """Blocks that hold ``tokens``."""
+    return -(-tokens // block_size)

@@ -1,0 +1,75 @@
+"""One step as a scheduler decided it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from servesim.graph.batch import BatchShape
+from servesim.runtime.sequence import Sequence
+
+
+class Grant(NamedTuple):
+    """What a sequence gets in a step: ``new`` tokens after ``computed`` ones."""
+
+    seq: Sequence
+    computed: int
+    new: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step as scheduled.
+
+    Attributes:
+        prefills: what each sequence that still computes known tokens gets.
+        decodes, context, context_max: decoding sequences, and sum and maximum of their computed
+            tokens before the step; ``contexts`` one by one if the step model needs them.
+        first: sequences that get their first token.
+        paused: sequences that got a token in the step before and get none in this one.
+        resumed: sequences that get a token again after a pause.
+        finishing: sequences that get their last token.
+        filling: sequences whose decode fills a block that others may find only after the step.
+        preempted: sequences that lost their blocks.
+        listing: all grants in vLLM's order, if the scheduler keeps them.
+        running, waiting, free_blocks: after scheduling.
+    """
+
+    prefills: list[Grant] = field(default_factory=list)
+    decodes: int = 0
+    context: int = 0
+    context_max: int = 0
+    contexts: npt.NDArray[np.int64] | None = None
+    first: list[Sequence] = field(default_factory=list)
+    paused: list[Sequence] = field(default_factory=list)
+    resumed: list[Sequence] = field(default_factory=list)
+    finishing: list[Sequence] = field(default_factory=list)
+    filling: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    listing: list[Grant] = field(default_factory=list)
+    running: int = 0
+    waiting: int = 0
+    free_blocks: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether no token was scheduled."""
+        return not (self.decodes or self.prefills)
+
+    @property
+    def prefill_tokens(self) -> int:
+        """New tokens of the prefills."""
+        return sum(grant.new for grant in self.prefills)
+
+    def shape(self) -> BatchShape:
+        """The batch as a step model sees it."""
+        return BatchShape(
+            tuple((grant.new, grant.computed) for grant in self.prefills),
+            self.decodes,
+            self.context,
+            self.context_max,
+            self.contexts,
+        )

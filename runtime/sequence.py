@@ -1,0 +1,86 @@
+"""A request inside an engine: how far it is and which KV blocks it holds."""
+
+from __future__ import annotations
+
+from servesim.runtime.request import RequestSpec
+
+#: Blocks a sequence may have before the identities of two sequences could meet.
+_MAX_BLOCKS = 1 << 24
+
+
+class Sequence:
+    """The mutable state of a request; only the scheduler and the KV cache change it.
+
+    Attributes:
+        spec: what the workload asked for.
+        index: number of the request in the run, from 0.
+        known: tokens known so far: prompt and generated.
+        computed: tokens whose KV is in the cache or being computed. This and ``known`` stand
+            still while the sequence is ``decoding``: its ``DecodeSet`` counts for it.
+        ticket: rank in the order of admission; None when not running.
+        blocks: KV blocks held, in order (their identity matters), and ``held``, how many.
+        registered: leading blocks that others can find by their identity.
+        cached_tokens: prefix tokens found in the cache when first admitted.
+        last_token_s: when its latest token came, kept only while it gets none.
+        offset: belongs to the ``DecodeSet``.
+    """
+
+    __slots__ = (
+        "_ids",
+        "_unshared",
+        "blocks",
+        "cached_tokens",
+        "computed",
+        "decoding",
+        "finished",
+        "held",
+        "index",
+        "known",
+        "last_token_s",
+        "offset",
+        "preemptions",
+        "registered",
+        "spec",
+        "ticket",
+    )
+
+    def __init__(self, spec: RequestSpec, index: int, block_size: int) -> None:
+        self.spec = spec
+        self.index = index
+        self.known = spec.prompt_tokens
+        self.computed = 0
+        self.ticket: int | None = None
+        self.blocks: list[int] = []
+        self.held = 0
+        self.registered = 0
+        self.preemptions = 0
+        self.cached_tokens: int | None = None
+        self.last_token_s: float | None = None
+        self.decoding = False
+        self.finished = False
+        self.offset = 0
+        self._ids = block_identities(spec, block_size)
+        self._unshared = -1 - index * _MAX_BLOCKS
+
+    def identity(self, block: int) -> int:
+        """Identity of block number ``block``; negative if no other sequence can have it."""
+        return self._ids[block] if block < len(self._ids) else self._unshared - block
+
+
+def block_identities(spec: RequestSpec, block_size: int) -> tuple[int, ...]:
+    """The request's known prefix identities in blocks of ``block_size`` tokens.
+
+    An identity stands for everything up to the end of its block, so a larger block takes that of
+    its last part, and a smaller one within a larger gets a number of its own in it. Parts that do
+    not divide evenly are left out.
+    """
+    given, size = spec.prefix_block_ids, spec.prefix_block_size
+    if size == block_size or not given:
+        return given
+    if block_size % size == 0:
+        step = block_size // size
+        return given[step - 1 :: step]
+    if size % block_size == 0:
+        parts = size // block_size
+        return tuple(block * parts + part for block in given for part in range(parts))
+    return ()

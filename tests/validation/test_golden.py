@@ -1,0 +1,93 @@
+"""vLLM's recorded decisions, step by step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from servesim.errors import InputError
+from servesim.validation.golden import replay
+
+RECORDINGS = Path(__file__).parents[3] / "shared" / "vllm-golden"
+FILES = sorted(RECORDINGS.glob("*.json"))
+needs_recordings = pytest.mark.skipif(not FILES, reason=f"no recordings in {RECORDINGS}")
+
+
+@needs_recordings
+@pytest.mark.parametrize("visit_all", [False, True], ids=["counted", "visited"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_recorded_step_is_decided_identically(path: Path, visit_all: bool) -> None:
+    result = replay(path, visit_all=visit_all)
+    assert result.first_difference is None
+    assert result.identical
+    assert result.steps == len(json.loads(path.read_text())["steps"])
+
+
+def _recording() -> dict[str, object]:
+    """One request of 20 prompt and 2 output tokens on 7 usable blocks, by hand."""
+    case = {
+        "max_model_len": 100,
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 64,
+        "num_gpu_blocks": 8,
+        "enable_prefix_caching": True,
+        "step_base_s": 1.0,
+        "step_per_token_s": 0.0,
+        "step_per_seq_s": 0.0,
+    }
+    request = {"id": 5, "arrival_s": 0.0, "prompt_token_ids": list(range(20)), "output_tokens": 2}
+    common = {"preempted": [], "free_blocks_after_schedule": 5, "waiting": 0}
+    steps = [
+        {"scheduled": [[5, 0, 20]], "finished": [], **common},
+        {"scheduled": [[5, 20, 1]], "finished": [5], **common},
+    ]
+    return {"case": case, "block_size": 16, "requests": [request], "steps": steps}
+
+
+def test_a_recording_written_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "hand.json"
+    path.write_text(json.dumps(_recording()))
+    result = replay(path)
+    assert (result.file, result.steps, result.identical) == ("hand.json", 2, True)
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "value"),
+    [
+        (0, "scheduled", [[5, 0, 19]]),
+        (1, "finished", []),
+        (0, "preempted", [5]),
+        (1, "free_blocks_after_schedule", 6),
+        (0, "waiting", 1),
+    ],
+)
+def test_any_difference_is_found_and_named(
+    tmp_path: Path, step: int, name: str, value: object
+) -> None:
+    recording = _recording()
+    recording["steps"][step][name] = value  # type: ignore[index]
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(recording))
+    result = replay(path)
+    assert not result.identical
+    assert result.first_difference is not None
+    assert result.first_difference.startswith(f"step {step}, {name}:")
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_missing_and_surplus_steps_are_differences(tmp_path: Path, steps: int) -> None:
+    recording = _recording()
+    recording["steps"] = (recording["steps"] * 2)[:steps]  # type: ignore[operator]
+    path = tmp_path / "length.json"
+    path.write_text(json.dumps(recording))
+    assert not replay(path).identical
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"case": {}, "steps": []}'])
+def test_what_is_no_recording_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"bad\.json"):
+        replay(path)

@@ -1,0 +1,145 @@
+"""Replaying recordings of vLLM's scheduler, to see that servesim decides the same in every step.
+
+A recording holds the engine options, the requests with their token ids, and what vLLM decided step
+by step under a virtual clock: a step of T tokens over S sequences takes
+``step_base_s + step_per_token_s * T + step_per_seq_s * S``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from servesim.errors import InputError
+from servesim.runtime.config import EngineConfig
+from servesim.runtime.kv import build_cache
+from servesim.runtime.plan import Plan
+from servesim.runtime.request import RequestSpec
+from servesim.runtime.scheduler import Scheduler, SchedulerModes
+from servesim.runtime.schedulers import SCHEDULERS
+from servesim.runtime.sequence import Sequence
+from servesim.runtime.step import LinearStepModel
+from servesim.runtime.workloads.hashing import PrefixHasher
+
+#: The token that every recorded step sampled.
+SAMPLED_TOKEN = 7
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenResult:
+    """How a replay compares with its recording.
+
+    Attributes:
+        steps: steps of the recording.
+        identical: whether every one of them was decided the same.
+        first_difference: the first step and field that differ, with both values.
+    """
+
+    file: str
+    steps: int
+    identical: bool
+    first_difference: str | None
+
+
+def replay(path: str | Path, *, visit_all: bool = False) -> GoldenResult:
+    """Replay the recording at ``path`` and compare every step.
+
+    Args:
+        path: a recording as JSON.
+        visit_all: use the plain reference instead of counted decodes.
+
+    Raises:
+        InputError: the file cannot be read or is no recording.
+    """
+    path = Path(path)
+    try:
+        recording = json.loads(path.read_text(encoding="utf-8"))
+        expected = recording["steps"]
+        decided = _decide(recording, visit_all=visit_all)
+        difference = _first_difference(expected, decided)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"cannot read the recording {path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a scheduler recording: {error!r}") from error
+    return GoldenResult(path.name, len(expected), difference is None, difference)
+
+
+def _decide(recording: Mapping[str, Any], *, visit_all: bool) -> Iterator[dict[str, Any]]:
+    """What servesim decides, step by step, in the recording's own terms."""
+    case = recording["case"]
+    config = _config(case, recording["block_size"])
+    cache = build_cache(config, case["num_gpu_blocks"])
+    modes = SchedulerModes(visit_all=visit_all, listing=True)
+    scheduler = Scheduler(config, SCHEDULERS.build(config.scheduling_policy), cache, modes)
+    clock = LinearStepModel(case["step_base_s"], case["step_per_token_s"], case["step_per_seq_s"])
+    arrivals = _sequences(recording)[::-1]
+    now = 0.0
+    while arrivals or scheduler.busy:
+        if not scheduler.busy:
+            now = max(now, arrivals[-1].spec.arrival_s)
+        while arrivals and arrivals[-1].spec.arrival_s <= now:
+            scheduler.add(arrivals.pop())
+        plan = scheduler.schedule()
+        now += clock.seconds(plan.shape())
+        yield _step(plan, scheduler.update(plan))
+
+
+def _step(plan: Plan, finished: list[Sequence]) -> dict[str, Any]:
+    return {
+        "scheduled": [[grant.seq.spec.id, grant.computed, grant.new] for grant in plan.listing],
+        "preempted": [seq.spec.id for seq in plan.preempted],
+        "finished": [seq.spec.id for seq in finished],
+        "free_blocks_after_schedule": plan.free_blocks,
+        "waiting": plan.waiting,
+    }
+
+
+def _config(case: Mapping[str, Any], block_size: int) -> EngineConfig:
+    return EngineConfig(
+        max_num_seqs=case["max_num_seqs"],
+        max_num_batched_tokens=case["max_num_batched_tokens"],
+        max_model_len=case["max_model_len"],
+        block_size=block_size,
+        enable_prefix_caching=case["enable_prefix_caching"],
+        long_prefill_token_threshold=case.get("long_prefill_token_threshold", 0),
+        scheduling_policy=case.get("policy", "fcfs"),
+        async_scheduling=False,
+    )
+
+
+def _sequences(recording: Mapping[str, Any]) -> list[Sequence]:
+    """The requests in order of arrival, with the identities of all blocks they will fill."""
+    block_size = recording["block_size"]
+    hasher = PrefixHasher(block_size)
+    sequences: list[Sequence] = []
+    for request in sorted(recording["requests"], key=lambda request: request["arrival_s"]):
+        prompt, output = request["prompt_token_ids"], request["output_tokens"]
+        spec = RequestSpec(
+            id=request["id"],
+            arrival_s=request["arrival_s"],
+            prompt_tokens=len(prompt),
+            output_tokens=output,
+            prefix_block_ids=hasher.identities([*prompt, *[SAMPLED_TOKEN] * output]),
+            prefix_block_size=block_size,
+            priority=request.get("priority", 0),
+        )
+        sequences.append(Sequence(spec, len(sequences), block_size))
+    return sequences
+
+
+def _first_difference(
+    expected: list[dict[str, Any]], decided: Iterator[dict[str, Any]]
+) -> str | None:
+    number = -1
+    for number, step in enumerate(decided):
+        if number == len(expected):
+            return f"step {number}: recorded nothing, decided {step}"
+        for name, value in step.items():
+            if value != expected[number][name]:
+                return f"step {number}, {name}: recorded {expected[number][name]}, decided {value}"
+    if number + 1 < len(expected):
+        return f"step {number + 1}: recorded {expected[number + 1]}, decided nothing"
+    return None
