@@ -28,9 +28,11 @@ class Plan:
         prefills: what each sequence that still computes known tokens gets.
         decodes, context, context_max: decoding sequences, and sum and maximum of their computed
             tokens before the step; ``contexts`` one by one if the step model needs them.
+        admitted: sequences admitted for the first time.
         first: sequences that get their first token.
         paused: sequences that got a token in the step before and get none in this one.
-        resumed: sequences that get a token again after a pause.
+        resumed: sequences that get a token again after a pause; ``decodes_resumed``, how many of
+            them are among the decodes.
         finishing: sequences that get their last token.
         filling: sequences whose decode fills a block that others may find only after the step.
         preempted: sequences that lost their blocks.
@@ -43,9 +45,11 @@ class Plan:
     context: int = 0
     context_max: int = 0
     contexts: npt.NDArray[np.int64] | None = None
+    admitted: list[Sequence] = field(default_factory=list)
     first: list[Sequence] = field(default_factory=list)
     paused: list[Sequence] = field(default_factory=list)
     resumed: list[Sequence] = field(default_factory=list)
+    decodes_resumed: int = 0
     finishing: list[Sequence] = field(default_factory=list)
     filling: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)

@@ -37,6 +37,9 @@ class SchedulerModes:
     contexts: bool = False
 
 
+DEFAULT_MODES = SchedulerModes()
+
+
 class Scheduler:
     """Running and waiting sequences over a KV cache.
 
@@ -50,7 +53,7 @@ class Scheduler:
         config: EngineConfig,
         policy: SchedulingPolicy,
         cache: KVCache,
-        modes: SchedulerModes = SchedulerModes(),
+        modes: SchedulerModes = DEFAULT_MODES,
     ) -> None:
         self.config = config
         self.policy = policy
@@ -248,6 +251,7 @@ class Scheduler:
             if seq.index in grants:
                 if seq.index in before:
                     plan.resumed.append(seq)
+                    plan.decodes_resumed += 1
                 continue
             self._held_back[seq.index] = seq
             if seq.index not in before:
@@ -276,17 +280,18 @@ class Scheduler:
                     self._refused = seq, cache.epoch
                 break
             waiting.pop()
-            self._start(seq, computed)
+            self._start(seq, computed, plan)
             cache.register(seq, computed + new)
             plan.prefills.append(Grant(seq, computed, new))
             budget -= new
 
-    def _start(self, seq: Sequence, computed: int) -> None:
+    def _start(self, seq: Sequence, computed: int, plan: Plan) -> None:
         seq.ticket = self._next_ticket
         self._next_ticket += 1
         seq.computed = computed
         if seq.cached_tokens is None:
             seq.cached_tokens = computed
+            plan.admitted.append(seq)
         self.running[seq.ticket] = self._prefilling[seq.ticket] = seq
 
     def _chunk(self, tokens: int) -> int:

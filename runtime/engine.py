@@ -1,0 +1,216 @@
+"""One serving engine: a scheduler, a KV cache and a device that takes steps one after another.
+
+With asynchronous scheduling (vLLM's default) a step is scheduled while the one before it runs on
+the device. A request that arrives during step k is therefore scheduled when k ends, at which moment
+step k+1, decided at the start of k, begins: it first runs in step k+2. A request whose last token
+comes out of step k keeps its slot and its blocks until k ends, though it takes no part in k+1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from servesim.errors import InputError, ServesimError
+from servesim.runtime.config import EngineConfig
+from servesim.runtime.kv import build_cache
+from servesim.runtime.kv.cache import blocks_for
+from servesim.runtime.plan import Plan
+from servesim.runtime.records import InstanceRecords, RequestRecords, Status
+from servesim.runtime.request import RequestSpec
+from servesim.runtime.scheduler import Scheduler, SchedulerModes
+from servesim.runtime.schedulers import SCHEDULERS
+from servesim.runtime.sequence import Sequence
+from servesim.runtime.step import StepModel
+from servesim.runtime.steps import DEFAULT_LIMIT, StepRecords
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What an engine is made of.
+
+    Attributes:
+        step_model: how long its steps take.
+        num_gpu_blocks: KV blocks that the memory holds, one of which is never used;
+            ``config.num_gpu_blocks_override`` wins over it.
+
+    Raises:
+        InputError: too few blocks.
+    """
+
+    config: EngineConfig
+    step_model: StepModel
+    num_gpu_blocks: int
+    name: str = "engine"
+
+    def __post_init__(self) -> None:
+        if self.blocks < 2:
+            raise InputError(f"num_gpu_blocks must be at least 2, not {self.blocks}")
+
+    @property
+    def blocks(self) -> int:
+        """KV blocks, the one never used included."""
+        return self.config.num_gpu_blocks_override or self.num_gpu_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How a run is carried out, without effect on what happens in it.
+
+    Attributes:
+        visit_all: use the plain reference scheduler.
+        step_rows: rows of step records kept before neighbours are joined.
+    """
+
+    visit_all: bool = False
+    step_rows: int = DEFAULT_LIMIT
+
+
+DEFAULT_OPTIONS = EngineOptions()
+
+
+class Engine:
+    """Runs the requests submitted to it.
+
+    Whoever drives it alternates ``run``, which starts steps, and ``complete``, which ends the one
+    under way.
+    """
+
+    def __init__(
+        self, instance: Instance, requests: RequestRecords, options: EngineOptions = DEFAULT_OPTIONS
+    ) -> None:
+        self.config = instance.config
+        self.records = InstanceRecords(
+            instance.name,
+            instance.blocks - 1,
+            instance.config.block_size,
+            StepRecords(options.step_rows),
+        )
+        self._model = instance.step_model
+        self._requests = requests
+        modes = SchedulerModes(options.visit_all, contexts=self._model.needs_contexts)
+        cache = build_cache(self.config, instance.blocks)
+        policy = SCHEDULERS.build(self.config.scheduling_policy)
+        self.scheduler = Scheduler(self.config, policy, cache, modes)
+        self._inbox: deque[Sequence] = deque()
+        self._current: Plan | None = None  # on the device
+        self._ahead: Plan | None = None  # scheduled while it runs
+        self._end_s = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no step is under way."""
+        return self._current is None
+
+    @property
+    def waiting(self) -> int:
+        """Requests not admitted yet, or preempted."""
+        return len(self._inbox) + len(self.scheduler.policy)
+
+    def refusal(self, spec: RequestSpec) -> str | None:
+        """Why a request could never run here; None if it can."""
+        tokens = spec.prompt_tokens + spec.output_tokens
+        limit = self.config.max_model_len
+        if limit is not None and tokens > limit:
+            return f"prompt and output are {tokens} tokens; max_model_len is {limit}"
+        computed = tokens - 1  # the last token's KV is never needed
+        blocks = blocks_for(computed, self.config.block_size)
+        if blocks > self.records.kv_blocks:
+            return f"{tokens} tokens need {blocks} KV blocks; there are {self.records.kv_blocks}"
+        most = self.config.max_num_batched_tokens
+        if not self.config.enable_chunked_prefill and computed > most:
+            return f"{computed} tokens may need one prefill; max_num_batched_tokens is {most}"
+        return None
+
+    def submit(self, spec: RequestSpec, row: int) -> None:
+        """Put a request, row ``row`` of the records, into the inbox."""
+        self._inbox.append(Sequence(spec, row, self.config.block_size))
+
+    def run(self, now: float, horizon: float) -> float | None:
+        """Start the next step at ``now``, and further ones as long as nobody need be told.
+
+        Args:
+            now: when the device is free.
+            horizon: steps that end before it, and finish no request, are completed and followed
+                by the next.
+
+        Returns:
+            The end of the step under way; None if there is nothing to do.
+
+        Raises:
+            ServesimError: requests wait that can never be admitted.
+        """
+        while self._start(now):
+            assert self._current is not None
+            if self._current.finishing or self._end_s >= horizon:
+                return self._end_s
+            self.complete()
+            now = self._end_s
+        return None
+
+    def complete(self) -> list[Sequence]:
+        """End the step under way; returns the sequences that finished."""
+        plan, now, requests = self._current, self._end_s, self._requests
+        assert plan is not None
+        self._current = None
+        for seq in plan.first:
+            requests.first_token_s[seq.index] = now
+        for seq in plan.resumed:
+            assert seq.last_token_s is not None
+            self.records.steps.add_pause(now - seq.last_token_s)
+        finished = self.scheduler.update(plan)
+        for seq in finished:
+            requests.finished_s[seq.index] = now
+            requests.preemptions[seq.index] = seq.preemptions
+            requests.status[seq.index] = Status.FINISHED
+        return finished
+
+    def _start(self, now: float) -> bool:
+        """Put the next step on the device."""
+        plan, self._ahead = self._ahead, None
+        if plan is None:
+            plan = self._schedule(now, now)
+        if plan is None:
+            self._require_idle()
+            return False
+        self._current = plan
+        self._end_s = now + self._seconds(plan)
+        held = self.records.kv_blocks - plan.free_blocks
+        self.records.steps.add(now, self._end_s, plan, held)
+        if self.config.async_scheduling:
+            self._ahead = self._schedule(now, self._end_s)
+        return True
+
+    def _schedule(self, now: float, token_s: float) -> Plan | None:
+        """Decide a step; ``token_s`` is when the tokens of the one before it come out."""
+        requests, scheduler = self._requests, self.scheduler
+        while self._inbox:
+            seq = self._inbox.popleft()
+            requests.queued_s[seq.index] = now
+            scheduler.add(seq)
+        if not scheduler.busy:
+            return None
+        plan = scheduler.schedule()
+        for seq in plan.admitted:
+            requests.scheduled_s[seq.index] = now
+            requests.cached_tokens[seq.index] = seq.cached_tokens or 0
+        for seq in plan.paused:
+            seq.last_token_s = token_s
+        return None if plan.empty else plan
+
+    def _seconds(self, plan: Plan) -> float:
+        if plan.prefills or plan.contexts is not None:
+            seconds = self._model.seconds(plan.shape())
+        else:
+            seconds = self._model.decode_seconds(plan.decodes, plan.context, plan.context_max)
+        if not 0 <= seconds < math.inf:
+            raise ServesimError(f"the step model gave {seconds} s for {plan.shape()}")
+        return seconds
+
+    def _require_idle(self) -> None:
+        if self.scheduler.busy:
+            raise ServesimError(
+                f"{self.records.name}: {len(self.scheduler.policy)} requests wait that can never "
+                f"be admitted, {self.scheduler.cache.free} KV blocks free"
+            )
