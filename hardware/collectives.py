@@ -1,0 +1,150 @@
+"""How long a collective among equal devices takes: measured curves, or the closed forms of a link.
+
+Payloads are counted as nccl-tests counts them (see ``CollectiveWork``).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from servesim.errors import UnsupportedError
+from servesim.graph.work import CollectiveWork, Work
+from servesim.hardware.cost import Cost, Source
+from servesim.hardware.link import Link
+from servesim.hardware.tables.grid import Curve
+
+#: Payloads that each link carries, as a multiple of the payload counted (ring algorithms, and
+#: direct exchange for all_to_all): NCCL, performance notes on "bus bandwidth".
+WIRE: Mapping[str, Callable[[int], float]] = {
+    "all_reduce": lambda ranks: 2 * (ranks - 1) / ranks,
+    "all_gather": lambda ranks: (ranks - 1) / ranks,
+    "reduce_scatter": lambda ranks: (ranks - 1) / ranks,
+    "all_to_all": lambda ranks: (ranks - 1) / ranks,
+    "broadcast": lambda ranks: 1.0,
+    "send": lambda ranks: 1.0,
+}
+#: Messages in a row that a ring needs; the exchange of all_to_all is one round.
+STEPS: Mapping[str, Callable[[int], int]] = {
+    "all_reduce": lambda ranks: 2 * (ranks - 1),
+    "all_gather": lambda ranks: ranks - 1,
+    "reduce_scatter": lambda ranks: ranks - 1,
+    "all_to_all": lambda ranks: 1,
+    "broadcast": lambda ranks: ranks - 1,
+    "send": lambda ranks: 1,
+}
+#: What a link moves of its data-sheet bandwidth, and what starting a collective kernel costs, when
+#: nothing was measured (within the range of the calibrated devices: 0.6 to 0.8, 3 to 5 µs).
+EFFICIENCY, LAUNCH = 0.7, 4e-6
+#: Above this payload vLLM leaves its one-shot and two-shot all-reduce for NCCL's: the measured
+#: latencies of both are equal from here on.
+CUSTOM_LIMIT = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class RankCurves:
+    """Seconds of one operation over its payload, by number of ranks.
+
+    For ranks that were not measured the two nearest measured ones are continued: the latency (the
+    time of the smallest payload) linearly in the ranks, the rest linearly in what each link
+    carries.
+    """
+
+    operation: str
+    curves: Mapping[int, Curve]
+
+    def at(self, ranks: int, payload_bytes: float) -> float:
+        """Seconds for any number of ranks of at least two."""
+        if ranks in self.curves:
+            return self.curves[ranks].at(payload_bytes)
+        low, high = self._neighbours(ranks)
+        a, b = self.curves[low], self.curves[high]
+        wire = WIRE[self.operation]
+        if low == high:
+            return a.at(payload_bytes) * wire(ranks) / wire(low)
+        latency = a.ys[0] + (ranks - low) / (high - low) * (b.ys[0] - a.ys[0])
+        rest = a.at(payload_bytes) - a.ys[0], b.at(payload_bytes) - b.ys[0]
+        spread = wire(high) - wire(low)
+        share = (wire(ranks) - wire(low)) / spread if spread else 0.0
+        return max(latency + rest[0] + share * (rest[1] - rest[0]), min(a.ys[0], b.ys[0]))
+
+    def _neighbours(self, ranks: int) -> tuple[int, int]:
+        """The measured ranks around, or nearest to, ``ranks``."""
+        known = sorted(self.curves)
+        i = min(max(bisect_left(known, ranks), 1), len(known) - 1)
+        return known[i - 1], known[i]
+
+    def covers(self, ranks: int, payload_bytes: float) -> bool:
+        """Whether ranks and payload lie within what was measured."""
+        inside = min(self.curves) <= ranks <= max(self.curves)
+        return inside and payload_bytes <= max(c.xs[-1] for c in self.curves.values())
+
+
+@dataclass(frozen=True)
+class CollectiveCost:
+    """The cost model of a parallel group whose members share one kind of link.
+
+    Attributes:
+        link: what joins the members.
+        curves: calibrated curves by operation; ``custom_all_reduce`` is the engine's own
+            all-reduce, taken for the ranks it was measured for below ``CUSTOM_LIMIT``.
+        speed: bandwidth of ``link`` over that of the link the curves belong to.
+        source: how good the curves are.
+    """
+
+    link: Link
+    curves: Mapping[str, RankCurves] = field(default_factory=dict)
+    speed: float = 1.0
+    source: Source = Source.CALIBRATED
+
+    def cost(self, work: Work) -> Cost:
+        """The cost of a collective; nothing with a single rank or an empty payload.
+
+        Raises:
+            UnsupportedError: not a collective, an unknown operation, or more ranks than the link
+                joins.
+        """
+        if not isinstance(work, CollectiveWork):
+            raise UnsupportedError(f"{self.link.name}: no cost for {work.family} work")
+        if work.operation not in WIRE:
+            known = ", ".join(WIRE)
+            raise UnsupportedError(f"unknown collective {work.operation!r} (known: {known})")
+        ranks, payload = work.ranks, work.payload_bytes
+        if ranks <= 1 or payload <= 0:
+            return Cost(0.0, self.source)
+        if self.link.devices is not None and ranks > self.link.devices:
+            raise UnsupportedError(
+                f"{work.operation} among {ranks} devices: {self.link.name} joins "
+                f"{self.link.devices}"
+            )
+        curves = self._curves(work.operation, ranks, payload)
+        if curves is None:
+            return Cost(closed_form(self.link, work.operation, ranks, payload), Source.ANALYTICAL)
+        payload /= self.speed
+        source = self.source if curves.covers(ranks, payload) else Source.EXTRAPOLATED
+        return Cost(curves.at(ranks, payload), source)
+
+    def _curves(self, operation: str, ranks: int, payload: float) -> RankCurves | None:
+        custom = self.curves.get("custom_all_reduce")
+        small = operation == "all_reduce" and payload < CUSTOM_LIMIT
+        if small and custom and min(custom.curves) <= ranks <= max(custom.curves):
+            return custom
+        return self.curves.get(operation)
+
+
+def closed_form(link: Link, operation: str, ranks: int, payload_bytes: float) -> float:
+    """Seconds of a collective from a link's data sheet.
+
+    The ring sends ``wire·payload`` in ``steps`` messages (Thakur, Rabenseifner, Gropp:
+    Optimization of Collective Communication Operations in MPICH, 2005). An all-reduce may
+    instead be one-shot: each device reads the whole payload of all its peers at once, with one
+    message's latency; the faster of both is taken, as engines do.
+    """
+    bandwidth = link.bandwidth * EFFICIENCY
+    moved = WIRE[operation](ranks) * payload_bytes / bandwidth
+    seconds = LAUNCH + STEPS[operation](ranks) * link.latency + moved
+    if operation == "all_reduce":
+        one_shot = LAUNCH + link.latency + (ranks - 1) * payload_bytes / bandwidth
+        return min(seconds, one_shot)
+    return seconds
