@@ -276,7 +276,8 @@ class MemoryWork:
     Attributes:
         kernel: ``norm``, ``rotary``, ``activation``, ``embedding``, ``sampler``, ``router``,
             ``elementwise``, ``copy``.
-        rows: rows (tokens or sequences).
+        rows: rows (tokens or sequences, times ``per_token``).
+        per_token: rows of one token or sequence (the heads of a per-head norm).
     """
 
     family: ClassVar[str] = "memory"
@@ -287,6 +288,7 @@ class MemoryWork:
     flops: float = 0.0
     dtype: str = "bf16"
     label: str = ""
+    per_token: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,6 @@ from servesim.hardware.tables.grid import Curve
 from servesim.hardware.tables.mixed import AttentionTable
 from servesim.hardware.tables.skew import Skew, SkewSample
 
-#: Serving names that share one measured layer.
-LAYER_OF: Mapping[str, str] = {
-    "input_layernorm": "layernorm",
-    "post_attention_layernorm": "layernorm",
-}
-
-
 @dataclass(frozen=True)
 class LayerProfile:
     """Costs by serving name: measured where the bundle reaches, ``fallback`` for other work.
@@ -50,10 +43,10 @@ class LayerProfile:
         """
         if isinstance(work, AttentionWork) and not work.latent:
             return self.attention.cost(work)
-        curve = self.curves.get(LAYER_OF.get(work.label, work.label))
+        curve = self.curves.get(work.label)
         if curve is None or not isinstance(work, GemmWork | MemoryWork):
             return self.fallback.cost(work)
-        count = work.m if isinstance(work, GemmWork) else work.rows
+        count = work.m if isinstance(work, GemmWork) else work.rows // work.per_token
         if count <= 0:
             return Cost(0.0, Source.MEASURED)
         source = Source.MEASURED if curve.inside(count) else Source.EXTRAPOLATED
