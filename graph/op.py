@@ -11,6 +11,9 @@ from servesim.graph.work import Work
 #: What a kind's work depends on: all new tokens, the number of sequences, or also the contexts.
 TOKENS, SEQUENCES, CONTEXT = "tokens", "sequences", "context"
 
+#: The input of a block's first operators: the hidden states of the block before.
+STREAM = "@stream"
+
 
 class OpSpec(Protocol):
     """The parameters of one operator kind: a frozen dataclass with a work formula."""
@@ -26,6 +29,10 @@ class OpSpec(Protocol):
         """
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes on this device, for people to read."""
+
+    @property
     def weight_elements(self) -> int:
         """Weight elements held on this device."""
 
@@ -36,12 +43,21 @@ class OpSpec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """A named operator: ``name`` is its serving name (``qkv_proj``), unique in its block."""
+    """A named operator.
+
+    Attributes:
+        name: serving name (``qkv_proj``), unique in its block (``layernorm``, ``layernorm.2``).
+        inputs: names of the operators of the block whose results it reads; ``STREAM`` is what
+            the block receives from the one before.
+        scope: module of the traced model it came from, below its layer.
+        label: name in latency tables, where it differs from ``name``.
+    """
 
     name: str
     spec: OpSpec
     inputs: tuple[str, ...] = ()
     scope: str = ""
+    label: str = ""
 
     @property
     def kind(self) -> str:
@@ -50,4 +66,11 @@ class Op:
 
     def work(self, batch: BatchShape) -> Work:
         """The work of this operator for ``batch`` on one device."""
-        return self.spec.work(batch, self.name)
+        return self.spec.work(batch, self.label or self.name)
+
+    def runs(self, batch: BatchShape) -> bool:
+        """Whether ``batch`` launches this operator at all (absorbed MLA products serve decodes
+        only, the expansion of latent keys prefills only).
+        """
+        runs = getattr(self.spec, "runs", None)
+        return batch.tokens > 0 if runs is None else bool(runs(batch))

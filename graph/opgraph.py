@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from servesim.graph.op import Op
+from servesim.graph.op import STREAM, Op
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,31 @@ class OpGraph:
     def kv_bytes_per_token(self) -> float:
         """KV bytes a token takes over all layers on one rank."""
         return sum(len(c.layers) * c.bytes_per_token for c in self.caches)
+
+    @property
+    def state_bytes_per_sequence(self) -> float:
+        """Bytes of the fixed-size states of one sequence over all layers on one rank."""
+        return sum(len(c.layers) * c.state_bytes for c in self.caches)
+
+    def lint(self) -> None:
+        """Check the graph; called after every pass.
+
+        Raises:
+            ValueError: a name is used twice in a block, an operator reads what does not precede
+                it, or the layers are not each in exactly one block.
+        """
+        for block in self.blocks:
+            known = {STREAM}
+            for op in block.ops:
+                if op.name in known:
+                    raise ValueError(f"{block.name}: two operators are called {op.name!r}")
+                missing = [name for name in op.inputs if name not in known]
+                if missing:
+                    raise ValueError(f"{block.name}: {op.name!r} reads {missing} before they are")
+                known.add(op.name)
+        layers = sorted(layer for block in self.blocks for layer in block.layers)
+        if layers != list(range(len(layers))):
+            raise ValueError(f"{self.model}: the blocks do not hold every layer once: {layers}")
 
     def weighted_ops(self) -> Iterator[tuple[Op, int]]:
         """Each stored operator with the times it runs in one forward pass."""

@@ -1,0 +1,46 @@
+"""What operator kinds share: specs without weights, and how widths split among ranks."""
+
+from __future__ import annotations
+
+from servesim.errors import UnsupportedError
+
+
+class Weightless:
+    """A spec that holds no weights of its own."""
+
+    __slots__ = ()
+
+    @property
+    def weight_elements(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def weight_bytes(self) -> float:
+        """None."""
+        return 0.0
+
+
+def split_units(what: str, units: int, ranks: int) -> int:
+    """Units (heads, columns, rows of a table) of one rank.
+
+    Raises:
+        UnsupportedError: ``units`` do not divide evenly.
+    """
+    if units % ranks:
+        raise UnsupportedError(
+            f"{what}: {units} do not divide among {ranks} tensor-parallel ranks; "
+            f"use a tensor_parallel_size that divides {units}"
+        )
+    return units // ranks
+
+
+def split_kv_heads(kv_heads: int, ranks: int) -> int:
+    """Key/value heads of one rank; with fewer heads than ranks each head has several holders.
+
+    Raises:
+        UnsupportedError: neither divides the other.
+    """
+    if kv_heads < ranks and ranks % kv_heads == 0:
+        return 1
+    return split_units("key/value heads", kv_heads, ranks)

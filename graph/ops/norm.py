@@ -1,0 +1,71 @@
+"""RMS and layer normalisation, the residual addition before it fused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from servesim.graph.batch import BatchShape
+from servesim.graph.dtypes import bytes_per_element
+from servesim.graph.op import TOKENS
+from servesim.graph.ops import KINDS
+from servesim.graph.ops.base import split_units
+from servesim.graph.work import MemoryWork
+
+
+@KINDS.register("norm")
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Normalises ``groups`` vectors of ``width`` for each token.
+
+    Attributes:
+        groups: vectors a token: 1, or the heads of a per-head norm.
+        addends: tensors added to the input first (1: fused residual-add-norm, written back).
+        weights: weight elements (scale, and shift of a layer norm).
+        gated: multiplied by an activated gate (gated norms of recurrent mixers).
+    """
+
+    kind: ClassVar[str] = "norm"
+    depends: ClassVar[str] = TOKENS
+    width: int
+    groups: int = 1
+    addends: int = 0
+    weights: int = 0
+    gated: bool = False
+    dtype: str = "bf16"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """groups, width."""
+        return (self.groups, self.width)
+
+    def work(self, batch: BatchShape, label: str) -> MemoryWork:
+        """Input (and addends, gate) read, output (and the new residual) written."""
+        rows = batch.tokens * self.groups
+        one = rows * self.width * bytes_per_element(self.dtype)
+        reads = one * (1 + self.addends + self.gated) + self.weight_bytes
+        writes = one * (2 if self.addends else 1)
+        flops = rows * self.width * (4.0 + self.addends + 2.0 * self.gated)
+        return MemoryWork("norm", rows, reads, writes, flops, self.dtype, label, self.groups)
+
+    @property
+    def weight_elements(self) -> int:
+        """Scale and shift."""
+        return self.weights
+
+    @property
+    def weight_bytes(self) -> float:
+        """Scale and shift."""
+        return self.weights * bytes_per_element(self.dtype)
+
+    def local(self, ranks: int) -> Norm:
+        """The groups dealt to ``ranks`` ranks (every rank holds the shared weights)."""
+        return replace(self, groups=max(1, self.groups // ranks))
+
+    def narrowed(self, ranks: int) -> Norm:
+        """A slice of the width on each rank (a gated norm over sharded channels)."""
+        return replace(
+            self,
+            width=split_units("channels of a norm", self.width, ranks),
+            weights=self.weights // ranks,
+        )

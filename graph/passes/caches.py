@@ -1,0 +1,75 @@
+"""What a layer keeps between steps, from its writes into the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from servesim.graph.dtypes import bytes_per_element
+from servesim.graph.ir import Node, TraceGraph
+from servesim.graph.opgraph import CacheGroup
+
+
+def mark_caches(graph: TraceGraph) -> None:
+    """Put the elements a token takes in the cache into ``attrs["cached"]`` of every attention.
+
+    An attention in whose layer nothing is written reads another layer's keys and values
+    (``attrs["shared_kv"]``).
+    """
+    written: dict[int | None, int] = {}
+    for node in graph:
+        if node.target == "kv_update":
+            written[node.layer] = written.get(node.layer, 0) + stored_elements(graph, node)
+    for node in graph:
+        if node.target == "attention":
+            node.attrs["cached"] = written.get(node.layer, 0)
+            node.attrs["shared_kv"] = bool(written) and node.layer not in written
+
+
+def stored_elements(graph: TraceGraph, node: Node) -> int:
+    """Elements a token adds to the cache."""
+    return sum(elements // graph.tokens for elements, _ in node.attrs["stored"])
+
+
+def cache_groups(graph: TraceGraph, dtype: str) -> tuple[CacheGroup, ...]:
+    """The caches of all layers, equal ones together; call after `mark_caches` and `mark_latent`."""
+    kept: dict[_Kept, list[int]] = {}
+    for layer in dict.fromkeys(n.layer for n in graph if n.layer is not None):
+        nodes = [n for n in graph if n.layer == layer and n.target != "repeat"]
+        if nodes:
+            layers = [layer, *(r.layer for r in graph.repeats if r.like == layer)]
+            for what in _kept_by(graph, nodes, dtype):
+                kept.setdefault(what, []).extend(layers)
+    return tuple(
+        CacheGroup(k.kind, tuple(sorted(set(layers))), k.bytes_per_token, k.window, k.state_bytes)
+        for k, layers in kept.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    kind: str
+    bytes_per_token: float
+    window: int | None = None
+    state_bytes: float = 0.0
+
+
+def _kept_by(graph: TraceGraph, nodes: list[Node], dtype: str) -> list[_Kept]:
+    """What one layer keeps: tokens' keys and values, and states of sequences."""
+    tokens = [n for n in nodes if n.target in {"kv_update", "indexer_update"}]
+    states = [n for n in nodes if n.target == "state_update"]
+    found: list[_Kept] = []
+    if tokens:
+        elements = sum(stored_elements(graph, n) for n in tokens)
+        attention = next((n.attrs for n in nodes if n.target == "attention"), {})
+        kind, window = "full", None
+        if "latent" in attention:
+            kind = "latent"
+        elif attention.get("chunk"):
+            kind, window = "chunked", attention["chunk"]
+        elif attention.get("window"):
+            kind, window = "window", attention["window"]
+        found.append(_Kept(kind, elements * bytes_per_element(dtype), window))
+    if states:
+        size = sum(elements * item for n in states for elements, item in n.attrs["stored"])
+        found.append(_Kept("state", 0.0, None, float(size)))
+    return found

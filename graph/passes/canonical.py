@@ -1,0 +1,39 @@
+"""The rewrite pipeline: recorded nodes in, blocks of serving operators out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from servesim.graph.ir import TraceGraph
+from servesim.graph.opgraph import Block
+from servesim.graph.passes.caches import mark_caches
+from servesim.graph.passes.emit import emit_blocks
+from servesim.graph.passes.fuse import fuse_glue
+from servesim.graph.passes.latent import mark_latent
+from servesim.graph.passes.merge_gemms import merge_gemms
+from servesim.graph.passes.merge_norms import merge_norms
+from servesim.graph.passes.norms import collapse_norms
+from servesim.graph.passes.simplify import simplify
+
+PASSES: tuple[Callable[[TraceGraph], None], ...] = (
+    simplify,
+    collapse_norms,
+    merge_gemms,
+    merge_norms,
+    mark_caches,
+    mark_latent,
+    fuse_glue,
+)
+
+
+def canonicalise(graph: TraceGraph, dtype: str) -> tuple[Block, ...]:
+    """Rewrite ``graph`` in place, linting after every pass, and emit its operators.
+
+    Args:
+        graph: as recorded.
+        dtype: number format of weights and activations.
+    """
+    for rewrite in PASSES:
+        rewrite(graph)
+        graph.lint()
+    return emit_blocks(graph, dtype)

@@ -1,0 +1,190 @@
+"""The parameters of each operator, from its node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from servesim.graph.ir import Node, TraceGraph
+from servesim.graph.op import OpSpec
+from servesim.graph.ops.attention import Attention
+from servesim.graph.ops.batched_gemm import BatchedGemm
+from servesim.graph.ops.embedding import Embedding
+from servesim.graph.ops.experts import Experts
+from servesim.graph.ops.gemm import Gemm, Part
+from servesim.graph.ops.latent_expand import LatentExpand
+from servesim.graph.ops.lm_head import LmHead
+from servesim.graph.ops.norm import Norm
+from servesim.graph.ops.pointwise import Pointwise
+from servesim.graph.passes.latent import Latent
+from servesim.graph.passes.merge_gemms import is_linear
+from servesim.graph.passes.naming import below_layer
+from servesim.graph.passes.roles import is_anchor, reach, sinks
+from servesim.graph.passes.simplify import parameters_of
+
+Made = tuple[str, OpSpec, tuple[str, ...]]
+
+
+class Specs:
+    """Builds specs; each parameter belongs to the first operator that reads it."""
+
+    def __init__(self, graph: TraceGraph, dtype: str) -> None:
+        self._graph = graph
+        self._dtype = dtype
+        self._users = graph.users()
+        self._owned: set[str] = set()
+
+    def of(self, node: Node, addends: int = 0) -> OpSpec:
+        """The spec of ``node``."""
+        if is_linear(node):
+            return self._linear(node)
+        if node.target == "attention":
+            return self._attention(node)
+        if node.target == "experts":
+            return self._experts(node)
+        if node.target == "embedding":
+            rows, width, tied = self._table(node)
+            return Embedding(rows, width, self._dtype, tied=tied)
+        if node.target == "norm":
+            weights = self._own(node)
+            return Norm(
+                node.attrs["width"], node.attrs["groups"], addends, weights, dtype=self._dtype
+            )
+        return self._pointwise(node)
+
+    def latent_attention(self, node: Node, inputs: tuple[str, ...]) -> list[Made]:
+        """MLA: prefills expand keys and values, decodes attend to the latent vectors."""
+        latent: Latent = node.attrs["latent"]
+        prefill = self._attention(node)
+        heads, value = prefill.heads, prefill.value_dim
+        prefill = replace(prefill, kv_heads=heads, phase="prefill")
+        decode = replace(
+            prefill,
+            kv_heads=1,
+            head_dim=latent.rank + latent.rope,
+            value_dim=latent.rank,
+            latent=True,
+            phase="decode",
+        )
+        into = BatchedGemm(heads, latent.rank, latent.nope, self._dtype, self._dtype)
+        out = BatchedGemm(heads, value, latent.rank, self._dtype, self._dtype)
+        return [
+            ("attention_prefill", prefill, inputs),
+            ("q_absorb", into, inputs),
+            ("attention", decode, ("q_absorb", *inputs)),
+            ("v_absorb", out, ("attention",)),
+        ]
+
+    def _own(self, node: Node) -> int:
+        """Elements of the parameters nobody has claimed yet, now claimed."""
+        new = {k: v for k, v in parameters_of(node).items() if k not in self._owned}
+        self._owned.update(new)
+        return sum(new.values())
+
+    def _table(self, node: Node) -> tuple[int, int, bool]:
+        width = node.shape[-1]
+        elements = max(parameters_of(node).values(), default=width)
+        return elements // width, width, self._own(node) == 0
+
+    def _linear(self, node: Node) -> OpSpec:
+        n, k = node.shape[-1], node.attrs["k"]
+        matrices = sum(max(p.values()) for _, _, p in node.attrs["members"])
+        bias = sum(parameters_of(node).values()) > matrices
+        tied = self._own(node) == 0
+        rows = node.numel // n
+        if node.layer is None and rows == self._graph.batch and self._is_output(node):
+            return LmHead(n, k, bias, self._dtype, self._dtype, tied=tied)
+        if "expands" in node.attrs:
+            heads = self._graph.nodes[node.attrs["expands"]].attrs["heads"]
+            source = below_layer(node.scope)
+            return LatentExpand(n, k, heads, source, bias, self._dtype, self._dtype)
+        scale = rows / self._graph.rows
+        return Gemm(
+            n, k, self._parts(node), bias, self._dtype, self._dtype, row_scale=scale, tied=tied
+        )
+
+    def _is_output(self, node: Node) -> bool:
+        found = reach(
+            self._graph,
+            [node.id],
+            self._users.__getitem__,
+            lambda n: n.id in self._graph.outputs or (is_anchor(n) and n.id != node.id),
+        )
+        return any(i in self._graph.outputs for i in found)
+
+    def _parts(self, node: Node) -> tuple[Part, ...]:
+        """The merged layers, with the heads their columns belong to."""
+        heads = self._heads_served(node)
+        parts: list[Part] = []
+        for scope, size, _ in node.attrs["members"]:
+            source = below_layer(scope)
+            if heads is None:
+                parts.append(Part(source, size, size))
+                continue
+            parts += _by_heads(source, size, *heads, alone=len(node.attrs["members"]) == 1)
+        return tuple(parts)
+
+    def _heads_served(self, node: Node) -> tuple[int, int, int, int] | None:
+        for i in sinks(self._graph, self._users, node.id):
+            served = self._graph.nodes[i]
+            if served.target == "attention":
+                a = served.attrs
+                return a["heads"], a["kv_heads"], a["head_dim"], a["value_dim"]
+        return None
+
+    def _attention(self, node: Node) -> Attention:
+        a = node.attrs
+        self._own(node)
+        return Attention(
+            heads=a["heads"],
+            kv_heads=a["kv_heads"],
+            head_dim=a["head_dim"],
+            value_dim=a["value_dim"],
+            scale=a.get("scale") or a["head_dim"] ** -0.5,
+            window=a.get("window") or None,
+            chunk=a.get("chunk"),
+            softcap=a.get("softcap") or 0.0,
+            sinks=bool(a.get("sinks")),
+            shared_kv=a["shared_kv"],
+            causal=bool(a.get("causal", True)),
+            dtype=self._dtype,
+            kv_dtype=self._dtype,
+        )
+
+    def _experts(self, node: Node) -> Experts:
+        a = node.attrs
+        self._own(node)
+        hidden = node.shape[-1]
+        matrices = 3 if a["gated"] else 2
+        width = a["matrix_elements"] // (a["experts"] * matrices * hidden)
+        return Experts(
+            a["experts"], a["top_k"], hidden, width, a["gated"], a["bias"],
+            dtype=self._dtype, weight=self._dtype,
+        )  # fmt: skip
+
+    def _pointwise(self, node: Node) -> Pointwise:
+        a = node.attrs
+        kernel = {"rotary": "rotary", "router": "router", "activation": "activation"}
+        return Pointwise(
+            kernel.get(node.target, "elementwise"),
+            a.get("reads", node.numel / self._graph.rows),
+            a.get("writes", node.numel / self._graph.rows),
+            a.get("ops", 0.0),
+            self._own(node),
+            self._dtype,
+        )
+
+
+def _by_heads(
+    source: str, size: int, heads: int, kv_heads: int, key: int, value: int, *, alone: bool
+) -> list[Part]:
+    """The parts of one projection: a fused one splits into queries, keys and values."""
+    if alone and size == heads * key + kv_heads * (key + value):
+        return [
+            Part(source, heads * key, heads),
+            Part(source, kv_heads * key, kv_heads, repeats=True),
+            Part(source, kv_heads * value, kv_heads, repeats=True),
+        ]
+    if kv_heads < heads and size in {kv_heads * key, kv_heads * value}:
+        return [Part(source, size, kv_heads, repeats=True)]
+    whole_heads = size % (heads * key) == 0 or size % (heads * value) == 0
+    return [Part(source, size, heads if whole_heads else size)]

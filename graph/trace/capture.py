@@ -1,0 +1,118 @@
+"""Recording the prefill and the decode step of a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from servesim.graph.ir import TraceGraph
+from servesim.graph.trace import hooks
+from servesim.graph.trace.layers import LayerFolder, find_layers, layer_index
+from servesim.graph.trace.recorder import Recorder, recording
+
+#: Sequences and tokens of a trace: primes that no model dimension equals by accident.
+BATCH, TOKENS = 2, 61
+
+
+def capture(model: torch.nn.Module, *, fold: bool = True) -> tuple[TraceGraph, TraceGraph | None]:
+    """Record a prefill of `BATCH` x `TOKENS` tokens and one decode step after it.
+
+    Returns:
+        Both graphs; no decode graph for models that hand back no cache.
+    """
+    prefill = TraceGraph(BATCH, TOKENS)
+    out = _run(model, prefill, TOKENS, None, fold)
+    cache = getattr(out, "past_key_values", None)
+    if cache is None:
+        cache = getattr(out, "cache_params", None)
+    if cache is None:
+        cache = getattr(out, "state", None)
+    if cache is None:
+        return prefill, None
+    decode = TraceGraph(BATCH, 1, context=TOKENS)
+    _run(model, decode, 1, cache, fold)
+    return prefill, decode
+
+
+def _run(model: torch.nn.Module, graph: TraceGraph, tokens: int, cache: Any, fold: bool) -> Any:
+    recorder = Recorder(model, graph)
+    ids = torch.empty(BATCH, tokens, dtype=torch.int64, device="meta")
+    arguments = _arguments(model, ids, cache)
+    layers = find_layers(model)
+    folder = LayerFolder(model, recorder, arguments.get("past_key_values")) if fold else None
+    with ExitStack() as stack:
+        if folder is not None:
+            stack.callback(folder.restore)
+        stack.enter_context(_module_stack(model, layers, recorder))
+        stack.enter_context(hooks.active(recorder))
+        stack.enter_context(recording(recorder))
+        recorder.input(ids, "input_ids")
+        out = model(**arguments)
+    logits = next((t for t in (getattr(out, "logits", None),) if t is not None), None)
+    graph.outputs = () if logits is None else (recorder.node_of(logits),)
+    graph.layers = len({layer_index(p) for p in layers})
+    graph.lint()
+    return out
+
+
+def _arguments(model: torch.nn.Module, ids: torch.Tensor, cache: Any) -> dict[str, Any]:
+    """What this model's forward takes of the usual arguments."""
+    import inspect
+
+    known = inspect.signature(model.forward).parameters
+    loose = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    given: dict[str, Any] = {"input_ids": ids}
+    if "use_cache" in known or loose:
+        given["use_cache"] = True
+    if "logits_to_keep" in known:
+        given["logits_to_keep"] = 1
+    if "return_dict" in known:
+        given["return_dict"] = True
+    if cache is not None:
+        name = next((n for n in ("past_key_values", "cache_params", "state") if n in known), None)
+        given[name or "past_key_values"] = cache
+    elif "past_key_values" in known:
+        given["past_key_values"] = _empty_cache(model)
+    return {k: v for k, v in given.items() if v is not None}
+
+
+def _empty_cache(model: torch.nn.Module) -> Any:
+    from transformers import DynamicCache
+
+    try:
+        return DynamicCache(config=model.config)
+    except Exception:  # a model whose config describes no cache makes its own
+        return None
+
+
+@contextmanager
+def _module_stack(
+    model: torch.nn.Module, layers: dict[str, torch.nn.Module], recorder: Recorder
+) -> Iterator[None]:
+    """Tell the recorder which module and layer is running."""
+    names = {id(module): name for name, module in model.named_modules()}
+    indices = {id(layer): layer_index(path) for path, layer in layers.items()}
+    outer: list[int | None] = []
+
+    def enter(module: torch.nn.Module, _: Any) -> None:
+        recorder.scope.append(names.get(id(module), ""))
+        outer.append(recorder.layer)
+        recorder.layer = indices.get(id(module), recorder.layer)
+
+    def leave(module: torch.nn.Module, *_: Any) -> None:
+        recorder.scope.pop()
+        recorder.layer = outer.pop()
+
+    hook: Callable[..., Any] = torch.nn.modules.module.register_module_forward_pre_hook
+    handles = [
+        hook(enter),
+        torch.nn.modules.module.register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,215 @@
+"""Hooks into ``transformers``: operators a serving engine runs as one kernel are recorded whole."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from servesim.graph.trace.recorder import Recorder
+
+#: Name under which attention, mask and expert functions are registered.
+IMPLEMENTATION = "servesim"
+
+_active: list[Recorder] = []
+
+
+def current() -> Recorder | None:
+    """The recorder of the trace in progress, if it is recording."""
+    return _active[-1] if _active and _active[-1].recording else None
+
+
+@contextmanager
+def active(recorder: Recorder) -> Iterator[None]:
+    """Send what the hooks see to ``recorder``."""
+    _active.append(recorder)
+    try:
+        yield
+    finally:
+        _active.pop()
+
+
+@functools.cache
+def install() -> None:
+    """Register everything, once a process; must run before modelling modules are imported."""
+    _wrap_kernels()
+    from transformers import AttentionInterface, AttentionMaskInterface, cache_utils
+    from transformers.integrations.moe import ExpertsInterface
+
+    AttentionInterface.register(IMPLEMENTATION, _attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, _mask)
+    ExpertsInterface.register(IMPLEMENTATION, _experts)
+    for cache in (cache_utils.Cache, cache_utils.EncoderDecoderCache):
+        for name, target in (
+            ("update", "kv_update"),
+            ("update_conv_state", "state_update"),
+            ("update_recurrent_state", "state_update"),
+            ("update_indexer", "indexer_update"),
+        ):
+            if name in vars(cache):
+                setattr(cache, name, _cache_write(vars(cache)[name], target))
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as one node; heads before tokens in, tokens before heads out."""
+    shape = (query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
+    recorder = current()
+    with torch.no_grad():
+        if recorder is None:
+            return torch.empty(shape, dtype=query.dtype, device=query.device), None
+        with recorder.paused():
+            out = torch.empty(shape, dtype=query.dtype, device=query.device)
+    sinks = kwargs.get("s_aux", getattr(module, "sinks", None))
+    extra = [t for t in kwargs.values() if isinstance(t, torch.Tensor)]
+    causal = kwargs.get("is_causal")
+    attrs = {
+        "scale": _number(kwargs.get("scaling", getattr(module, "scaling", None))),
+        "window": _number(kwargs.get("sliding_window")),
+        "softcap": _number(kwargs.get("softcap")),
+        "sinks": isinstance(sinks, torch.Tensor),
+        "causal": getattr(module, "is_causal", True) if causal is None else bool(causal),
+        "heads": query.shape[1],
+        "kv_heads": key.shape[1],
+        "head_dim": query.shape[-1],
+        "value_dim": value.shape[-1],
+    }
+    inputs = (query, key, value, attention_mask, sinks, extra)
+    recorder.emit("attention", inputs, out, attrs)
+    return out, None
+
+
+def _number(value: Any) -> float | int | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Callable[..., Any] | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """A mask as one node that says what the mask lets through."""
+    recorder = current()
+    shape = (batch_size, 1, int(q_length), int(kv_length))
+    if recorder is None:
+        return torch.empty(shape, dtype=torch.bool, device="meta")
+    with recorder.paused():
+        out = torch.empty(shape, dtype=torch.bool, device="meta")
+    limits = dict(_closure_limits(mask_function))
+    limits["causal"] = any(
+        name == "causal_mask_function" for name in _function_names(mask_function)
+    )
+    recorder.emit("mask", (), out, limits)
+    return out
+
+
+def _closures(function: Any) -> Iterator[tuple[str, Any]]:
+    """Free variables of a mask function and of the mask functions it combines."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        value = cell.cell_contents
+        yield name, value
+        for item in value if isinstance(value, tuple) else (value,):
+            yield from _closures(item)
+
+
+def _closure_limits(function: Any) -> Iterator[tuple[str, int]]:
+    for name, value in _closures(function):
+        if name == "sliding_window" and isinstance(value, int):
+            yield "window", value
+        elif name == "chunk_size" and isinstance(value, int):
+            yield "chunk", value
+
+
+def _function_names(function: Any) -> Iterator[str]:
+    if callable(function):
+        yield getattr(function, "__name__", "")
+    for _, value in _closures(function):
+        for item in value if isinstance(value, tuple) else (value,):
+            if callable(item):
+                yield getattr(item, "__name__", "")
+
+
+def _experts(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """All routed experts of a layer as one node."""
+    index = next(
+        (
+            a
+            for a in (*args, *kwargs.values())
+            if isinstance(a, torch.Tensor) and not a.is_floating_point()
+        ),
+        None,
+    )
+    recorder = current()
+    if recorder is None:
+        return torch.empty_like(hidden_states)
+    with recorder.paused():
+        out = torch.empty_like(hidden_states)
+    weights = {name: p for name, p in self.named_parameters()}
+    matrices = [p for p in weights.values() if p.ndim == 3]
+    attrs = {
+        "experts": int(matrices[0].shape[0]),
+        "top_k": 1 if index is None else int(index.shape[-1]),
+        "gated": bool(getattr(self, "has_gate", True)),
+        "bias": bool(getattr(self, "has_bias", False)),
+        "matrix_elements": sum(p.numel() for p in matrices),
+    }
+    recorder.emit("experts", (hidden_states, args, kwargs, list(weights.values())), out, attrs)
+    return out
+
+
+def _cache_write(original: Callable[..., Any], target: str) -> Callable[..., Any]:
+    """A cache method as one node: what it returns comes from what is stored."""
+
+    @functools.wraps(original)
+    def update(self: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder = current()
+        if recorder is None:
+            return original(self, *args, **kwargs)
+        with recorder.paused():
+            out = original(self, *args, **kwargs)
+            # A cache hands back its own tensors, which a later layer may be given again.
+            out = tuple(t.view_as(t) for t in out) if isinstance(out, tuple) else out.view_as(out)
+        given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+        attrs = {"stored": [(t.numel() // t.shape[0], t.element_size()) for t in given]}
+        return recorder.emit(target, (args, kwargs), out, attrs)
+
+    return update
+
+
+def _wrap_kernels() -> None:
+    """Kernels with a reference implementation (scans, convolutions) become one node each."""
+    from transformers import integrations
+    from transformers.integrations import hub_kernels
+
+    def decorator(name: str, *_: Any, **__: Any) -> Callable[..., Any]:
+        def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(function)
+            def kernel(*args: Any, **kwargs: Any) -> Any:
+                recorder = current()
+                if recorder is None:
+                    return function(*args, **kwargs)
+                with recorder.paused():
+                    out = function(*args, **kwargs)
+                attrs = {"shapes": [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)]}
+                return recorder.emit(f"kernel.{name}", (args, kwargs), out, attrs)
+
+            return kernel
+
+        return wrap
+
+    hub_kernels.use_kernel_func_from_hub_with_fallback = decorator
+    integrations.use_kernel_func_from_hub_with_fallback = decorator

@@ -1,0 +1,135 @@
+"""Layers that repeat are recorded once: equal modules called alike do the same work."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map
+
+from servesim.graph.ir import Repeat
+from servesim.graph.trace.recorder import Recorder
+
+_SCALARS = (bool, int, float, str, type(None))
+#: Attributes that number a module and change nothing else.
+_POSITION = re.compile(r"(^|_)(layer_?(idx|id|index|number|nb|num)|idx|index)$|^block_idx$|^i$")
+
+
+def find_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The layers by path: elements of the module lists that are not inside another list."""
+    found: dict[str, torch.nn.Module] = {}
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{layer}.") for layer in found)
+        if isinstance(module, torch.nn.ModuleList) and not inside:
+            found |= {f"{path}.{name}": child for name, child in module.named_children()}
+    return found
+
+
+def layer_index(path: str) -> int:
+    """The number of the layer at ``path``."""
+    return int(path.rsplit(".", 1)[-1])
+
+
+class LayerFolder:
+    """Runs each distinct layer once and skips its equals, handing on tensors of the same shapes.
+
+    Signatures are taken before anything runs, on a pristine model.
+    """
+
+    def __init__(self, model: torch.nn.Module, recorder: Recorder, cache: Any) -> None:
+        self._recorder = recorder
+        self._cache = cache
+        self._seen: dict[Any, tuple[int, Any]] = {}
+        self._originals: list[torch.nn.Module] = []
+        config = getattr(model, "config", None)
+        layers = find_layers(model)
+        static = {
+            path: _signature(layer, config, layer_index(path)) for path, layer in layers.items()
+        }
+        for path, layer in layers.items():
+            self._fold(path, layer, static[path])
+
+    def restore(self) -> None:
+        """Give the layers their own ``forward`` back."""
+        for layer in self._originals:
+            del layer.forward
+
+    def _fold(self, path: str, layer: torch.nn.Module, static: Any) -> None:
+        original, index, place = layer.forward, layer_index(path), path.rsplit(".", 1)[0]
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            key = (place, static, _call_signature(args, kwargs, self._recorder))
+            if key not in self._seen:
+                out = original(*args, **kwargs)
+                self._seen[key] = (index, out)
+                return out
+            like, out = self._seen[key]
+            self._recorder.graph.repeats.append(Repeat(index, like))
+            self._copy_cache(like, index)
+            with self._recorder.paused():
+                fresh = tree_map(_empty_like, out)
+            self._recorder.emit("repeat", (args, kwargs), fresh, {"like": like})
+            return fresh
+
+        layer.forward = forward  # type: ignore[method-assign]
+        self._originals.append(layer)
+
+    def _copy_cache(self, like: int, index: int) -> None:
+        layers = getattr(self._cache, "layers", None)
+        if isinstance(layers, list) and len(layers) > max(like, index):
+            layers[index] = copy.copy(layers[like])
+
+
+def _empty_like(value: Any) -> Any:
+    return torch.empty_like(value) if isinstance(value, torch.Tensor) else value
+
+
+def _call_signature(args: Any, kwargs: Any, recorder: Recorder) -> Any:
+    """Shapes of the tensors a layer is called with, the other arguments, and what masks say."""
+    named = {k: v for k, v in kwargs.items() if not _POSITION.search(k)}
+    leaves, spec = tree_flatten((args, named))
+    return str(spec), tuple(_leaf(leaf, recorder) for leaf in leaves)
+
+
+def _leaf(leaf: Any, recorder: Recorder) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        node = recorder.graph.nodes[recorder.node_of(leaf)]
+        mask = tuple(sorted(node.attrs.items())) if node.target == "mask" else ()
+        return tuple(leaf.shape), str(leaf.dtype), mask
+    return leaf if isinstance(leaf, _SCALARS) else type(leaf).__name__
+
+
+def _signature(layer: torch.nn.Module, config: Any, index: int) -> Any:
+    modules = tuple(
+        (name, type(module).__name__, tuple(_scalars(module)), tuple(_tensors(module)))
+        for name, module in layer.named_modules()
+    )
+    return modules, tuple(_per_layer(config, index))
+
+
+def _scalars(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(module).items():
+        plain = isinstance(value, _SCALARS) or (
+            isinstance(value, (tuple, list)) and all(isinstance(v, _SCALARS) for v in value)
+        )
+        if plain and not name.startswith("_") and not _POSITION.search(name):
+            yield name, str(value)
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, tensor in (
+        *module.named_parameters(recurse=False),
+        *module.named_buffers(recurse=False),
+    ):
+        yield name, (tuple(tensor.shape), str(tensor.dtype))
+
+
+def _per_layer(config: Any, index: int) -> Iterator[tuple[str, str]]:
+    """Entries of the config's lists that hold one value a layer."""
+    for name, value in sorted(getattr(config, "__dict__", {}).items()):
+        count = getattr(config, "num_hidden_layers", None)
+        if isinstance(value, (list, tuple)) and len(value) == count and index < len(value):
+            yield name, str(value[index])
