@@ -21,6 +21,7 @@ from servesim.hardware.tables.grid import Curve
 from servesim.hardware.tables.mixed import AttentionTable
 from servesim.hardware.tables.skew import Skew, SkewSample
 
+
 @dataclass(frozen=True)
 class LayerProfile:
     """Costs by serving name: measured where the bundle reaches, ``fallback`` for other work.

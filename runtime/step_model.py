@@ -1,0 +1,252 @@
+"""A placement compiled into the one number the engine asks for: seconds of a step."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from servesim.graph.batch import BatchShape
+from servesim.graph.op import CONTEXT, SEQUENCES, TOKENS, Op, OpSpec
+from servesim.graph.work import AttentionWork, Work
+from servesim.hardware.cost import Cost, Source
+from servesim.hardware.placement import Placement
+
+SOURCES = tuple(Source)
+_INDEX = {source: i for i, source in enumerate(SOURCES)}
+#: Options of an attention spec that make its work depend on every context, not on their sum.
+_CLIPPING = ("window", "chunk", "selected")
+
+#: Seconds by source, in the order of ``SOURCES``.
+Seconds = list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class OpCost:
+    """What an operator takes of a step.
+
+    Attributes:
+        label: serving name of the operator.
+        device: name of the device that runs it.
+        count: times it runs in the step.
+        seconds: of all these runs together.
+        source: where the number comes from.
+    """
+
+    label: str
+    device: str
+    count: int
+    seconds: float
+    source: Source
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Equal operators: one cost, ``count`` times a step."""
+
+    op: Op
+    count: int
+    label: str
+    device: str
+    cost: Callable[[Work], Cost]
+
+    def of(self, batch: BatchShape) -> Cost | None:
+        """The cost of one run for ``batch``; None when it does not run."""
+        return self.cost(self.op.work(batch)) if self.op.runs(batch) else None
+
+
+@dataclass
+class CompiledStepModel:
+    """Seconds of a step: the sum over all operators of a placement.
+
+    Operators that see only the number of tokens, or of sequences, are summed once for each number
+    met; equal attention and recurrent operators are costed once and multiplied. A step thus costs
+    as much to simulate whatever the number of layers. Kernels are taken to run one after another,
+    as they do on one stream.
+
+    The answers are pure; beside them ``spent`` adds up the seconds answered, by source.
+
+    Attributes:
+        needs_contexts: whether an operator clips every context (windows, chunks).
+        capture_sizes: token counts that steps are padded to (CUDA graphs); larger steps are not.
+        spent: seconds of all answers so far, in the order of ``SOURCES``.
+    """
+
+    placement: Placement
+    capture_sizes: tuple[int, ...] = ()
+    needs_contexts: bool = field(init=False)
+    spent: Seconds = field(init=False, default_factory=lambda: [0.0] * len(SOURCES))
+
+    @classmethod
+    def compile(
+        cls, placement: Placement, *, capture_sizes: Sequence[int] = ()
+    ) -> CompiledStepModel:
+        """Group the operators of ``placement``."""
+        return cls(placement, tuple(sorted(capture_sizes)))
+
+    def __post_init__(self) -> None:
+        groups = list(_groups(self.placement))
+        self._tokens = [g for g in groups if g.op.spec.depends == TOKENS]
+        self._sequences = [g for g in groups if g.op.spec.depends == SEQUENCES]
+        self._context = [g for g in groups if g.op.spec.depends == CONTEXT]
+        self.needs_contexts = any(_clips(g.op) for g in self._context)
+        self._by_tokens: dict[int, Seconds] = {}
+        self._by_sequences: dict[int, Seconds] = {}
+        self._by_decodes: dict[int, tuple[float, Seconds]] = {}
+        self._decode = [(g, _decode_work(g.op)) for g in self._context]
+
+    def seconds(self, batch: BatchShape) -> float:
+        """Seconds of one step of ``batch``."""
+        if not batch.tokens:
+            return 0.0
+        parts = [0.0] * len(SOURCES)
+        _add(parts, self._token_seconds(batch.tokens))
+        _add(parts, self._sequence_seconds(batch.sequences))
+        for group in self._context:
+            cost = group.of(batch)
+            if cost is not None:
+                parts[_INDEX[cost.source]] += group.count * cost.seconds
+        for transfer in self.placement.transfers:
+            cost = transfer.cost(batch)
+            parts[_INDEX[cost.source]] += transfer.count * cost.seconds
+        _add(self.spent, parts)
+        return sum(parts)
+
+    def decode_seconds(self, decodes: int, context: int, context_max: int) -> float:
+        """Seconds of one step of decodes only.
+
+        Raises:
+            ValueError: a context exceeds a window, which takes all contexts to cost.
+        """
+        if not decodes:
+            return 0.0
+        if self.placement.transfers:
+            return self.seconds(BatchShape((), decodes, context, context_max))
+        known = self._by_decodes.get(decodes)
+        if known is None:
+            known = self._by_decodes[decodes] = self._fixed_seconds(decodes)
+        total, parts = known
+        spent = self.spent
+        for i, seconds in enumerate(parts):
+            spent[i] += seconds
+        batch = None
+        for group, work in self._decode:
+            if work is not None:
+                cost = group.cost(work(decodes, context + decodes, context_max + 1))
+            else:
+                batch = batch or BatchShape((), decodes, context, context_max)
+                found = group.of(batch)
+                if found is None:
+                    continue
+                cost = found
+            seconds = group.count * cost.seconds
+            spent[_INDEX[cost.source]] += seconds
+            total += seconds
+        return total
+
+    def cost_breakdown(self, batch: BatchShape) -> tuple[OpCost, ...]:
+        """What each operator takes of a step of ``batch``; the seconds add up to ``seconds``."""
+        padded = BatchShape.of_tokens(self._padded(batch.tokens))
+        rows = []
+        for group in (*self._tokens, *self._sequences, *self._context):
+            cost = group.of(padded if group.op.spec.depends == TOKENS else batch)
+            if cost is not None:
+                seconds = group.count * cost.seconds
+                rows.append(OpCost(group.label, group.device, group.count, seconds, cost.source))
+        for transfer in self.placement.transfers:
+            cost, ends = transfer.cost(batch), "->".join(transfer.ends)
+            seconds = transfer.count * cost.seconds
+            rows.append(OpCost("transfer", ends, transfer.count, seconds, cost.source))
+        return tuple(rows)
+
+    def source_seconds(self) -> dict[Source, float]:
+        """Seconds of all answers so far by source."""
+        return dict(zip(SOURCES, self.spent, strict=True))
+
+    def _padded(self, tokens: int) -> int:
+        """Tokens a step is padded to."""
+        at = bisect_left(self.capture_sizes, tokens)
+        return self.capture_sizes[at] if at < len(self.capture_sizes) else tokens
+
+    def _token_seconds(self, tokens: int) -> Seconds:
+        known = self._by_tokens.get(tokens)
+        if known is None:
+            batch = BatchShape.of_tokens(self._padded(tokens))
+            known = self._by_tokens[tokens] = _total(self._tokens, batch)
+        return known
+
+    def _sequence_seconds(self, sequences: int) -> Seconds:
+        known = self._by_sequences.get(sequences)
+        if known is None:
+            batch = BatchShape((), sequences, sequences, 1)
+            known = self._by_sequences[sequences] = _total(self._sequences, batch)
+        return known
+
+    def _fixed_seconds(self, decodes: int) -> tuple[float, Seconds]:
+        """What a step of decodes takes whatever their contexts."""
+        parts = list(self._token_seconds(decodes))
+        _add(parts, self._sequence_seconds(decodes))
+        return sum(parts), parts
+
+
+def source_shares(rows: Iterable[OpCost]) -> dict[Source, float]:
+    """Share of the time of ``rows`` by source; they add up to one."""
+    seconds = dict.fromkeys(SOURCES, 0.0)
+    for row in rows:
+        seconds[row.source] += row.seconds
+    total = sum(seconds.values())
+    return {source: s / total if total else 0.0 for source, s in seconds.items()}
+
+
+def _groups(placement: Placement) -> Iterable[_Group]:
+    """Operators of equal spec, label and device, with the times they run, in graph order."""
+    found: dict[tuple[OpSpec, str, str], tuple[Op, int]] = {}
+    for block in placement.graph.blocks:
+        for op in block.ops:
+            key = (op.spec, op.label or op.name, placement.name_of(block, op))
+            first, count = found.get(key, (op, 0))
+            found[key] = first, count + block.count
+    for (_, label, name), (op, count) in found.items():
+        yield _Group(op, count, label, name, _coster(placement, name))
+
+
+def _coster(placement: Placement, name: str) -> Callable[[Work], Cost]:
+    def cost(work: Work) -> Cost:
+        return placement.cost(name, work)
+
+    return cost
+
+
+def _clips(op: Op) -> bool:
+    return any(getattr(op.spec, option, None) is not None for option in _CLIPPING)
+
+
+def _decode_work(op: Op) -> Callable[[int, int, int], AttentionWork] | None:
+    """For plain full attention: its work from decodes, their keys, and the most keys of one."""
+    probe = BatchShape((), 1, 1, 1)
+    if _clips(op) or not op.runs(probe):
+        return None
+    like = op.work(probe)
+    if not isinstance(like, AttentionWork):
+        return None
+    shape = (like.heads, like.kv_heads, like.head_dim, like.value_dim, like.dtype, like.kv_dtype)
+    latent, label = like.latent, like.label
+
+    def work(decodes: int, keys: int, keys_max: int) -> AttentionWork:
+        return AttentionWork((), decodes, keys, keys_max, *shape, None, latent, label)
+
+    return work
+
+
+def _total(groups: Iterable[_Group], batch: BatchShape) -> Seconds:
+    parts = [0.0] * len(SOURCES)
+    for group in groups:
+        cost = group.of(batch)
+        if cost is not None:
+            parts[_INDEX[cost.source]] += group.count * cost.seconds
+    return parts
+
+
+def _add(to: Seconds, parts: Seconds) -> None:
+    for i, seconds in enumerate(parts):
+        to[i] += seconds
