@@ -192,12 +192,14 @@ class Engine:
         if not scheduler.busy:
             return None
         plan = scheduler.schedule()
+        for seq in plan.paused:
+            seq.last_token_s = token_s
+        if plan.empty:  # a sequence that gave way itself ends a step, maybe before any had a token
+            return self._schedule(now, token_s) if plan.preempted and self.idle else None
         for seq in plan.admitted:
             requests.scheduled_s[seq.index] = now
             requests.cached_tokens[seq.index] = seq.cached_tokens or 0
-        for seq in plan.paused:
-            seq.last_token_s = token_s
-        return None if plan.empty else plan
+        return plan
 
     def _seconds(self, plan: Plan) -> float:
         if plan.prefills or plan.contexts is not None:

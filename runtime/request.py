@@ -16,10 +16,10 @@ class RequestSpec:
         id: the request's name in every output.
         arrival_s: seconds since the start of the run.
         prompt_tokens, output_tokens: lengths; generation stops exactly at ``output_tokens``.
-        prefix_block_ids: identity of each full block of the sequence from its start: equal ids
-            mean an equal prefix up to and including that block. May cover the prompt, or go on
-            into the output. Blocks beyond it are shared with no other request.
-        prefix_block_size: tokens of each of those blocks.
+        prefix_block_ids: identity, from 0 on, of each full block of the sequence from its start:
+            equal ids mean an equal prefix up to and including that block. May cover the prompt,
+            or go on into the output. Blocks beyond it are shared with no other request.
+        prefix_block_size: tokens of each of those blocks; one size in a workload.
         priority: lower is more urgent; only the priority policy looks at it.
 
     Raises:
@@ -43,6 +43,8 @@ class RequestSpec:
             raise InputError(f"output_tokens must be at least 1, not {self.output_tokens}")
         if self.prefix_block_size < 1:
             raise InputError(f"prefix_block_size must be at least 1, not {self.prefix_block_size}")
+        if self.prefix_block_ids and min(self.prefix_block_ids) < 0:
+            raise InputError(f"prefix_block_ids start at 0, not {min(self.prefix_block_ids)}")
         covered = len(self.prefix_block_ids) * self.prefix_block_size
         total = self.prompt_tokens + self.output_tokens
         if covered > total:

@@ -16,13 +16,13 @@ from typing import Any
 from servesim.errors import InputError
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.kv import build_cache
+from servesim.runtime.kv.hashing import PrefixHasher
 from servesim.runtime.plan import Plan
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.step import LinearStepModel
-from servesim.runtime.workloads.hashing import PrefixHasher
 
 #: The token that every recorded step sampled.
 SAMPLED_TOKEN = 7

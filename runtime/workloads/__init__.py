@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from servesim.registry import Registry
-from servesim.runtime.workloads.source import Source
+from servesim.runtime.source import Source
 
 
 class Workload(Protocol):

@@ -1,0 +1,93 @@
+"""Generated requests: their lengths and shared prefixes, whenever they come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from servesim.errors import InputError
+from servesim.runtime.lengths import LengthOption, Tokens, lengths, require_positive
+from servesim.runtime.request import RequestSpec
+from servesim.runtime.streams import stream
+
+#: Tokens of the blocks in which shared prefixes are described.
+_BLOCK = 16
+#: Blocks a shared prefix may have before two groups could meet.
+_GROUP_BLOCKS = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bodies:
+    """How many requests there are, how long, and what they share.
+
+    Attributes:
+        num_requests: how many.
+        prompt_tokens, output_tokens: their lengths (see ``runtime/lengths``).
+        prefix_groups: each request belongs to one of this many groups, at random; 0 for none.
+        prefix_tokens: leading prompt tokens that a group has in common, in whole blocks of 16;
+            drawn once for each group, and never more than a prompt has.
+        seed: fixes everything random.
+    """
+
+    num_requests: int = 300
+    prompt_tokens: LengthOption = 512
+    output_tokens: LengthOption = 128
+    prefix_groups: int = 0
+    prefix_tokens: LengthOption = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive("num_requests", self.num_requests)
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, not {self.seed}")
+        if self.prefix_groups < 0:
+            raise InputError(f"prefix_groups must not be negative, not {self.prefix_groups}")
+        for option in (self.prompt_tokens, self.output_tokens):
+            lengths(option)
+        if self.prefix_groups:
+            lengths(self.prefix_tokens)
+
+    def bodies(self) -> RequestBodies:
+        """The drawn requests."""
+        count = self.num_requests
+        if not self.prefix_groups:
+            group, shared = np.zeros(count, np.int64), np.zeros(1, np.int64)
+        else:
+            rng = stream(self.seed, "prefixes")
+            shared = lengths(self.prefix_tokens).sample(rng, self.prefix_groups)
+            group = rng.integers(self.prefix_groups, size=count)
+        return RequestBodies(
+            self._drawn("prompt_tokens"), self._drawn("output_tokens"), group, shared
+        )
+
+    def _drawn(self, name: str) -> Tokens:
+        distribution = lengths(getattr(self, name))
+        return distribution.sample(stream(self.seed, name), self.num_requests)
+
+
+@dataclass(frozen=True)
+class RequestBodies:
+    """Lengths and groups by request, and tokens shared by group."""
+
+    prompt_tokens: Tokens
+    output_tokens: Tokens
+    group: Tokens
+    shared_tokens: Tokens
+
+    def __len__(self) -> int:
+        return len(self.prompt_tokens)
+
+    def request(self, number: int, arrival_s: float) -> RequestSpec:
+        """Request ``number``, arriving at ``arrival_s``."""
+        prompt, group = int(self.prompt_tokens[number]), int(self.group[number])
+        blocks = min(prompt, int(self.shared_tokens[group])) // _BLOCK
+        first = group * _GROUP_BLOCKS
+        return RequestSpec(
+            id=number,
+            arrival_s=arrival_s,
+            prompt_tokens=prompt,
+            output_tokens=int(self.output_tokens[number]),
+            prefix_block_ids=tuple(range(first, first + blocks)),
+            prefix_block_size=_BLOCK,
+        )
