@@ -81,6 +81,13 @@ class OpGraph:
         return sum(len(c.layers) * c.bytes_per_token for c in self.caches)
 
     @property
+    def operator_weight_bytes(self) -> float:
+        """Bytes of the weights that operators hold on one rank; ``weight_bytes`` adds what none
+        does (a vision tower traced with the model).
+        """
+        return sum(op.spec.weight_bytes * count for op, count in self.weighted_ops())
+
+    @property
     def state_bytes_per_sequence(self) -> float:
         """Bytes of the fixed-size states of one sequence over all layers on one rank."""
         return sum(len(c.layers) * c.state_bytes for c in self.caches)

@@ -81,8 +81,9 @@ def apply_quantisation(graph: OpGraph, scheme: QuantisationScheme) -> OpGraph:
     graphs and on whole ones.
     """
     blocks = [piece for block in graph.blocks for piece in _quantise(block, scheme)]
-    weight_bytes = sum(op.spec.weight_bytes * b.count for b in blocks for op in b.ops)
-    quantised = replace(graph, blocks=tuple(blocks), weight_bytes=weight_bytes)
+    quantised = replace(graph, blocks=tuple(blocks))
+    saved = graph.operator_weight_bytes - quantised.operator_weight_bytes
+    quantised = replace(quantised, weight_bytes=graph.weight_bytes - saved)
     return quantised if scheme.kv_cache is None else with_kv_cache(quantised, scheme.kv_cache)
 
 

@@ -50,12 +50,12 @@ def _stage(graph: OpGraph, layers: range, layered: tuple[int, int]) -> OpGraph:
         replace(group, layers=tuple(layer for layer in group.layers if layer in layers))
         for group in graph.caches
     )
-    return replace(
-        graph,
-        blocks=tuple(blocks),
-        caches=tuple(group for group in caches if group.layers),
-        weight_bytes=sum(op.spec.weight_bytes * b.count for b in blocks for op in b.ops),
+    stage = replace(
+        graph, blocks=tuple(blocks), caches=tuple(group for group in caches if group.layers)
     )
+    # What no operator holds (a vision tower) is beside the embedding.
+    beside = graph.weight_bytes - graph.operator_weight_bytes if first else 0.0
+    return replace(stage, weight_bytes=stage.operator_weight_bytes + beside)
 
 
 def _own_head(op: Op) -> Op:
