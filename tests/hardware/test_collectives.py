@@ -1,0 +1,176 @@
+"""Collectives: closed forms by hand, curves between and beyond what was measured."""
+
+import csv
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servesim.errors import InputError, UnknownNameError, UnsupportedError
+from servesim.graph.work import CollectiveWork, GemmWork
+from servesim.hardware.calibrate.collectives import (
+    SIZES,
+    CollectiveSample,
+    fit_collectives,
+    read_kernel_tables,
+    to_toml,
+)
+from servesim.hardware.collective_tables import collective_cost, read_curves
+from servesim.hardware.collectives import (
+    CUSTOM_LIMIT,
+    EFFICIENCY,
+    LAUNCH,
+    CollectiveCost,
+    RankCurves,
+    closed_form,
+)
+from servesim.hardware.cost import Source
+from servesim.hardware.link import Link
+from servesim.hardware.load import device_names, load_device
+from servesim.hardware.tables.grid import Curve
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+LINK = Link("wire", bandwidth=1e9 / EFFICIENCY, latency=1e-6, devices=8)
+CALIBRATED = ("rtx_pro_6000", "h100_sxm", "h200_sxm", "a100_sxm", "b200_sxm")
+
+
+def all_reduce(payload, ranks):
+    return CollectiveWork("all_reduce", payload, ranks)
+
+
+def test_closed_forms_by_hand():
+    # Ring: 2·3 messages of 1 µs, and 2·3/4 MB at 1 GB/s; one-shot would move 3 MB.
+    assert closed_form(LINK, "all_reduce", 4, 1e6) == pytest.approx(LAUNCH + 6e-6 + 1500e-6)
+    # One-shot: one message and 3 kB.
+    assert closed_form(LINK, "all_reduce", 4, 1e3) == pytest.approx(LAUNCH + 1e-6 + 3e-6)
+    assert closed_form(LINK, "all_gather", 4, 1e6) == pytest.approx(LAUNCH + 3e-6 + 750e-6)
+    assert closed_form(LINK, "all_to_all", 4, 1e6) == pytest.approx(LAUNCH + 1e-6 + 750e-6)
+    assert closed_form(LINK, "send", 2, 1e6) == pytest.approx(LAUNCH + 1e-6 + 1000e-6)
+
+
+def test_nothing_to_send_takes_no_time():
+    costs = CollectiveCost(LINK)
+    assert costs.cost(all_reduce(1e6, 1)).seconds == 0
+    assert costs.cost(all_reduce(0.0, 4)).seconds == 0
+
+
+def test_refusals():
+    costs = CollectiveCost(LINK)
+    with pytest.raises(UnsupportedError, match="wire joins 8"):
+        costs.cost(all_reduce(1e6, 16))
+    with pytest.raises(UnsupportedError, match="unknown collective"):
+        costs.cost(CollectiveWork("all_rejoice", 1e6, 2))
+    with pytest.raises(UnsupportedError, match="gemm"):
+        costs.cost(GemmWork(1, 1, 1))
+
+
+def curves(**ranks):
+    return RankCurves(
+        "all_reduce",
+        {int(n[1:]): Curve.of(points) for n, points in ranks.items()},
+    )
+
+
+def test_ranks_between_and_beyond_the_measured_ones():
+    known = curves(r2=[(0, 2.0), (1000, 12.0)], r4=[(0, 4.0), (1000, 19.0)])
+    # Latency 3, wire of 3 ranks is 4/3: two thirds of the way from 1 to 3/2.
+    assert known.at(3, 1000) == pytest.approx(3 + 10 + 2 / 3 * 5)
+    # Latency goes on at 1 a rank; wire of 8 is 7/4: half a step further.
+    assert known.at(8, 1000) == pytest.approx(8 + 10 + 1.5 * 5)
+    assert not known.covers(8, 1000)
+    assert known.covers(3, 1000)
+    assert not known.covers(3, 1001)
+
+
+def test_the_engines_own_all_reduce_is_for_small_payloads_of_its_ranks():
+    slow = RankCurves("all_reduce", {2: Curve.of([(1, 9.0), (1e9, 9.0)])})
+    fast = RankCurves("all_reduce", {2: Curve.of([(1, 1.0), (1e9, 1.0)])})
+    costs = CollectiveCost(LINK, {"all_reduce": slow, "custom_all_reduce": fast})
+    assert costs.cost(all_reduce(CUSTOM_LIMIT - 1, 2)).seconds == 1
+    assert costs.cost(all_reduce(CUSTOM_LIMIT, 2)).seconds == 9
+    assert costs.cost(all_reduce(1000, 4)).seconds > 1
+    assert costs.cost(all_reduce(1000, 4)).source == Source.EXTRAPOLATED
+
+
+def test_borrowed_curves_scale_with_the_link_and_count_as_analytical():
+    lender, borrower = load_device("h100_sxm"), load_device("h800_sxm")
+    lent, borrowed = (collective_cost(d, load_device) for d in (lender, borrower))
+    speed = borrower.scale_up.bandwidth / lender.scale_up.bandwidth
+    there = borrowed.cost(all_reduce(2**28 * speed, 8))
+    assert there.seconds == pytest.approx(lent.cost(all_reduce(2**28, 8)).seconds)
+    assert there.source == Source.ANALYTICAL
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_devices_collectives_are_sane(name):
+    device = load_device(name)
+    costs = collective_cost(device, load_device)
+    ranks = [n for n in (2, 4, 8) if device.peer_link.devices in (None, *range(n, 10**6))]
+    for n in ranks:
+        times = [costs.cost(all_reduce(2.0**i, n)).seconds for i in range(10, 30, 2)]
+        assert all(b >= 0.8 * a > 0 for a, b in pairwise(times)), (n, times)
+        # A link carries what it carries: the whole payload must cross at least once.
+        at_least = 2**28 / (2 * device.peer_link.bandwidth)
+        assert costs.cost(all_reduce(2.0**28, n)).seconds > at_least
+
+
+def test_malformed_tables():
+    good = {"sizes": [1, 2, 4], "all_reduce": {"ranks_2": [1.0, 2.0]}}
+    assert read_curves(good, "x")["all_reduce"].at(2, 2) == pytest.approx(2e-6)
+    with pytest.raises(UnknownNameError, match="did you mean 'all_reduce'"):
+        read_curves({"sizes": [1, 2], "allreduce": {}}, "x")
+    with pytest.raises(InputError, match="sizes is missing"):
+        read_curves({"all_reduce": {"ranks_2": [1.0, 2.0]}}, "x")
+    with pytest.raises(InputError, match="ranks_1"):
+        read_curves({"sizes": [1, 2], "all_reduce": {"ranks_1": [1.0, 2.0]}}, "x")
+    with pytest.raises(InputError, match="positive"):
+        read_curves({"sizes": [1, 2], "all_reduce": {"ranks_2": [1.0, -2.0]}}, "x")
+
+
+def test_fit_finds_a_straight_line_despite_an_outlier():
+    samples = [
+        CollectiveSample("all_reduce", 2, 2.0**i, 5e-6 + 2.0**i / 1e11) for i in range(11, 31)
+    ]
+    samples[6] = CollectiveSample("all_reduce", 2, samples[6].payload_bytes, 1e-3)
+    (fit,) = fit_collectives(samples)
+    for size, seconds in zip(SIZES, fit.seconds, strict=True):
+        assert seconds == pytest.approx(5e-6 + size / 1e11, rel=0.05)
+    assert 'source = "here"' in to_toml([fit], "here")
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_calibrated_collectives_match_what_was_measured(name):
+    folder = SHARED / "ops" / {"rtx_pro_6000": "rtx_pro_6000_server"}.get(name, name)
+    if not folder.is_dir():
+        pytest.skip("no shared measurements")
+    device = load_device(name)
+    costs = collective_cost(device, load_device)
+    samples = read_kernel_tables(folder, device.scale_up is None)
+    errors = {}
+    for s in samples:
+        found = costs.curves[s.operation].at(s.ranks, s.payload_bytes)
+        errors.setdefault(s.operation, []).append(abs(found / s.seconds - 1))
+    assert len(errors) == 5
+    for off in errors.values():
+        assert np.median(off) < 0.02
+        assert np.quantile(off, 0.9) < 0.15
+    fits = fit_collectives(samples)
+    for operation in errors:
+        held_out = [e for fit in fits if fit.operation == operation for e in fit.held_out_error]
+        assert np.median(np.abs(held_out)) < 0.05
+
+
+@pytest.mark.parametrize(("name", "node"), [("a100_sxm", "A100"), ("h200_sxm", "H200")])
+def test_large_all_reduces_match_an_independent_sweep(name, node):
+    path = SHARED / "network" / "allreduce_size_sweeps.csv"
+    if not path.is_file():
+        pytest.skip("no shared measurements")
+    costs = collective_cost(load_device(name), load_device)
+    with path.open() as file:
+        rows = [r for r in csv.DictReader(file) if r["node"].startswith(node)]
+    large = [r for r in rows if 2**28 <= int(r["payload_bytes"]) <= 2**30]
+    assert large
+    for row in large:
+        found = costs.cost(all_reduce(float(row["payload_bytes"]), 8)).seconds
+        assert found == pytest.approx(float(row["time_us"]) * 1e-6, rel=0.12)

@@ -1,0 +1,125 @@
+"""Devices by name, file and dotted path, and what is refused."""
+
+import pytest
+
+from servesim.errors import InputError, UnknownNameError, UnsupportedError
+from servesim.graph.work import CollectiveWork, GemmWork, MemoryWork
+from servesim.hardware.cost import Cost, Source
+from servesim.hardware.device import Device, Efficiency, MemoryTier
+from servesim.hardware.load import device_names, load_device
+from servesim.hardware.roofline import RooflineCost
+
+SHEET = """
+kind = "gpu"
+[peak_flops]
+bf16 = 100e12
+[memory]
+name = "HBM"
+capacity_bytes = 10e9
+bandwidth = 1e12
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("H100", "h100_sxm"),
+        ("RTXPRO6000", "rtx_pro_6000"),
+        ("rtx-pro-6000", "rtx_pro_6000"),
+        ("RTX A6000", "rtx_a6000"),
+        ("A6000", "rtx_a6000"),
+        ("TPU-v6e-1", "tpu_v6e"),
+        ("mi300x", "mi300x"),
+    ],
+)
+def test_names_and_aliases(asked, name):
+    assert load_device(asked).name == name
+
+
+def test_every_device_is_complete():
+    for name in device_names():
+        device = load_device(name)
+        assert device.name == name
+        assert device.title
+        assert device.cores > 1
+        assert device.peer_link is not None
+        assert {"bf16", "fp16"} & set(device.peak_flops)
+        assert 1e10 < device.memory.capacity_bytes < 1e12
+
+
+def test_unknown_name_proposes_the_nearest():
+    with pytest.raises(UnknownNameError, match="did you mean 'h100_sxm'"):
+        load_device("h100_smx")
+
+
+def test_a_file_of_ones_own(tmp_path):
+    device = load_device(write(tmp_path, SHEET))
+    assert device.name == "mine"
+    assert device.peak_flops == {"bf16": 100e12}
+    assert device.efficiency == Efficiency()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clocks = 1\n" + SHEET, "did you mean 'clock_hz'"),
+        (SHEET + "bandwith = 1e12", "did you mean 'bandwidth'"),
+        (SHEET.replace("bandwidth = 1e12", ""), "bandwidth is missing"),
+        (SHEET.replace('"gpu"', '"toaster"'), "toaster"),
+        (SHEET.replace("bandwidth = 1e12", "bandwidth = -1"), "must be positive, not -1"),
+        (SHEET.replace("bandwidth = 1e12", 'bandwidth = "1"'), "must be a number, not '1'"),
+        (SHEET.replace("kind =", "kind ="), None),
+        ("kind = ", "not TOML"),
+        ("memory = 3\n" + SHEET.split("[memory]", maxsplit=1)[0], "must be a table"),
+    ],
+)
+def test_malformed_files(tmp_path, text, message):
+    if message is None:
+        load_device(write(tmp_path, text))
+        return
+    with pytest.raises(InputError, match=message):
+        load_device(write(tmp_path, text))
+
+
+def test_missing_file_and_bad_dotted_path():
+    with pytest.raises(InputError, match="No such file"):
+        load_device("nowhere/mine.toml")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_device("servesim.units:nothing")
+    with pytest.raises(InputError, match="not a Device"):
+        load_device("servesim.units:GIB")
+
+
+def device():
+    return Device(
+        "toy",
+        "gpu",
+        {"bf16": 100e12},
+        MemoryTier("HBM", 10e9, 1e12),
+        efficiency=Efficiency(compute=0.5, memory=0.8, launch=2e-6),
+    )
+
+
+def test_roofline_by_hand():
+    costs = RooflineCost(device())
+    # 2·1000·1000·1000 FLOP at half of 100 TFLOP/s: 40 µs; 6 MB at 0.8 TB/s: 7.5 µs.
+    assert costs.cost(GemmWork(1000, 1000, 1000)).seconds == pytest.approx(42e-6)
+    # 8 MB at 0.8 TB/s: 10 µs.
+    assert costs.cost(MemoryWork("copy", 1, 4e6, 4e6)) == Cost(
+        pytest.approx(12e-6), Source.ANALYTICAL
+    )
+    assert costs.cost(MemoryWork("copy", 0, 0.0, 0.0)).seconds == 0
+
+
+def test_roofline_refuses():
+    costs = device().cost_model
+    with pytest.raises(UnsupportedError, match="toy cannot compute in fp8"):
+        costs.cost(GemmWork(1, 1, 1, "fp8", "fp8"))
+    with pytest.raises(UnsupportedError, match="collective"):
+        costs.cost(CollectiveWork("all_reduce", 1e6, 2))
