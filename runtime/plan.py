@@ -34,7 +34,6 @@ class Plan:
         resumed: sequences that get a token again after a pause; ``decodes_resumed``, how many of
             them are among the decodes.
         finishing: sequences that get their last token.
-        filling: sequences whose decode fills a block that others may find only after the step.
         preempted: sequences that lost their blocks.
         listing: all grants in vLLM's order, if the scheduler keeps them.
         running, waiting, free_blocks: after scheduling.
@@ -51,7 +50,6 @@ class Plan:
     resumed: list[Sequence] = field(default_factory=list)
     decodes_resumed: int = 0
     finishing: list[Sequence] = field(default_factory=list)
-    filling: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     listing: list[Grant] = field(default_factory=list)
     running: int = 0

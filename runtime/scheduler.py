@@ -90,13 +90,14 @@ class Scheduler:
 
     def update(self, plan: Plan) -> list[Sequence]:
         """Account for a step that has ended; returns the sequences that finished, in order."""
-        if plan.filling:
-            self.cache.fill(seq for seq in plan.filling if seq.ticket is not None)
+        for seq in self._held_back.values():
+            self.cache.register(seq, self.decodes.computed(seq))
         plan.finishing.sort(key=lambda seq: -1 if seq.ticket is None else seq.ticket)
         for seq in plan.finishing:
             if seq.ticket is None:  # preempted while its last token was under way
                 self.policy.remove(seq)
             else:
+                self.cache.register(seq, seq.computed)
                 self.cache.release(seq)
                 del self.running[seq.ticket]
         return plan.finishing
@@ -121,13 +122,11 @@ class Scheduler:
                 return None
             plan.prefills = grants
             budget -= plan.prefill_tokens
-        filling = [] if self.config.async_scheduling else self.decodes.filling_block()
         if in_order:
-            self.cache.extend(needing)
-            self.cache.fill(filling)
+            self._take_decode_blocks(needing, self.decodes.filling_block())
             self._take_blocks(plan.prefills)
         else:
-            self._take_in_order(needing, filling, plan.prefills)
+            self._take_in_order(needing, plan.prefills)
         return budget
 
     def _prefill_grants(self, budget: int, *, may_cut: bool) -> list[Grant] | None:
@@ -156,21 +155,33 @@ class Scheduler:
             self.cache.grow(seq, computed + new)
             self.cache.register(seq, computed + new)
 
-    def _take_in_order(
-        self, needing: list[Sequence], filling: list[Sequence], grants: list[Grant]
-    ) -> None:
+    def _take_decode_blocks(self, needing: list[Sequence], filling: list[Sequence]) -> None:
+        """A block for each decode that starts one, and full blocks made known.
+
+        A block is known as soon as all its tokens are. With asynchronous scheduling the token that
+        completes it is still under way when it is scheduled, so that is one step later, when the
+        sequence needs its next block.
+        """
+        if self.config.async_scheduling:
+            self.cache.fill(needing)
+            self.cache.extend(needing)
+        else:
+            self.cache.extend(needing)
+            self.cache.fill(filling)
+
+    def _take_in_order(self, needing: list[Sequence], grants: list[Grant]) -> None:
         """Blocks for decodes and prefills that were admitted in mixed order."""
+        filling = self.decodes.filling_block()
         prefills = {grant.seq.ticket: grant for grant in grants}
-        growing, full = {s.ticket for s in needing}, {s.ticket for s in filling}
-        touched = {s.ticket: s for s in (*needing, *filling, *self._prefilling.values())}
-        for ticket in sorted(t for t in touched if t is not None):
-            seq = (touched[ticket],)
+        touched = {*prefills, *(seq.ticket for seq in (*needing, *filling))}
+        for ticket in sorted(ticket for ticket in touched if ticket is not None):
             if ticket in prefills:
                 self._take_blocks([prefills[ticket]])
-            if ticket in growing:
-                self.cache.extend(seq)
-            if ticket in full:
-                self.cache.fill(seq)
+            else:
+                seq = self.running[ticket]
+                self._take_decode_blocks(
+                    [seq] if seq in needing else [], [seq] if seq in filling else []
+                )
 
     # Running sequences, one by one.
 
@@ -238,9 +249,12 @@ class Scheduler:
         plan.preempted.append(seq)
 
     def _publish(self, grant: Grant) -> None:
-        """Let others find what the step fills, unless that must wait for its end."""
-        if not (grant.seq.decoding and self.config.async_scheduling):
-            self.cache.register(grant.seq, grant.computed + grant.new)
+        """Let others find the full blocks whose tokens are all known."""
+        seq, computed, new = grant
+        under_way = (
+            seq.decoding and self.config.async_scheduling and seq.index not in self._held_back
+        )
+        self.cache.register(seq, computed if under_way else computed + new)
 
     def _hold_back(self, plan: Plan, grants: dict[int, Grant]) -> None:
         """Note which decoding sequences got nothing, and which get a token again."""
@@ -309,8 +323,6 @@ class Scheduler:
         plan.context_max = decodes.context_max
         if self.modes.contexts:
             plan.contexts = decodes.contexts()
-        if self.config.async_scheduling:
-            plan.filling = list(decodes.filling_block())
         plan.finishing = decodes.advance()
         for seq in self._held_back.values():
             decodes.add(seq)

@@ -42,7 +42,7 @@ class KVCache(Protocol):
         """Let others find the full blocks among the first ``tokens`` of ``seq``."""
 
     def fill(self, seqs: Iterable[Sequence]) -> None:
-        """Let others find the next block of each sequence, which is now full."""
+        """Let others find all blocks that the sequences hold; each of them must be full."""
 
     def release(self, seq: Sequence) -> None:
         """Take back all blocks of ``seq``."""

@@ -70,9 +70,10 @@ class PrefixCache:
             self._register_block(seq, number)
 
     def fill(self, seqs: Iterable[Sequence]) -> None:
-        """Make the next block of each known."""
+        """Make all blocks of each known."""
         for seq in seqs:
-            self._register_block(seq, seq.registered)
+            for number in range(seq.registered, len(seq.blocks)):
+                self._register_block(seq, number)
 
     def release(self, seq: Sequence) -> None:
         """Take back all blocks, last first; those nobody else holds are free but keep content."""
