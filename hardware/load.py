@@ -104,7 +104,14 @@ def _from_file(path: Path) -> Device:
 
 
 def _with_calibration(device: Device) -> Device:
-    return device
+    """The device with the cost model its ``[calibration]`` table makes (collectives: the link's)."""
+    coefficients = {k: v for k, v in device.calibration.items() if k != "collective"}
+    if not coefficients:
+        return device
+    from servesim.hardware.calibrated import CalibratedCost
+
+    costs = CalibratedCost.from_coefficients(device, coefficients)
+    return dataclasses.replace(device, costs=costs)
 
 
 def _from_python(path: str) -> Device:
