@@ -13,10 +13,12 @@ from servesim.graph.passes.latent import mark_latent
 from servesim.graph.passes.merge_gemms import merge_gemms
 from servesim.graph.passes.merge_norms import merge_norms
 from servesim.graph.passes.norms import collapse_norms
+from servesim.graph.passes.raw_attention import collapse_raw_attention
 from servesim.graph.passes.simplify import simplify
 
 PASSES: tuple[Callable[[TraceGraph], None], ...] = (
     simplify,
+    collapse_raw_attention,
     collapse_norms,
     merge_gemms,
     merge_norms,

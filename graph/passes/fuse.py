@@ -9,8 +9,11 @@ from servesim.graph.passes.roles import is_anchor, is_carrier
 from servesim.graph.passes.simplify import base_name, parameters_of
 
 _ACTIVATIONS = frozenset(
-    f"aten.{n}"
-    for n in ["silu", "gelu", "relu", "sigmoid", "tanh", "leaky_relu", "elu", "softplus", "hardswish", "mish", "erf", "exp", "threshold", "relu6", "hardtanh", "log_sigmoid", "hardsigmoid", "silu_", "gelu_", "relu_"]
+    f"aten.{name}"
+    for name in (
+        "silu gelu relu sigmoid tanh leaky_relu elu softplus hardswish mish erf exp "  # noqa: SIM905
+        "threshold relu6 hardtanh log_sigmoid hardsigmoid celu selu prelu"
+    ).split()
 )
 _SELECTIONS = frozenset({"aten.topk", "aten.sort", "aten.argmax", "aten.max"})
 
@@ -104,7 +107,7 @@ def _collapse(graph: TraceGraph, users: dict[int, list[int]], members: list[int]
     rows = max(1, graph.rows)
     attrs = {
         "parameters": parameters,
-        "reads": sum(graph.nodes[i].numel for i in inputs) / rows,
+        "reads": _elements_read(nodes, inside) / rows,
         "writes": sum(n.numel for n in outputs or [last]) / rows,
         "ops": sum(n.numel for n in nodes) / rows,
         "members": [n.target for n in nodes],
@@ -118,6 +121,17 @@ def _collapse(graph: TraceGraph, users: dict[int, list[int]], members: list[int]
     last.inputs = tuple(i for i in last.inputs if i != last.id)
     # The node now stands where its last member stood; its readers may come before.
     _reorder(graph)
+
+
+def _elements_read(nodes: list[Node], inside: set[int]) -> int:
+    """Elements read from outside the group; a view inside another that is read counts once."""
+    read: dict[int, tuple[tuple[int, ...], int]] = {}
+    for node in nodes:
+        for views, size in node.attrs.get("reads_of", ()):
+            if views[-1] not in inside:
+                read[views[0]] = (views, size)
+    covered = {v for v, (views, _) in read.items() if any(w in read for w in views[1:])}
+    return sum(size for v, (_, size) in read.items() if v not in covered)
 
 
 def _reorder(graph: TraceGraph) -> None:

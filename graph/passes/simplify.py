@@ -7,11 +7,19 @@ from servesim.graph.ir import PARAMETER, Node, TraceGraph, drop, replace_inputs
 #: Operators that rename, reshape, select or cast; a fused kernel does them on the way.
 VIEWS = frozenset(
     f"aten.{name}"
-    for name in ["view", "reshape", "_unsafe_view", "_reshape_alias", "transpose", "t", "permute", "unsqueeze", "squeeze", "expand", "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "detach", "alias", "clone", "contiguous", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "flatten", "unflatten", "movedim", "view_as", "as_strided", "diagonal", "positive", "numpy_T", "adjoint", "broadcast_to", "expand_as", "squeeze_", "unsqueeze_", "conj", "view_as_real", "view_as_complex", "resolve_conj", "real", "_conj", "unfold", "flip", "roll", "repeat", "tile", "repeat_interleave"]
+    for name in (
+        "view reshape _unsafe_view _reshape_alias transpose t permute unsqueeze squeeze expand "  # noqa: SIM905
+        "slice select narrow split split_with_sizes chunk unbind detach alias clone contiguous "
+        "_to_copy to lift_fresh lift_fresh_copy flatten unflatten movedim view_as as_strided "
+        "diagonal positive numpy_T adjoint broadcast_to expand_as squeeze_ unsqueeze_ conj "
+        "view_as_real view_as_complex resolve_conj real _conj unfold flip roll repeat tile "
+        "repeat_interleave"
+    ).split()
 )
 #: Operators that make room and compute nothing.
 _ALLOCATIONS = frozenset(
-    f"aten.{name}" for name in ["empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"]
+    {"aten.empty", "aten.empty_like", "aten.new_empty", "aten.empty_strided"}
+    | {"aten.new_empty_strided"}
 )
 
 
@@ -46,13 +54,34 @@ def simplify(graph: TraceGraph) -> None:
             if _reads_positions(graph, node, data):
                 node.attrs["positional"] = True
         node.attrs["operands"] = len(node.inputs)
+        node.attrs["read_views"] = tuple(sources)
         node.inputs = tuple(sources)
         passes = base_name(node.target) in VIEWS or node.target in {"getitem", "join"}
         if passes and sources and not (node.target == "join" and len(set(sources)) > 1):
             renamed[node.id] = sources[0]
             gone.append(node.id)
+    _measure_reads(graph, renamed)
     replace_inputs(graph, renamed)
     drop(graph, gone)
+
+
+def _measure_reads(graph: TraceGraph, renamed: dict[int, int]) -> None:
+    """Turn ``read_views`` into (tensor, the view of it that is read, elements of the view)."""
+
+    def chain(i: int) -> list[int]:
+        views = [i]
+        while views[-1] in renamed:
+            views.append(renamed[views[-1]])
+        return views
+
+    for node in graph:
+        reads = []
+        for i in node.attrs.pop("read_views", ()):
+            views = chain(i)
+            # An expanded view repeats elements; what is read is no more than its source holds.
+            size = min((graph.nodes[v].numel for v in views if graph.nodes[v].shape), default=0)
+            reads.append((tuple(views), size))
+        node.attrs["reads_of"] = tuple(reads)
 
 
 def parameters_of(node: Node) -> dict[str, int]:

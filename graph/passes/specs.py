@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from servesim.graph.ir import Node, TraceGraph
@@ -14,12 +15,15 @@ from servesim.graph.ops.gemm import Gemm, Part
 from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.ops.lm_head import LmHead
 from servesim.graph.ops.norm import Norm
+from servesim.graph.ops.other import Other
 from servesim.graph.ops.pointwise import Pointwise
+from servesim.graph.ops.recurrent import Recurrent
 from servesim.graph.passes.latent import Latent
 from servesim.graph.passes.merge_gemms import is_linear
 from servesim.graph.passes.naming import below_layer
+from servesim.graph.passes.recurrences import Geometry, geometry, short_convolution
 from servesim.graph.passes.roles import is_anchor, reach, sinks
-from servesim.graph.passes.simplify import parameters_of
+from servesim.graph.passes.simplify import base_name, parameters_of
 
 Made = tuple[str, OpSpec, tuple[str, ...]]
 
@@ -49,7 +53,12 @@ class Specs:
             return Norm(
                 node.attrs["width"], node.attrs["groups"], addends, weights, dtype=self._dtype
             )
-        return self._pointwise(node)
+        if node.target.startswith("kernel."):
+            found = geometry(node)
+            return self._other(node) if found is None else self._recurrent(node, found)
+        if base_name(node.target) == "aten.convolution":
+            return self._convolution(node)
+        return self._other(node) if is_anchor(node) else self._pointwise(node)
 
     def latent_attention(self, node: Node, inputs: tuple[str, ...]) -> list[Made]:
         """MLA: prefills expand keys and values, decodes attend to the latent vectors."""
@@ -160,6 +169,56 @@ class Specs:
             a["experts"], a["top_k"], hidden, width, a["gated"], a["bias"],
             dtype=self._dtype, weight=self._dtype,
         )  # fmt: skip
+
+    def _recurrent(self, node: Node, found: Geometry) -> Recurrent:
+        """State in the format in which the layer stores it."""
+        stored = [
+            item
+            for n in self._graph
+            if n.target == "state_update" and n.layer == node.layer
+            for elements, item in n.attrs["stored"]
+            if elements >= found.state
+        ]
+        wide = bool(stored) and stored[0] == 4
+        return Recurrent(
+            recurrence=found.recurrence,
+            heads=found.heads,
+            key_dim=found.key_dim,
+            value_dim=found.value_dim,
+            flops_per_token=found.flops,
+            token_elements=found.elements,
+            state_elements=found.state,
+            weights=self._own(node),
+            dtype=self._dtype,
+            state_dtype="fp32" if wide else self._dtype,
+        )
+
+    def _convolution(self, node: Node) -> OpSpec:
+        """A depth-wise convolution along the tokens is a recurrence with a short state."""
+        weight = node.attrs["sizes"][1]
+        if len(weight) == 3 and weight[1] == 1 and node.layer is not None:
+            return self._recurrent(node, short_convolution(weight[0], weight[2]))
+        return self._other(node)
+
+    def _other(self, node: Node) -> Other:
+        """Matrix products count their arithmetic, anything else one operation an element."""
+        a, rows = node.attrs, self._graph.rows
+        sizes = a.get("sizes") or [node.shape]
+        inner = 1
+        if base_name(node.target) in {"aten.bmm", "aten.mm", "aten.addmm", "aten.baddbmm"}:
+            inner = 2 * sizes[-2][-1]
+        elif base_name(node.target) == "aten.convolution":
+            inner = 2 * math.prod(sizes[1][1:])
+        weights = self._own(node)
+        reads = sum(math.prod(s) for s in (sizes.values() if isinstance(sizes, dict) else sizes))
+        return Other(
+            node.target,
+            max(0, reads - weights) / rows,
+            node.numel / rows,
+            node.numel * inner / rows,
+            weights,
+            self._dtype,
+        )
 
     def _pointwise(self, node: Node) -> Pointwise:
         a = node.attrs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -197,6 +198,9 @@ def _wrap_kernels() -> None:
 
     def decorator(name: str, *_: Any, **__: Any) -> Callable[..., Any]:
         def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+            signature = inspect.signature(function)
+            signature_defaults = {k: p.default for k, p in signature.parameters.items()}
+
             @functools.wraps(function)
             def kernel(*args: Any, **kwargs: Any) -> Any:
                 recorder = current()
@@ -204,7 +208,11 @@ def _wrap_kernels() -> None:
                     return function(*args, **kwargs)
                 with recorder.paused():
                     out = function(*args, **kwargs)
-                attrs = {"shapes": [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)]}
+                given = signature.bind_partial(*args, **kwargs).arguments
+                attrs = {
+                    "sizes": {k: tuple(v.shape) for k, v in given.items() if torch.is_tensor(v)},
+                    "chunk": given.get("chunk_size", signature_defaults.get("chunk_size", 64)),
+                }
                 return recorder.emit(f"kernel.{name}", (args, kwargs), out, attrs)
 
             return kernel

@@ -159,6 +159,7 @@ class _Dispatch(TorchDispatchMode):
             return out
         attrs = {"args": [_plain(a) for a in args if not isinstance(a, torch.Tensor)]}
         attrs |= {k: _plain(v) for k, v in kwargs.items() if isinstance(v, (int, float, str))}
+        attrs["sizes"] = [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)]
         recorder.emit(str(func), (args, kwargs), out, attrs)
         if func._schema.is_mutable:
             for argument, value in zip(func._schema.arguments, args, strict=False):
