@@ -35,6 +35,15 @@ GRAPH_POOL_BYTES = 0.25 * GIB
 #: From this much memory on vLLM takes larger steps (``get_batch_defaults``).
 _LARGE_DEVICE_BYTES = 70 * GIB
 
+_COUNTS = (
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "max_model_len",
+    "block_size",
+    "num_gpu_blocks_override",
+    "pipeline_parallel_size",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryOptions:
@@ -44,6 +53,7 @@ class MemoryOptions:
         max_num_batched_tokens, max_num_seqs: None for vLLM's defaults, which depend on the
             device memory.
         max_model_len: None for the model's own limit.
+        num_gpu_blocks_override: KV blocks, whatever the memory would hold.
         kv_cache_dtype: number format of the KV cache; ``auto`` leaves the graph's.
         enforce_eager: no CUDA graphs.
         estimate_cuda_graphs: take the CUDA graphs out of the memory before the KV cache, as vLLM
@@ -56,6 +66,7 @@ class MemoryOptions:
     max_num_seqs: int | None = None
     max_model_len: int | None = None
     block_size: int = 16
+    num_gpu_blocks_override: int | None = None
     kv_cache_dtype: str = "auto"
     pipeline_parallel_size: int = 1
     enforce_eager: bool = False
@@ -67,6 +78,10 @@ class MemoryOptions:
             raise InputError(
                 f"gpu_memory_utilization must be in (0, 1], not {self.gpu_memory_utilization}"
             )
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
         if self.kv_cache_dtype != "auto":
             short_name(self.kv_cache_dtype)
 
@@ -130,6 +145,11 @@ def plan_memory(
         InputError: an option cannot be used.
     """
     options = options or MemoryOptions()
+    if (options.max_model_len or 0) > graph.max_model_len:
+        raise InputError(
+            f"max_model_len {options.max_model_len} is longer than the context of {graph.model},"
+            f" {graph.max_model_len}"
+        )
     if options.kv_cache_dtype != "auto":
         graph = with_kv_cache(graph, options.kv_cache_dtype)
     stages = split_stages(graph, options.pipeline_parallel_size)
@@ -154,7 +174,7 @@ def _stage_plan(
     kv_bytes = budget - weights - activations - reserve
     layout = lay_out(graph.caches, options.block_size, model_len)
     _check_fit(graph, layout, kv_bytes, budget, (model_len, tokens))
-    blocks = layout.blocks(kv_bytes)
+    blocks = options.num_gpu_blocks_override or layout.blocks(kv_bytes)
     return MemoryPlan(
         weight_bytes=weights,
         activation_peak_bytes=activations,
