@@ -104,7 +104,7 @@ def _from_file(path: Path) -> Device:
 
 
 def _with_calibration(device: Device) -> Device:
-    """The device with the cost model its ``[calibration]`` table makes (collectives: the link's)."""
+    """The device with the cost model of its ``[calibration]`` (collectives belong to the link)."""
     coefficients = {k: v for k, v in device.calibration.items() if k != "collective"}
     if not coefficients:
         return device

@@ -9,7 +9,7 @@ from functools import cached_property
 from servesim import units
 from servesim.errors import CapacityError, UnknownNameError, UnsupportedError
 from servesim.graph.batch import BatchShape
-from servesim.graph.op import Op
+from servesim.graph.op import STREAM, Op
 from servesim.graph.opgraph import Block, OpGraph
 from servesim.graph.work import CollectiveWork, Work
 from servesim.hardware.collective_tables import collective_cost
@@ -133,24 +133,29 @@ class Placement:
     def transfers(self) -> tuple[Transfer, ...]:
         """What moves between devices in one forward pass, inside blocks and from block to block.
 
+        A repeated block takes its stream from its own end, any other from the block before. An
+        operator without inputs reads the one before it.
+
         Raises:
             UnsupportedError: two devices that must exchange results are not connected.
         """
         found = []
-        previous: tuple[Op, str] | None = None
+        before: tuple[Op, str] | None = None
         for block in self.graph.blocks:
+            if not block.ops:
+                continue
             placed = {op.name: (op, self.name_of(block, op)) for op in block.ops}
-            for op in block.ops:
+            last = placed[block.ops[-1].name]
+            stream = last if block.count > 1 else before
+            for i, op in enumerate(block.ops):
                 here = placed[op.name][1]
-                sources = [placed[name] for name in op.inputs if name in placed]
-                if not sources and previous is not None:
-                    sources = [previous]
-                there = {name: producer for producer, name in sources if name != here}
+                names = op.inputs or ((block.ops[i - 1].name,) if i else (STREAM,))
+                producers = [stream if name == STREAM else placed.get(name) for name in names]
+                there = {p[1]: p[0] for p in producers if p is not None and p[1] != here}
                 for name, producer in there.items():
                     route = self.topology.route(name, here)
                     found.append(Transfer(producer, block.count, (name, here), route))
-            if block.ops:
-                previous = placed[block.ops[-1].name]
+            before = last
         return tuple(found)
 
     def weight_bytes(self, name: str) -> float:
