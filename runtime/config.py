@@ -8,6 +8,7 @@ from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.dtypes import short_name
+from servesim.runtime.schedulers import SCHEDULERS
 
 _POSITIVE = (
     "max_num_seqs",
@@ -38,6 +39,7 @@ class EngineConfig:
         scheduling_policy: name of a policy in ``runtime/schedulers``.
         scheduler_reserve_full_isl: admit a request only when all its known tokens fit the cache.
         async_scheduling: schedule a step while the one before it runs on the device.
+        enforce_eager: no CUDA graphs, so that steps are not padded to captured sizes.
         tensor_parallel_size, pipeline_parallel_size, data_parallel_size: devices per dimension.
         enable_expert_parallel: spread experts, not slices of each, over the devices.
 
@@ -58,6 +60,7 @@ class EngineConfig:
     scheduling_policy: str = "fcfs"
     scheduler_reserve_full_isl: bool = True
     async_scheduling: bool = True
+    enforce_eager: bool = False
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
@@ -77,6 +80,7 @@ class EngineConfig:
             )
         if self.kv_cache_dtype != "auto":
             short_name(self.kv_cache_dtype)
+        SCHEDULERS.get(self.scheduling_policy)
         self._check_token_budget()
 
     def _check_token_budget(self) -> None:
@@ -92,6 +96,19 @@ class EngineConfig:
                 f"without chunked prefill max_num_batched_tokens ({self.max_num_batched_tokens}) "
                 f"must be at least max_model_len ({self.max_model_len})"
             )
+
+    @property
+    def cudagraph_capture_sizes(self) -> tuple[int, ...]:
+        """Token counts that smaller steps are padded to; none when ``enforce_eager``.
+
+        vLLM's default (``VllmConfig._set_cudagraph_sizes``): 1, 2, 4, every 8 to 256 and every 16
+        beyond, up to twice ``max_num_seqs`` or 512.
+        """
+        if self.enforce_eager:
+            return ()
+        most = min(2 * self.max_num_seqs, 512, self.max_num_batched_tokens)
+        sizes = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+        return tuple(size for size in sizes if size <= most)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> EngineConfig:

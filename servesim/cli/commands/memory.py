@@ -24,12 +24,10 @@ HELP = "weights, activations and KV cache of a model on a device"
 @dataclasses.dataclass(frozen=True)
 class _CudaGraphFlags:
     """Attributes:
-    enforce_eager: capture no CUDA graphs.
     estimate_cuda_graphs: take the CUDA graphs out of the memory before the KV cache, as later
         versions of vLLM do.
     """
 
-    enforce_eager: bool = False
     estimate_cuda_graphs: bool = False
 
 

@@ -1,0 +1,27 @@
+"""``servesim validate``: is it true? Recordings of vLLM's scheduler, measured runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from servesim.cli.commands_validate import golden, run_measured
+
+HELP = "compare with recordings of vLLM's scheduler and with measured runs"
+
+_CHECKS = {"golden": golden, "run": run_measured}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare one sub-command a check."""
+    checks = parser.add_subparsers(dest="check", metavar="CHECK", required=True)
+    for name, module in _CHECKS.items():
+        check = checks.add_parser(
+            name, help=module.HELP, description=module.HELP, allow_abbrev=False
+        )
+        module.add_arguments(check)
+        check.set_defaults(check_run=module.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen check."""
+    return int(args.check_run(args))

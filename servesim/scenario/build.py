@@ -1,0 +1,169 @@
+"""From a scenario to what runs: graphs, devices, placements, KV blocks, engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from servesim.errors import InputError, UnsupportedError
+from servesim.graph.opgraph import OpGraph
+from servesim.hardware import load as hardware
+from servesim.hardware.collectives import CollectiveCost
+from servesim.hardware.cost import CostModel
+from servesim.hardware.device import Device
+from servesim.hardware.link import Link
+from servesim.hardware.placement import Placement
+from servesim.hardware.tables.layer_profile import load_layer_profile
+from servesim.models.config import ModelConfig, resolve
+from servesim.models.load import load_graph
+from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
+from servesim.models.quantisation import quantise
+from servesim.runtime.config import EngineConfig
+from servesim.runtime.engine import Instance as Engine
+from servesim.runtime.routers import ROUTERS, Router
+from servesim.runtime.step_model import CompiledStepModel
+from servesim.runtime.workloads import WORKLOADS, Workload
+from servesim.scenario.fields import field_types
+from servesim.scenario.sections import HardwareSection, Instance, ModelSection
+from servesim.scenario.spec import Scenario
+
+#: Engine options whose other values are understood but not simulated.
+_ONLY = {"pipeline_parallel_size": 1, "data_parallel_size": 1, "enable_expert_parallel": False}
+
+
+@dataclass(frozen=True)
+class Served:
+    """One ``[[instance]]``: a model on its devices, ready to run.
+
+    Attributes:
+        graph: of one rank, quantised as it is stored.
+        memory: of one device.
+        config: the engine's options with the model's limits filled in.
+        engines: the ``count`` equal engines.
+    """
+
+    instance: Instance
+    graph: OpGraph
+    device: Device
+    placement: Placement
+    memory: MemoryPlan
+    config: EngineConfig
+    step_model: CompiledStepModel
+    engines: tuple[Engine, ...]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Everything a scenario needs to run."""
+
+    scenario: Scenario
+    served: tuple[Served, ...]
+    workload: Workload
+    router: Router
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """All engines, in the order in which results number them."""
+        return tuple(engine for one in self.served for engine in one.engines)
+
+
+def build(scenario: Scenario) -> Deployment:
+    """Trace, quantise, place and size every instance of ``scenario``.
+
+    Raises:
+        UnknownNameError: no such model, device or number format.
+        CapacityError: a model does not fit.
+        UnsupportedError: a model, or a combination of options, cannot be simulated.
+        InputError: an option cannot be used.
+    """
+    served = tuple(serve(instance) for instance in scenario.instances)
+    longest = max(one.memory.max_model_len for one in served)
+    workload = WORKLOADS.build(scenario.workload.kind, _within(scenario, longest))
+    router = ROUTERS.build(scenario.router.kind, scenario.router.options)
+    return Deployment(scenario, served, workload, router)
+
+
+def serve(instance: Instance) -> Served:
+    """One instance, ready to run.
+
+    Raises:
+        ServesimError: as ``build``.
+    """
+    _require_simulated(instance.engine)
+    device = hardware.load_device(instance.hardware.device)
+    model = resolve(instance.model.id)
+    graph = load_model(model, instance.model, instance.engine)
+    memory = plan_memory(
+        graph, device.memory.capacity_bytes, memory_options(instance, device), model
+    )
+    costs, collectives = _costs(instance.hardware, device, graph)
+    placement = Placement.tensor_parallel(graph, device, costs, collectives)
+    config = _completed(instance.engine, graph, memory)
+    step_model = CompiledStepModel.compile(placement, capture_sizes=config.cudagraph_capture_sizes)
+    blocks = memory.kv_cache_tokens // memory.block_size
+    engines = tuple(Engine(config, step_model, blocks, name) for name in _names(instance))
+    return Served(instance, graph, device, placement, memory, config, step_model, engines)
+
+
+def load_model(config: ModelConfig, section: ModelSection, engine: EngineConfig) -> OpGraph:
+    """The graph of one rank, quantised as the section and the engine say.
+
+    Raises:
+        ServesimError: as ``load_graph`` and ``quantise``.
+    """
+    graph = load_graph(
+        section.id, tensor_parallel_size=engine.tensor_parallel_size, dtype=section.dtype
+    )
+    return quantise(graph, config, section.quantization, engine.kv_cache_dtype)
+
+
+def memory_options(instance: Instance, device: Device) -> MemoryOptions:
+    """What the memory depends on of the engine's options."""
+    shared = set(field_types(MemoryOptions)) & set(field_types(EngineConfig))
+    given = {name: getattr(instance.engine, name) for name in sorted(shared)}
+    return MemoryOptions(**given, compute_units=device.cores)
+
+
+def _completed(engine: EngineConfig, graph: OpGraph, memory: MemoryPlan) -> EngineConfig:
+    """The engine's options with the limits that the model sets."""
+    if memory.max_model_len > graph.max_model_len:
+        raise InputError(
+            f"max_model_len {memory.max_model_len} is longer than the context of {graph.model},"
+            f" {graph.max_model_len}"
+        )
+    return replace(engine, max_model_len=memory.max_model_len, block_size=memory.block_size)
+
+
+def _costs(
+    section: HardwareSection, device: Device, graph: OpGraph
+) -> tuple[CostModel | None, CostModel | None]:
+    """What stands in for the device's own costs: of its kernels, and of its collectives."""
+    costs: CostModel | None = None
+    if section.profile is not None:
+        ranks = graph.tensor_parallel_size
+        costs = load_layer_profile(section.profile, ranks, device.cost_model, model=graph.model)
+    if section.link is None:
+        return costs, None
+    table = {"name": "given link", **section.link}
+    return costs, CollectiveCost(hardware.build(Link, table, "[hardware] link"))
+
+
+def _names(instance: Instance) -> list[str]:
+    if instance.count == 1:
+        return [instance.name]
+    return [f"{instance.name}-{i}" for i in range(instance.count)]
+
+
+def _require_simulated(engine: EngineConfig) -> None:
+    for name, only in _ONLY.items():
+        if getattr(engine, name) != only:
+            raise UnsupportedError(f"{name} = {getattr(engine, name)} cannot be simulated yet")
+
+
+def _within(scenario: Scenario, max_model_len: int) -> Mapping[str, Any]:
+    """The workload's options; one that checks lengths learns the longest context there is."""
+    options = scenario.workload.options
+    if "max_model_len" not in field_types(WORKLOADS.get(scenario.workload.kind)):
+        return options
+    return {"max_model_len": max_model_len, **options}
