@@ -27,6 +27,14 @@ def si(value: float, unit: str, digits: int = 3) -> str:
     return f"{value:.{digits}g} {unit}"
 
 
+def binary(value: float) -> str:
+    """Bytes in the largest of B, KiB, MiB and GiB that leaves at least one of it."""
+    for scale, unit in ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= scale:
+            return f"{value / scale:.4g} {unit}"
+    return f"{value:.4g} B"
+
+
 def gib(value: float) -> str:
     """Bytes as GiB with two decimals."""
     return f"{value / GIB:.2f} GiB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import re
 import typing
@@ -22,6 +23,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, section: str, title: s
     """
     group = parser.add_argument_group(title)
     texts = attribute_texts(cls)
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     for name, hint in field_types(cls).items():
         options = _options_for(alternatives(hint))
         if options is None:
@@ -30,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, section: str, title: s
             f"--{name.replace('_', '-')}",
             dest=f"{section}.{name}",
             default=argparse.SUPPRESS,
-            help=texts.get(name, "").replace("%", "%%"),
+            help=_help(texts.get(name, ""), defaults[name]),
             **options,
         )
 
@@ -60,6 +62,13 @@ def attribute_texts(cls: type) -> dict[str, str]:
         else:
             texts.update({name: f"{texts[name]} {line.strip()}" for name in names})
     return texts
+
+
+def _help(text: str, default: Any) -> str:
+    """A docstring's entry as help, with the default where there is one."""
+    plain = text.removesuffix(".").replace("``", "").replace("%", "%%")
+    known = default is not None and default is not dataclasses.MISSING
+    return f"{plain} (default: {str(default).lower()})" if known else plain
 
 
 def _options_for(types: tuple[Any, ...]) -> dict[str, Any] | None:

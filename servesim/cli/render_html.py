@@ -41,13 +41,13 @@ def tiles(values: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> str:
+    """A table whose first ``text`` columns are text and whose others are numbers."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(
         f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
     )
-    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+    return f'<div class="scroll"><table class="text{text}"><tr>{top}</tr>{body}</table></div>'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
@@ -71,6 +71,16 @@ def shares(parts: Sequence[tuple[str, float]]) -> str:
         for i, (name, share) in enumerate(parts, 1)
     )
     return f'<div class="bar">{bar}</div><ul class="legend">{legend}</ul>'
+
+
+def columns(*parts: str) -> str:
+    """Parts beside each other where there is room."""
+    return f'<div class="columns">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
+
+
+def note(text: str) -> str:
+    """A line that must not be overlooked."""
+    return f'<p class="note">{escape(text)}</p>'
 
 
 def _figure(chart: Chart) -> str:

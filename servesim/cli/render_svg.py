@@ -94,7 +94,7 @@ def nice_top(value: float) -> float:
     """The end of an axis that starts at 0 and must show ``value``: the next tick above it."""
     if value <= 0:
         return 1.0
-    marks = ticks(0.0, value)
+    marks = ticks(0.0, value, 4)
     step = marks[1] - marks[0] if len(marks) > 1 else value
     return math.ceil(value / step - 1e-9) * step
 

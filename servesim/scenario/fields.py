@@ -20,29 +20,12 @@ NameOrPath = Annotated[str, "name or path"]
 _FILES = (".toml", ".json")
 
 
-def updated(spec: T, table: Mapping[str, Any], section: str, base: Path) -> T:
-    """``spec`` with the keys of ``table`` in place of its own values.
+def checked_table(cls: type, table: Mapping[str, Any], section: str, base: Path) -> dict[str, Any]:
+    """``table`` with every value as the field of dataclass ``cls`` that it is for wants it.
 
     Args:
-        spec: a frozen dataclass instance.
         section: how messages call the table, e.g. ``[engine]``.
         base: the folder that relative paths in ``table`` are relative to.
-
-    Raises:
-        UnknownNameError: a key is no field.
-        InputError: a value has the wrong type, or the dataclass refuses it.
-    """
-    values = checked_options(type(spec), table, section, base)
-    try:
-        return dataclasses.replace(spec, **values)  # type: ignore[type-var]
-    except ValueError as error:
-        raise InputError(f"{section}: {error}") from error
-
-
-def checked_options(
-    cls: type, table: Mapping[str, Any], section: str, base: Path
-) -> dict[str, Any]:
-    """``table`` with every value as the field of dataclass ``cls`` that it is for wants it.
 
     Raises:
         UnknownNameError: a key is no field.
@@ -53,6 +36,18 @@ def checked_options(
         if key not in hints:
             raise UnknownNameError(f"key in {section}", key, hints)
     return {k: checked(v, hints[k], f"{section} {k}", base) for k, v in table.items()}
+
+
+def replaced(spec: T, values: Mapping[str, Any], section: str) -> T:
+    """The frozen dataclass ``spec`` with ``values``, which ``checked_table`` passed, in it.
+
+    Raises:
+        InputError: the dataclass refuses a value.
+    """
+    try:
+        return dataclasses.replace(spec, **values)  # type: ignore[type-var]
+    except ValueError as error:
+        raise InputError(f"{section}: {error}") from error
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -98,8 +93,18 @@ def _as(value: Any, hint: Any, base: Path) -> Any:  # noqa: PLR0911
         return float(value)
     if hint is int and isinstance(value, bool):
         return _NOT
+    if origin is Mapping and isinstance(value, Mapping):
+        return _with_path(value, base)
     plain = origin or hint
     return value if plain is Any or (isinstance(plain, type) and isinstance(value, plain)) else _NOT
+
+
+def _with_path(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """A plugin's options inside another's: their ``path`` is a path."""
+    found = dict(table)
+    if isinstance(path := found.get("path"), str):
+        found["path"] = base / Path(path).expanduser()
+    return found
 
 
 def _located(text: str, base: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from servesim.errors import InputError, UnknownNameError
-from servesim.scenario.fields import NameOrPath, updated
+from servesim.scenario.fields import NameOrPath, checked_table, replaced
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.seats < 1:
             raise ValueError(f"seats must be at least 1, not {self.seats}")
+
+
+def updated(spec: Options, table: dict[str, object], section: str, base: Path) -> Options:
+    return replaced(spec, checked_table(Options, table, section, base), section)
 
 
 def test_values_replace_and_all_else_stays() -> None:

@@ -1,0 +1,156 @@
+"""What was traced, where it runs and what fits, on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from servesim.cli.render import columns, grid, heading, indented, percent
+from servesim.graph.opgraph import Block, OpGraph
+from servesim.graph.summary import ONE_TOKEN, flops_per_token
+from servesim.scenario.build import Deployment, Served
+from servesim.scenario.sections import Plugin
+from servesim.units import binary, gib, si
+
+#: Characters and colours of the memory bar's parts.
+_BAR = (("█", "blue"), ("▓", "cyan"), ("▒", "magenta"), ("░", "green"), ("·", "dim"))
+_BAR_WIDTH = 72
+
+
+def print_deployment(console: Console, deployment: Deployment) -> None:
+    """Everything that is settled before a run starts."""
+    scenario = deployment.scenario
+    console.print(Text.assemble((scenario.name, "bold"), "  ", (traffic(scenario.workload), "dim")))
+    shown: list[OpGraph] = []
+    for one in deployment.served:
+        if one.graph not in shown:
+            shown.append(one.graph)
+            _print_graph(console, one.graph)
+        _print_placement(console, one)
+    if len(deployment.engines) > 1:
+        heading(console, "Router", deployment.scenario.router.kind)
+
+
+def traffic(workload: Plugin) -> str:
+    """A workload in a few words."""
+    options = ", ".join(f"{name} {_option(value)}" for name, value in workload.options.items())
+    return f"{workload.kind}: {options}" if options else workload.kind
+
+
+def _option(value: object) -> str:
+    if isinstance(value, dict):
+        inner = dict(value)
+        kind = inner.pop("kind", "")
+        return f"{kind}({', '.join(f'{k}={v}' for k, v in inner.items())})"
+    return str(value)
+
+
+def model_facts(graph: OpGraph) -> list[tuple[str, str]]:
+    """What a model is and takes."""
+    ranks = graph.tensor_parallel_size
+    share = " on each rank" if ranks > 1 else ""
+    parameters = si(graph.parameters, "").rstrip().replace("G", "B")
+    if any(op.kind == "experts" for op, _ in graph.weighted_ops()):
+        parameters += f", {si(graph.active_parameters, '').replace('G', 'B')} active for a token"
+    facts = [
+        ("parameters", parameters),
+        ("layers", f"{graph.num_layers}"),
+        ("weights", f"{gib(graph.weight_bytes)}{share}"),
+        ("KV cache", f"{binary(graph.kv_bytes_per_token)} a token{share}"),
+    ]
+    if graph.state_bytes_per_sequence:
+        facts.append(("state", f"{binary(graph.state_bytes_per_sequence)} a sequence{share}"))
+    facts.append(("linear work", f"{si(flops_per_token(graph), 'FLOP')} a token{share}"))
+    return facts
+
+
+def placement_facts(one: Served) -> list[tuple[str, str]]:
+    """Where a model runs."""
+    device, ranks = one.device, one.graph.tensor_parallel_size
+    facts = [
+        ("device", f"{ranks} x {device.title or device.name}"),
+        ("memory", f"{gib(device.memory.capacity_bytes)}, {si(device.memory.bandwidth, 'B/s')}"),
+    ]
+    if ranks > 1 and device.peer_link is not None:
+        link = device.peer_link
+        facts.append(("link", f"{link.name}, {si(link.bandwidth, 'B/s')}"))
+    if one.instance.hardware.profile is not None:
+        facts.append(("profile", str(one.instance.hardware.profile)))
+    facts.append(
+        ("limits", f"{one.config.max_num_seqs:,} sequences, "
+         f"{one.config.max_num_batched_tokens:,} tokens a step, "
+         f"context {one.config.max_model_len:,}")
+    )  # fmt: skip
+    return facts
+
+
+def memory_parts(one: Served) -> list[tuple[str, float]]:
+    """What each device's memory holds, in bytes; they add up to its capacity."""
+    plan = one.memory
+    parts = [
+        ("weights", plan.weight_bytes),
+        ("activation peak", plan.activation_peak_bytes),
+        ("reserve", plan.reserve_bytes),
+        ("KV cache", plan.kv_cache_bytes),
+    ]
+    used = sum(size for _, size in parts)
+    return [*parts, ("not used", max(one.device.memory.capacity_bytes - used, 0.0))]
+
+
+def kv_capacity(one: Served) -> str:
+    """The size of the KV cache in words."""
+    engine, size = one.engines[0], one.config.block_size
+    return f"{engine.blocks * size:,} tokens in {engine.blocks:,} blocks of {size:,}"
+
+
+def _print_graph(console: Console, graph: OpGraph) -> None:
+    heading(console, "Model", f"{graph.model}, {graph.dtype}")
+    indented(console, grid(model_facts(graph)))
+    for note in graph.notes:
+        indented(console, Text(note, style="dim"))
+    table = columns("operator", "kind", "shape", "weights", "FLOP a token", text=3)
+    for block in graph.blocks:
+        title = f"{block.count} layers" if block.layers else block.name
+        table.add_row(Text(title, style="dim italic"))
+        for row in operator_rows(block):
+            table.add_row(*row)
+    console.print()
+    indented(console, table)
+
+
+def operator_rows(block: Block) -> list[tuple[str, str, str, str, str]]:
+    """Name, kind, shape, weights and FLOP for one token of each operator of a block."""
+    rows = []
+    for op in block.ops:
+        flops = op.work(ONE_TOKEN).flops if op.runs(ONE_TOKEN) else 0.0
+        shape = " x ".join(map(str, op.spec.shape))
+        weights = binary(op.spec.weight_bytes) if op.spec.weight_bytes else ""
+        rows.append((op.name, op.kind, shape, weights, si(flops, "") if flops else ""))
+    return rows
+
+
+def _print_placement(console: Console, one: Served) -> None:
+    many = one.instance.count
+    heading(console, "Placement", f"{one.instance.name} x {many}" if many > 1 else "")
+    indented(console, grid(placement_facts(one)))
+    console.print()
+    parts = memory_parts(one)
+    indented(console, _bar([size for _, size in parts]))
+    table, total = columns("", "", "", "", text=1), sum(size for _, size in parts)
+    table.show_header = False
+    for (mark, colour), (name, size) in zip(_BAR, parts, strict=True):
+        label = Text.assemble((mark, colour), f" {name}")
+        remark = kv_capacity(one) if name == "KV cache" else ""
+        table.add_row(label, gib(size), percent(size / total), Text(remark, style="dim"))
+    indented(console, table)
+
+
+def _bar(sizes: list[float]) -> Text:
+    """A bar divided in proportion."""
+    total, bar, done, drawn = sum(sizes), Text(), 0.0, 0
+    for size, (mark, colour) in zip(sizes, _BAR, strict=True):
+        done += size
+        upto = round(_BAR_WIDTH * done / total)
+        bar.append(mark * (upto - drawn), colour)
+        drawn = upto
+    return bar

@@ -1,0 +1,159 @@
+"""The results of a run as an HTML report."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from servesim import __version__
+from servesim.cli import render_html as html
+from servesim.cli.render import LATENCIES, LATENCY_COLUMNS, in_unit, number, percent
+from servesim.cli.render_deployment import (
+    kv_capacity,
+    memory_parts,
+    model_facts,
+    operator_rows,
+    placement_facts,
+    traffic,
+)
+from servesim.cli.render_result import result_facts, warnings
+from servesim.cli.render_svg import Chart, Series
+from servesim.graph.opgraph import OpGraph
+from servesim.runtime import metrics
+from servesim.scenario.build import Served
+from servesim.scenario.run import Result
+from servesim.scenario.timeline import timeline
+from servesim.units import gib
+
+Floats = npt.NDArray[np.float64]
+
+#: A latency axis is logarithmic when its values span more than this factor.
+_LOG_SPAN = 20.0
+
+
+def report_html(result: Result) -> str:
+    """The whole report as one HTML document; the same run gives the same bytes."""
+    scenario, served = result.scenario, result.deployment.served
+    models = " + ".join(dict.fromkeys(one.graph.model for one in served))
+    return html.page(
+        scenario.name,
+        f"{models} · {traffic(scenario.workload)}",
+        [
+            _headline(result),
+            *(html.note(line) for line in warnings(result)),
+            html.section("Latency", _latency_table(result), html.charts(_latency_charts(result))),
+            html.section("Over time", html.charts(_time_charts(result))),
+            html.section("Run", html.facts(_facts(result)), _sources(result)),
+            *(_instance(one) for one in served),
+        ],
+        f"servesim {__version__}",
+    )
+
+
+def _headline(result: Result) -> str:
+    report = result.metrics
+    (ttft_unit, ttft), (tpot_unit, tpot) = in_unit(report.ttft), in_unit(report.tpot)
+    return html.tiles(
+        [
+            ("Requests/s", number(report.request_throughput), f"{report.finished:,} finished"),
+            ("Output tokens/s", number(report.output_throughput), f"{report.steps:,} steps"),
+            ("Mean TTFT", f"{ttft[0]} {ttft_unit}", f"p99 {ttft[-1]} {ttft_unit}"),
+            ("Mean TPOT", f"{tpot[0]} {tpot_unit}", f"p99 {tpot[-1]} {tpot_unit}"),
+            ("Peak KV use", percent(report.kv_use_peak), f"{report.preemptions:,} preemptions"),
+        ]
+    )
+
+
+def _latency_table(result: Result) -> str:
+    rows = []
+    for key, name, meaning in LATENCIES:
+        unit, values = in_unit(getattr(result.metrics, key))
+        rows.append([f"{name} ({unit}), {meaning}", *values])
+    return html.table(["", *LATENCY_COLUMNS], rows)
+
+
+def _latency_charts(result: Result) -> list[Chart]:
+    requests = result.records.requests
+    gaps = metrics.itl(result.records.instances)
+    samples = {
+        "ttft": _ranked(metrics.ttft(requests)),
+        "tpot": _ranked(metrics.tpot(requests)),
+        "itl": (gaps.values, np.cumsum(gaps.weights) / max(gaps.total, 1.0)),
+        "e2e": _ranked(metrics.e2e(requests)),
+    }
+    return [_cdf(name, *samples[key], getattr(result.metrics, key)) for key, name, _ in LATENCIES]
+
+
+def _ranked(values: Floats) -> tuple[Floats, Floats]:
+    """Values in order, and the share of all that are no larger."""
+    return np.sort(values), np.arange(1, len(values) + 1) / max(len(values), 1)
+
+
+def _cdf(name: str, values: Floats, shares: Floats, known: metrics.Distribution) -> Chart:
+    unit, _ = in_unit(known)
+    scale = 1.0 if unit == "s" else 1e3
+    marks = [(known.p50 * scale, "p50"), (known.p99 * scale, "p99")] if len(values) else []
+    span = values[-1] / values[0] if len(values) and values[0] > 0 else 1.0
+    return Chart(
+        name,
+        (Series("share", (values * scale).tolist(), shares.tolist()),),
+        x_unit=unit,
+        y_unit="share of requests" if name != "ITL" else "share of tokens",
+        x_log=bool(span > _LOG_SPAN),
+        x_zero=False,
+        y_max=1.0,
+        marks=tuple(marks),
+    )
+
+
+def _time_charts(result: Result) -> list[Chart]:
+    course = timeline(result.records)
+    times = course.starts.tolist()
+
+    def series(name: str, values: Floats) -> Series:
+        return Series(name, times, values.tolist(), stepped=True)
+
+    running, waiting = series("running", course.running), series("waiting", course.waiting)
+    return [
+        Chart("Output tokens", (series("output", course.output_rate),), "s", "per second"),
+        Chart("Prompt tokens", (series("prompt", course.prompt_rate),), "s", "per second"),
+        Chart("Requests", (running, waiting), "s"),
+        Chart("KV cache in use", (series("KV", 100 * course.kv_share),), "s", "%", filled=True),
+    ]
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    """Only what depends on the scenario: the report has no wall times."""
+    return [(k, v) for k, v in result_facts(result) if k not in {"time", "cost basis"}] + [
+        ("simulated", f"{number(result.metrics.makespan_s)} s")
+    ]
+
+
+def _sources(result: Result) -> str:
+    parts = [(f"{source.value} costs", share) for source, share in result.sources.items() if share]
+    return html.shares(parts)
+
+
+def _instance(one: Served) -> str:
+    graph, many = one.graph, one.instance.count
+    title = f"{one.instance.name} x {many}" if many > 1 else one.instance.name
+    sizes = [(f"{name} {gib(size)}", size) for name, size in memory_parts(one)]
+    total = sum(size for _, size in sizes)
+    return html.section(
+        f"{title}: {graph.model}",
+        html.columns(
+            html.facts(model_facts(graph)),
+            html.facts([*placement_facts(one), ("KV cache", kv_capacity(one))]),
+        ),
+        html.shares([(label, size / total) for label, size in sizes]),
+        _operators(graph),
+    )
+
+
+def _operators(graph: OpGraph) -> str:
+    rows = [
+        [f"{block.count} x {row[0]}" if block.layers else row[0], *row[1:]]
+        for block in graph.blocks
+        for row in operator_rows(block)
+    ]
+    return html.table(["operator", "kind", "shape", "weights", "FLOP a token"], rows, text=3)

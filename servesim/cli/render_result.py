@@ -1,0 +1,121 @@
+"""The results of a run, on a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from servesim.cli.render import (
+    LATENCIES,
+    LATENCY_COLUMNS,
+    columns,
+    count,
+    grid,
+    heading,
+    in_unit,
+    indented,
+    number,
+    percent,
+)
+from servesim.hardware.cost import Source
+from servesim.runtime.metrics import kv_use
+from servesim.scenario.run import Result
+from servesim.scenario.summary import rejections, throughput
+
+#: Above this share of extrapolated time a result comes with a warning.
+EXTRAPOLATED_LIMIT = 0.2
+
+
+def print_result(console: Console, result: Result, files: Sequence[Path]) -> None:
+    """Latencies, throughput and the rest, warnings, and where the files are."""
+    heading(console, "Latency")
+    indented(console, latency_table(result))
+    heading(console, "Result")
+    indented(console, grid(result_facts(result)))
+    if len(result.records.instances) > 1:
+        heading(console, "Instances")
+        indented(console, _instances(result))
+    for line in warnings(result):
+        console.print(Text(f"\n{line}", style="yellow"))
+    if files:
+        heading(console, "Files")
+        indented(console, grid(_places(files)))
+
+
+def latency_table(result: Result) -> Table:
+    """TTFT, TPOT, ITL and E2E by mean and percentile."""
+    table = columns("", "", *LATENCY_COLUMNS, text=2)
+    for key, name, meaning in LATENCIES:
+        unit, values = in_unit(getattr(result.metrics, key))
+        label = Text.assemble((name, "bold"), " ", (unit, "dim"))
+        table.add_row(label, Text(meaning, style="dim"), *values)
+    return table
+
+
+def result_facts(result: Result) -> list[tuple[str, str]]:
+    """All but the latencies, in words."""
+    metrics = result.metrics
+    rates = throughput(metrics)
+    speed = metrics.steps / result.wall_s if result.wall_s else 0.0
+    return [
+        ("requests", f"{metrics.finished:,} finished, {metrics.rejected:,} rejected"),
+        (
+            "throughput",
+            f"{number(rates['requests_per_s'])} requests/s, "
+            f"{number(rates['prompt_tokens_per_s'])} prompt and "
+            f"{number(rates['output_tokens_per_s'])} output tokens/s",
+        ),
+        ("KV use", f"{percent(metrics.kv_use_mean)} mean, {percent(metrics.kv_use_peak)} peak"),
+        ("preemptions", f"{metrics.preemptions:,}"),
+        ("prefix hits", f"{percent(metrics.prefix_hit_rate)} of prompt tokens"),
+        (
+            "time",
+            f"{number(metrics.makespan_s)} s simulated in {number(result.wall_s)} s "
+            f"({count(metrics.steps, 'step')}, {number(speed)} steps/s)",
+        ),
+        ("cost basis", cost_basis(result)),
+    ]
+
+
+def cost_basis(result: Result) -> str:
+    """Shares of the simulated time by where costs come from, leaving out what has none."""
+    parts = [f"{percent(s)} {source.value}" for source, s in result.sources.items() if s > 0]
+    return ", ".join(parts) or "none"
+
+
+def warnings(result: Result) -> list[str]:
+    """What a reader must know before trusting the numbers."""
+    found = []
+    share = result.sources[Source.EXTRAPOLATED]
+    if share > EXTRAPOLATED_LIMIT:
+        found.append(
+            f"warning: {percent(share)} of the simulated time rests on costs extrapolated beyond"
+            " what was measured"
+        )
+    for reason, times in rejections(result).items():
+        found.append(f"warning: {count(times, 'request')} rejected: {reason}")
+    return found
+
+
+def _places(files: Sequence[Path]) -> list[tuple[str, str]]:
+    """Folders with the names of the files written there."""
+    names: dict[Path, list[str]] = {}
+    for file in files:
+        names.setdefault(file.parent, []).append(file.name)
+    return [(f"{folder}{os.sep}", ", ".join(many)) for folder, many in names.items()]
+
+
+def _instances(result: Result) -> Table:
+    table = columns("instance", "requests", "steps", "mean KV use", "peak KV use")
+    sent = result.records.requests.column("instance")
+    for number_, one in enumerate(result.records.instances):
+        mean, peak = kv_use(one)
+        steps = int(one.steps.column("steps").sum())
+        requests = int((sent == number_).sum())
+        table.add_row(one.name, f"{requests:,}", f"{steps:,}", percent(mean), percent(peak))
+    return table

@@ -1,0 +1,96 @@
+"""What a run comes to, as plain values for JSON: same scenario and seed, same values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from servesim import __version__
+from servesim.runtime.metrics import Report
+from servesim.scenario.build import Served
+from servesim.scenario.run import Result
+
+_LATENCIES = ("ttft", "tpot", "itl", "e2e")
+
+
+def summarise(result: Result) -> dict[str, Any]:
+    """The content of ``summary.json``; times in seconds, nothing that depends on the machine."""
+    metrics, scenario = result.metrics, result.scenario
+    values = {
+        "servesim": __version__,
+        "scenario": scenario.name,
+        "instances": [_instance(one) for one in result.deployment.served],
+        "workload": {"kind": scenario.workload.kind, **scenario.workload.options},
+        "router": {"kind": scenario.router.kind, **scenario.router.options},
+        "requests": {
+            "total": metrics.requests,
+            "finished": metrics.finished,
+            "rejected": metrics.rejected,
+            "rejected_because": rejections(result),
+        },
+        "latency_s": {name: dataclasses.asdict(getattr(metrics, name)) for name in _LATENCIES},
+        "throughput": throughput(metrics),
+        "kv_use": {"mean": metrics.kv_use_mean, "peak": metrics.kv_use_peak},
+        "preemptions": metrics.preemptions,
+        "prefix_hit_rate": metrics.prefix_hit_rate,
+        "makespan_s": metrics.makespan_s,
+        "steps": metrics.steps,
+        "time_by_source": {source.value: share for source, share in result.sources.items()},
+    }
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def throughput(metrics: Report) -> dict[str, float]:
+    """Finished requests and their tokens per second of the makespan."""
+    return {
+        "requests_per_s": metrics.request_throughput,
+        "prompt_tokens_per_s": metrics.total_throughput - metrics.output_throughput,
+        "output_tokens_per_s": metrics.output_throughput,
+    }
+
+
+def rejections(result: Result) -> dict[str, int]:
+    """Reasons for rejecting requests, with how many there were, the most frequent first."""
+    return dict(Counter(result.records.requests.reasons.values()).most_common())
+
+
+def _instance(one: Served) -> dict[str, Any]:
+    graph = one.graph
+    return {
+        "name": one.instance.name,
+        "count": one.instance.count,
+        "model": {
+            "id": graph.model,
+            "dtype": graph.dtype,
+            "parameters": graph.parameters,
+            "active_parameters": graph.active_parameters,
+            "layers": graph.num_layers,
+            "weight_bytes": graph.weight_bytes,
+            "kv_bytes_per_token": graph.kv_bytes_per_token,
+            "state_bytes_per_sequence": graph.state_bytes_per_sequence,
+        },
+        "hardware": {
+            "device": one.device.name,
+            "devices": graph.tensor_parallel_size,
+            "profile": one.instance.hardware.profile,
+        },
+        "memory": dataclasses.asdict(one.memory),
+        "engine": dataclasses.asdict(one.config),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON has it: paths as text, nan as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
