@@ -193,8 +193,8 @@ def _beside_the_graph(
 ) -> tuple[float, float]:
     """Weight and activation bytes of what no operator of the language model holds.
 
-    A vision tower that was traced with the model is in the graph's weights already; in a
-    pipeline it is on the first stage, with the embedding.
+    A vision tower that was traced with the model is in the graph's weights already, but whole:
+    ranks share it. In a pipeline it is on the first stage, with the embedding.
     """
     if config is None:
         return 0.0, 0.0
@@ -202,10 +202,10 @@ def _beside_the_graph(
     tower = vision_tower(config)
     if tower is None or not any(op.kind == "embedding" for op, _ in graph.weighted_ops()):
         return rotary, 0.0
-    held = tower.parameters / graph.tensor_parallel_size * bytes_per_element(graph.dtype)
-    in_graph = graph.weight_bytes - graph.operator_weight_bytes
+    traced = graph.weight_bytes - graph.operator_weight_bytes
+    whole = traced or tower.parameters * bytes_per_element(graph.dtype)
     encoder = tower.encoder_bytes(graph.hidden_size, tokens, graph.dtype)
-    return rotary + max(0.0, held - in_graph), encoder
+    return rotary + whole / graph.tensor_parallel_size - traced, encoder
 
 
 def library_bytes(tensor_parallel_size: int, pipeline_parallel_size: int = 1) -> float:

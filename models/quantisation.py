@@ -103,7 +103,7 @@ def _online(config: ModelConfig, quantization: str) -> QuantisationScheme:
             f"quantization {quantization!r} needs a checkpoint quantised so, and {config.name}"
             f" is not (at loading: {', '.join(sorted(ONLINE))})"
         )
-    raise UnknownNameError("quantisation method", quantization, [*ONLINE, *_PARSERS])
+    raise UnknownNameError("quantisation method", quantization, {**ONLINE, **_PARSERS})
 
 
 def _ignored(values: Values, *keys: str) -> tuple[str, ...]:
