@@ -7,6 +7,8 @@ sequences; the higher of the two peaks counts. Checked against what it reported 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import Op
 from servesim.graph.opgraph import Block, OpGraph
@@ -27,51 +29,87 @@ SAMPLER_TENSORS = 3
 _FP32 = 4.0
 
 
+#: Cached tokens that latent attention (MLA) expands at once: as many as 8 sequences of the longest
+#: length or 4 blocks of every sequence, but not more than the last number.
+_LATENT_SEQUENCES, _LATENT_BLOCKS, _LATENT_LIMIT = 8, 4, 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LargestStep:
+    """The step that is measured.
+
+    Attributes:
+        tokens: new tokens (``max_num_batched_tokens``).
+        sequences: sequences (``max_num_seqs``).
+        max_model_len: longest sequence.
+        block_size: tokens of a KV block.
+    """
+
+    tokens: int
+    sequences: int
+    max_model_len: int
+    block_size: int = 16
+
+    @property
+    def expanded_tokens(self) -> int:
+        """Cached tokens whose keys and values latent attention expands at once."""
+        wanted = max(
+            _LATENT_SEQUENCES * self.max_model_len,
+            _LATENT_BLOCKS * self.sequences * self.block_size,
+        )
+        return max(min(wanted, _LATENT_LIMIT), self.sequences * self.block_size)
+
+
 def activation_peak(
-    graph: OpGraph, tokens: int, sequences: int, compute_units: int, stages: int = 1
+    graph: OpGraph, step: LargestStep, compute_units: int, stages: int = 1
 ) -> float:
-    """Peak bytes of a step, on one rank.
+    """Peak bytes of ``step`` on one rank.
 
     Args:
         graph: of one rank, and of one stage of a pipeline.
-        tokens: new tokens of the largest step (``max_num_batched_tokens``).
-        sequences: sequences of the largest step (``max_num_seqs``).
+        step: the largest one.
         compute_units: SMs of the device: the top-k/top-p kernel keeps a row of logits for each.
         stages: pipeline stages; between them hidden states and residual have buffers.
     """
-    stream = tokens * graph.hidden_size * bytes_per_element(graph.dtype)
-    widest = max((_widest(graph, block, tokens) for block in graph.blocks), default=0.0)
-    forward = STREAM_TENSORS * stream + widest
-    peak = max(forward, stream + _sampler(graph, min(sequences, tokens), compute_units))
+    stream = step.tokens * graph.hidden_size * bytes_per_element(graph.dtype)
+    widest = max((_widest(graph, block, step) for block in graph.blocks), default=0.0)
+    sampler = _sampler(graph, min(step.sequences, step.tokens), compute_units)
+    peak = max(STREAM_TENSORS * stream + widest, stream + sampler)
     if stages > 1:
         peak += 2 * stream
-    return peak + _expert_workspace(graph, tokens) + CUBLAS_BYTES
+    return peak + _expert_workspace(graph, step.tokens) + CUBLAS_BYTES
 
 
 def _sampler(graph: OpGraph, sequences: int, compute_units: int) -> float:
-    """Logits, their fp32 copies, and the last hidden states twice, on the last stage."""
+    """Logits, their fp32 copies, and the last hidden states twice; only where the LM head is."""
     if not any(op.kind == "lm_head" for op, _ in graph.weighted_ops()):
         return 0.0
     size = bytes_per_element(graph.dtype)
     logits = sequences * graph.vocab_size * (size + SAMPLER_TENSORS * _FP32)
     rows = min(1 << (sequences - 1).bit_length(), compute_units)
-    return logits + rows * graph.vocab_size * _FP32 + 2 * sequences * graph.hidden_size * size
+    last = 2 * sequences * graph.hidden_size * size
+    return logits + rows * graph.vocab_size * _FP32 + last
 
 
-def _widest(graph: OpGraph, block: Block, tokens: int) -> float:
-    """Bytes of what the block's largest kernel reads and writes."""
+def _widest(graph: OpGraph, block: Block, step: LargestStep) -> float:
+    """Bytes of what the block's largest kernel reads and writes.
+
+    The output of an activation that a quantised GEMM reads has an 8-bit copy beside it.
+    """
     narrow = {
         source
         for op in block.ops
         if isinstance(op.spec, Gemm) and op.spec.dtype != graph.dtype
         for source in op.inputs
     }
-    size = bytes_per_element(graph.dtype)
-    sizes = (
-        tokens * _elements(op) * size + (tokens * _written(op) if op.name in narrow else 0.0)
-        for op in block.ops
-    )
-    return max(sizes, default=0.0)
+    size, widest = bytes_per_element(graph.dtype), 0.0
+    for op in block.ops:
+        tokens = step.expanded_tokens if isinstance(op.spec, LatentExpand) else step.tokens
+        touched = _elements(op) * size
+        if op.name in narrow and isinstance(op.spec, Pointwise):
+            touched += op.spec.writes
+        widest = max(widest, tokens * touched)
+    return widest
 
 
 def _elements(op: Op) -> float:
@@ -86,7 +124,7 @@ def _elements(op: Op) -> float:
         case Gemm() as spec:
             elements = spec.row_scale * (spec.n + spec.k)
         case LatentExpand() as spec:
-            elements = spec.n + spec.k
+            elements = spec.n
         case Attention() as spec:
             keys = 1 if spec.latent else spec.kv_heads
             elements = (spec.heads + keys) * (spec.head_dim + spec.value_dim)
@@ -95,12 +133,6 @@ def _elements(op: Op) -> float:
         case Experts() as spec if not _keeps_workspace(spec):
             elements = spec.top_k * (2 + spec.gated) * spec.intermediate
     return elements
-
-
-def _written(op: Op) -> float:
-    """Elements a token written: a quantised GEMM that reads them makes an 8-bit copy."""
-    spec = op.spec
-    return spec.writes if isinstance(spec, Pointwise) else 0.0
 
 
 def _keeps_workspace(spec: Experts) -> bool:

@@ -15,7 +15,7 @@ from servesim.graph.kv_layout import KvLayout, lay_out
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.quantise import with_kv_cache
 from servesim.graph.passes.stage import split_stages
-from servesim.models.activation import activation_peak
+from servesim.models.activation import LargestStep, activation_peak
 from servesim.models.config import ModelConfig
 from servesim.models.towers import rotary_bytes, vision_tower
 from servesim.models.weights import loaded_bytes
@@ -85,14 +85,14 @@ class MemoryOptions:
         if self.kv_cache_dtype != "auto":
             short_name(self.kv_cache_dtype)
 
-    def step_limits(self, memory_bytes: float, model_len: int) -> tuple[int, int]:
-        """Most tokens and most sequences of a step; vLLM's defaults where not given."""
+    def largest_step(self, memory_bytes: float, max_model_len: int) -> LargestStep:
+        """The largest step; vLLM's defaults where the options do not say."""
         large = memory_bytes >= _LARGE_DEVICE_BYTES
         sequences = self.max_num_seqs or (1024 if large else 256)
         tokens = self.max_num_batched_tokens
         if tokens is None:
-            tokens = min(max(8192 if large else 2048, sequences), sequences * model_len)
-        return tokens, min(sequences, tokens)
+            tokens = min(max(8192 if large else 2048, sequences), sequences * max_model_len)
+        return LargestStep(tokens, min(sequences, tokens), max_model_len, self.block_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +160,19 @@ def plan_memory(
 def _stage_plan(
     graph: OpGraph, memory_bytes: float, options: MemoryOptions, config: ModelConfig | None
 ) -> MemoryPlan:
-    model_len = options.max_model_len or graph.max_model_len
-    tokens, sequences = options.step_limits(memory_bytes, model_len)
+    step = options.largest_step(memory_bytes, options.max_model_len or graph.max_model_len)
     budget = memory_bytes * options.gpu_memory_utilization
     stages = options.pipeline_parallel_size
-    beside, encoder = _beside_the_graph(graph, config, tokens)
+    beside, encoder = _beside_the_graph(graph, config, step.tokens)
     weights = loaded_bytes(graph) + beside
-    activations = encoder + activation_peak(graph, tokens, sequences, options.compute_units, stages)
-    graphs = 0.0 if options.enforce_eager else cuda_graph_bytes(graph.num_layers, sequences)
+    activations = encoder + activation_peak(graph, step, options.compute_units, stages)
+    graphs = 0.0 if options.enforce_eager else cuda_graph_bytes(graph.num_layers, step.sequences)
     reserve = library_bytes(graph.tensor_parallel_size, stages)
     if options.estimate_cuda_graphs:
         reserve += graphs
     kv_bytes = budget - weights - activations - reserve
-    layout = lay_out(graph.caches, options.block_size, model_len)
-    _check_fit(graph, layout, kv_bytes, budget, (model_len, tokens))
+    layout = lay_out(graph.caches, options.block_size, step.max_model_len)
+    _check_fit(graph, layout, kv_bytes, budget, step)
     blocks = options.num_gpu_blocks_override or layout.blocks(kv_bytes)
     return MemoryPlan(
         weight_bytes=weights,
@@ -183,7 +182,7 @@ def _stage_plan(
         kv_cache_bytes=kv_bytes,
         kv_cache_blocks=blocks,
         kv_cache_tokens=layout.tokens(blocks),
-        max_model_len=model_len,
+        max_model_len=step.max_model_len,
         block_size=min((g.block_size for g in layout.groups), default=options.block_size),
     )
 
@@ -232,11 +231,7 @@ def cuda_graph_bytes(layers: int, max_num_seqs: int) -> float:
 
 
 def _check_fit(
-    graph: OpGraph,
-    layout: KvLayout,
-    kv_bytes: float,
-    budget: float,
-    limits: tuple[int, int],
+    graph: OpGraph, layout: KvLayout, kv_bytes: float, budget: float, step: LargestStep
 ) -> None:
     if kv_bytes <= 0:
         raise CapacityError(
@@ -244,23 +239,21 @@ def _check_fit(
             f" but may use {gib(budget)}; use more devices, fewer bits, or a higher"
             " gpu_memory_utilization"
         )
-    model_len, tokens = limits
-    needed = layout.bytes_for(model_len, tokens)
+    needed = layout.bytes_for(step.max_model_len, step.tokens)
     if needed > kv_bytes:
-        longest = _longest(layout, kv_bytes, limits)
         raise CapacityError(
-            f"{graph.model}: one sequence of max_model_len {model_len} needs {gib(needed)} of KV"
-            f" cache, but {gib(kv_bytes)} are left; the largest max_model_len that fits is"
-            f" {longest}"
+            f"{graph.model}: one sequence of max_model_len {step.max_model_len} needs"
+            f" {gib(needed)} of KV cache, but {gib(kv_bytes)} are left; the largest max_model_len"
+            f" that fits is {_longest(layout, kv_bytes, step)}"
         )
 
 
-def _longest(layout: KvLayout, kv_bytes: float, limits: tuple[int, int]) -> int:
+def _longest(layout: KvLayout, kv_bytes: float, step: LargestStep) -> int:
     """The longest sequence that fits, by bisection; 0 if none does."""
-    low, high = 0, limits[0]
+    low, high = 0, step.max_model_len
     while low < high:
         middle = (low + high + 1) // 2
-        if layout.bytes_for(middle, limits[1]) <= kv_bytes:
+        if layout.bytes_for(middle, step.tokens) <= kv_bytes:
             low = middle
         else:
             high = middle - 1

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from small_graphs import HIDDEN, INTERMEDIATE, VOCAB, model
 
 from servesim.errors import CapacityError, InputError, UnsupportedError
+from servesim.graph.op import Op
 from servesim.graph.opgraph import CacheGroup, OpGraph
+from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.passes.quantise import QuantisationScheme, WeightFormat, apply_quantisation
 from servesim.graph.passes.stage import split_stages
-from servesim.models.activation import CUBLAS_BYTES, activation_peak
+from servesim.models.activation import CUBLAS_BYTES, LargestStep, activation_peak
 from servesim.models.config import resolve
 from servesim.models.memory import (
     LIBRARY_BYTES,
@@ -42,7 +44,7 @@ def test_the_forward_pass_is_streams_and_the_widest_kernel() -> None:
     tokens = 4096
     stream = tokens * HIDDEN * 2
     activation = tokens * 3 * INTERMEDIATE * 2  # gate and up in, their product out
-    peak = activation_peak(model(), tokens, sequences=1, compute_units=1)
+    peak = activation_peak(model(), LargestStep(tokens, 1, 8192), compute_units=1)
     assert peak == 4 * stream + activation + CUBLAS_BYTES
 
 
@@ -50,7 +52,8 @@ def test_quantised_inputs_are_one_more_copy() -> None:
     tokens, graph = 4096, model()
     scheme = QuantisationScheme("int8", WeightFormat("int8", "int8", columns=1))
     narrow = apply_quantisation(graph, scheme)
-    more = activation_peak(narrow, tokens, 1, 1) - activation_peak(graph, tokens, 1, 1)
+    step = LargestStep(tokens, 1, 8192)
+    more = activation_peak(narrow, step, 1) - activation_peak(graph, step, 1)
     assert more == tokens * INTERMEDIATE
 
 
@@ -58,9 +61,10 @@ def test_the_sampler_has_logits_and_three_copies_in_32_bits() -> None:
     tokens, sequences, units = 1024, 1024, 132
     sampler = sequences * VOCAB * (2 + 3 * 4) + units * VOCAB * 4 + 2 * sequences * HIDDEN * 2
     expected = tokens * HIDDEN * 2 + sampler + CUBLAS_BYTES
-    assert activation_peak(model(), tokens, sequences, units) == expected
+    step = LargestStep(tokens, sequences, 8192)
+    assert activation_peak(model(), step, units) == expected
     # Few sequences: one row of logits for each, to the next power of two.
-    fewer = activation_peak(model(layers=1), 48, 48, units)
+    fewer = activation_peak(model(layers=1), LargestStep(48, 48, 8192), units)
     assert fewer == 48 * HIDDEN * 2 + 48 * VOCAB * 14 + 64 * VOCAB * 4 + 96 * HIDDEN * 2 + (
         CUBLAS_BYTES
     )
@@ -69,7 +73,7 @@ def test_the_sampler_has_logits_and_three_copies_in_32_bits() -> None:
 def test_experts_share_a_workspace_over_layers_and_beside_the_sampler() -> None:
     """Top 2 of experts of width 256 under hidden 512: inputs 512, outputs 512 a pair."""
     tokens = 2048
-    with_experts = activation_peak(model(moe=True), tokens, 2048, 132)
+    with_experts = activation_peak(model(moe=True), LargestStep(tokens, 2048, 8192), 132)
     expected = tokens * HIDDEN * 2 + 2048 * VOCAB * 14 + 132 * VOCAB * 4 + 2 * 2048 * HIDDEN * 2
     assert with_experts == expected + tokens * 2 * (512 + 512) * 2 + CUBLAS_BYTES
 
@@ -77,7 +81,7 @@ def test_experts_share_a_workspace_over_layers_and_beside_the_sampler() -> None:
 def test_the_kv_cache_gets_the_rest() -> None:
     graph = model()
     found = plan(2 * GIB, graph)
-    peak = activation_peak(graph, 2048, 128, 132)
+    peak = activation_peak(graph, LargestStep(2048, 128, 8192), 132)
     left = 2 * GIB * 0.9 - graph.weight_bytes - peak - LIBRARY_BYTES
     assert found.weight_bytes == graph.weight_bytes
     assert found.kv_cache_bytes == pytest.approx(left)
@@ -105,11 +109,26 @@ def test_parts_never_exceed_the_share_and_more_memory_never_holds_less(
 
 
 def test_a_device_that_is_large_takes_larger_steps() -> None:
-    options = MemoryOptions()
-    assert options.step_limits(80 * GIB, 8192) == (8192, 1024)
-    assert options.step_limits(24 * GIB, 8192) == (2048, 256)
-    assert MemoryOptions(max_num_batched_tokens=64).step_limits(80 * GIB, 8192) == (64, 64)
-    assert MemoryOptions(max_num_seqs=1).step_limits(80 * GIB, 2048) == (2048, 1)
+    def limits(options: MemoryOptions, memory: float, longest: int) -> tuple[int, int]:
+        step = options.largest_step(memory, longest)
+        return step.tokens, step.sequences
+
+    assert limits(MemoryOptions(), 80 * GIB, 8192) == (8192, 1024)
+    assert limits(MemoryOptions(), 24 * GIB, 8192) == (2048, 256)
+    assert limits(MemoryOptions(max_num_batched_tokens=64), 80 * GIB, 8192) == (64, 64)
+    assert limits(MemoryOptions(max_num_seqs=1), 80 * GIB, 2048) == (2048, 1)
+
+
+def test_latent_attention_expands_cached_tokens() -> None:
+    assert LargestStep(8192, 256, 4096).expanded_tokens == 8 * 4096
+    assert LargestStep(8192, 256, 1024).expanded_tokens == 4 * 256 * 16
+    assert LargestStep(8192, 256, 131072).expanded_tokens == 64 * 1024
+    graph = model()
+    ops = (*graph.blocks[1].ops, Op("kv_b_proj", LatentExpand(2048, 512, 8), ("qkv_proj",)))
+    blocks = (graph.blocks[0], dataclasses.replace(graph.blocks[1], ops=ops), graph.blocks[2])
+    latent = dataclasses.replace(graph, blocks=blocks)
+    peak = activation_peak(latent, LargestStep(256, 1, 8192), 1)
+    assert peak == 4 * 256 * HIDDEN * 2 + 65536 * 2048 * 2 + CUBLAS_BYTES
 
 
 def test_cuda_graphs() -> None:
