@@ -173,7 +173,8 @@ class _BlockSharder:
                     return False
                 pending += [(u, True) for u in self._users.get(user.name, ())]
             elif isinstance(spec, Norm):
-                if spec.groups == 1 and not self._serves_mixer_only(user):
+                gates_a_mixer = self._fed_by_mixer(user)
+                if spec.groups == 1 and not (gates_a_mixer or self._serves_mixer_only(user)):
                     return False
                 splits = True
             elif isinstance(spec, Experts):
@@ -196,6 +197,19 @@ class _BlockSharder:
             else:
                 return False
         return found
+
+    def _fed_by_mixer(self, op: Op) -> bool:
+        """Whether attention or a recurrence is behind what ``op`` reads, no projection between."""
+        by_name = {o.name: o for o in self._block.ops}
+        pending = list(op.inputs)
+        while pending:
+            source = by_name.get(pending.pop())
+            if source is None or isinstance(source.spec, Gemm):
+                continue
+            if isinstance(source.spec, (Attention, Recurrent)):
+                return True
+            pending += source.inputs
+        return False
 
     def _spans_ranks(self, op: Op) -> bool:
         """A norm over one vector that the ranks share, unless a recurrence keeps it grouped."""

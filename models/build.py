@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from servesim.errors import InputError, UnsupportedError
+from servesim.errors import InputError, ServesimError, UnsupportedError
 from servesim.graph.trace import hooks
 
 #: Keys of config.json that say how weights are stored, not what is computed.
 _NOT_STRUCTURE = ("quantization_config", "model_type", "architectures", "auto_map", "torch_dtype")
+#: Attention implementations, the recorded one first; older code knows only its own.
+_ATTENTION = (hooks.IMPLEMENTATION, "sdpa", "eager")
 
 
 def build_model(values: dict[str, Any], dtype: str) -> Any:
@@ -27,52 +29,96 @@ def build_model(values: dict[str, Any], dtype: str) -> Any:
         InputError: the config does not build.
     """
     hooks.install()
-    import torch
     from transformers import CONFIG_MAPPING
 
     model_type = str(values.get("model_type", ""))
     if model_type not in CONFIG_MAPPING:
-        raise UnsupportedError(
-            f"the installed transformers does not know model_type {model_type!r}"
-        )
+        raise UnsupportedError(f"the installed transformers knows no model_type {model_type!r}")
     given = {k: v for k, v in values.items() if k not in _NOT_STRUCTURE}
-    torch_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
     with quiet():
         try:
-            config = CONFIG_MAPPING[model_type](**given)
-            return instantiate(config, torch_dtype)
-        except (UnsupportedError, InputError):
+            return instantiate(CONFIG_MAPPING[model_type](**given), dtype)
+        except ServesimError:
             raise
         except Exception as error:
             raise InputError(
-                f"the config of model_type {model_type!r} does not build: {_first_line(error)}"
+                f"the config of model_type {model_type!r} does not build: {first_line(error)}"
             ) from error
 
 
-def instantiate(config: Any, dtype: Any) -> Any:
-    """The causal language model of ``config`` with every hookable operator hooked.
+def instantiate(config: Any, dtype: str) -> Any:
+    """The language model of ``config`` with every operator hooked that can be.
 
     Raises:
         UnsupportedError: the type has no causal language model.
     """
     import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
 
+    torch_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
+    complete(config)
+    failure: Exception | None = None
+    for part in _language_configs(config):
+        for attention in _ATTENTION:
+            try:
+                model = _from_config(part, torch_dtype, attention)
+            except Exception as error:  # older code picks attention from a list of its own
+                failure = failure or error
+            else:
+                hooks.hook_experts(model)
+                model.tie_weights()
+                return model.eval()
+    assert failure is not None
+    raise failure
+
+
+def complete(config: Any) -> None:
+    """Fill in what older config classes leave open and the modelling code expects."""
+    heads = getattr(config, "num_attention_heads", None)
+    if heads and getattr(config, "num_key_value_heads", 0) is None:
+        config.num_key_value_heads = heads
+    if heads and getattr(config, "head_dim", 0) is None and getattr(config, "hidden_size", None):
+        config.head_dim = config.hidden_size // heads
+    if hasattr(config, "is_decoder"):
+        config.is_decoder = True
+
+
+def _language_configs(config: Any) -> Iterator[Any]:
+    """The config itself, then that of its language model alone."""
+    yield config
+    part = config.get_text_config(decoder=True)
+    if part is not config:
+        complete(part)
+        yield part
+
+
+def _from_config(config: Any, dtype: Any, attention: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    )
+
+    auto = AutoModelForCausalLM
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            raise UnsupportedError(
+                f"transformers has no causal language model of type {config.model_type!r}"
+            )
+        auto = AutoModelForImageTextToText
     with torch.device("meta"), no_init_weights():
-        model = AutoModelForCausalLM.from_config(
+        return auto.from_config(
             config,
             dtype=dtype,
-            attn_implementation=hooks.IMPLEMENTATION,
+            attn_implementation=attention,
             experts_implementation=hooks.IMPLEMENTATION,
         )
-    model.tie_weights()
-    return model.eval()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the advice that ``transformers`` logs while building."""
+    """Silence the advice that ``transformers`` logs while building and running."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -84,6 +130,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import Any
 
-from servesim.errors import UnsupportedError
-from servesim.graph.opgraph import Block, OpGraph
+from servesim.errors import ServesimError, UnsupportedError
+from servesim.graph.ir import PARAMETER, TraceGraph
+from servesim.graph.opgraph import Block, CacheGroup, OpGraph
 from servesim.graph.ops.experts import Experts
-from servesim.graph.passes.caches import cache_groups
+from servesim.graph.passes.caches import cache_groups, states_read
 from servesim.graph.passes.canonical import canonicalise
-from servesim.graph.trace.capture import capture
-from servesim.models.build import build_model, quiet
+from servesim.graph.trace.capture import TOKENS, capture
+from servesim.models.build import build_model, first_line, quiet
 from servesim.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced model.
+
+    Attributes:
+        graph: of the prefill; what an engine runs.
+        decode: blocks of the decode step, empty for models that hand back no cache.
+        raw: the recorded prefill before any pass.
+        model: the module on meta tensors.
+    """
+
+    graph: OpGraph
+    decode: tuple[Block, ...]
+    raw: TraceGraph
+    model: Any
 
 
 def trace_graph(config: ModelConfig, dtype: str) -> OpGraph:
@@ -20,30 +40,82 @@ def trace_graph(config: ModelConfig, dtype: str) -> OpGraph:
     Raises:
         InputError, UnsupportedError: the config does not build or cannot be traced.
     """
-    model = build_model(config.values, dtype)
+    return trace_module(build_model(config.values, dtype), config.name, dtype).graph
+
+
+def trace_module(model: Any, name: str, dtype: str) -> Traced:
+    """Trace a module that is ready (see `build_model`).
+
+    Raises:
+        UnsupportedError: it does not run on meta tensors or has no layers.
+    """
     with quiet():
-        prefill, _ = capture(model)
-    notes = tuple(prefill.notes)
+        try:
+            prefill, decode = capture(model)
+        except ServesimError:
+            raise
+        except Exception as error:
+            raise UnsupportedError(f"{name} cannot be traced: {first_line(error)}") from error
+    raw = copy.deepcopy(prefill)
     blocks = canonicalise(prefill, dtype)
-    parameters = sum(p.numel() for p in model.parameters())
-    text = model.config.get_text_config()
     if not any(block.layers for block in blocks):
-        raise UnsupportedError(f"{config.name}: no decoder layers were found in the trace")
+        raise UnsupportedError(f"{name}: no decoder layers were found in the trace")
+    caches = cache_groups(prefill, dtype)
+    if not caches and decode is not None:
+        caches = states_read(decode, TOKENS, dtype)
+    parameters = language_parameters(model, raw)
+    parameters -= sum(n.attrs.get("unused", 0) * _times(raw, n.layer) for n in raw)
+    graph = _graph(model, name, dtype, blocks, caches, parameters, tuple(prefill.notes))
+    steps = () if decode is None else canonicalise(decode, dtype)
+    return Traced(graph, steps, raw, model)
+
+
+def _graph(
+    model: Any,
+    name: str,
+    dtype: str,
+    blocks: tuple[Block, ...],
+    caches: tuple[CacheGroup, ...],
+    parameters: int,
+    notes: tuple[str, ...],
+) -> OpGraph:
+    text = model.config.get_text_config(decoder=True)
+    embeddings = model.get_input_embeddings().weight
+    size = next(p for p in model.parameters()).element_size()
     graph = OpGraph(
-        model=config.name,
+        model=name,
         blocks=blocks,
-        caches=cache_groups(prefill, dtype),
+        caches=caches,
         parameters=parameters,
         active_parameters=active_parameters(blocks, parameters),
-        weight_bytes=float(sum(p.numel() * p.element_size() for p in model.parameters())),
-        hidden_size=int(text.hidden_size),
-        vocab_size=int(text.vocab_size),
+        weight_bytes=float(parameters * size),
+        hidden_size=int(getattr(text, "hidden_size", embeddings.shape[1])),
+        vocab_size=int(embeddings.shape[0]),
         max_model_len=_context_length(text),
         dtype=dtype,
         notes=notes,
     )
     graph.lint()
     return graph
+
+
+def _times(graph: TraceGraph, layer: int | None) -> int:
+    return 1 + sum(r.like == layer for r in graph.repeats)
+
+
+def language_parameters(model: Any, graph: TraceGraph) -> int:
+    """Parameters of the language model: of the parts of ``model`` that running it touched.
+
+    Vision and audio towers, which text alone does not run, are left out whole.
+    """
+    touched = {_part(n.attrs["name"]) for n in graph if n.target == PARAMETER}
+    named = model.named_parameters()
+    return sum(p.numel() for name, p in named if _part(name) in touched)
+
+
+def _part(name: str) -> tuple[str, ...]:
+    """``model.vision_tower.encoder.weight`` -> ``("model", "vision_tower")``."""
+    return tuple(name.split(".")[:2])
 
 
 def active_parameters(blocks: tuple[Block, ...], parameters: int) -> int:
@@ -62,7 +134,7 @@ def active_parameters(blocks: tuple[Block, ...], parameters: int) -> int:
                 each = op.spec.weight_elements // op.spec.experts
                 idle += block.count * each * (op.spec.experts - op.spec.top_k)
             elif op.kind == "embedding" and not (head_is_tied and op.name == "embedding"):
-                idle += op.spec.weight_elements
+                idle += op.spec.weight_elements * block.count
     return parameters - idle
 
 

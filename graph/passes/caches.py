@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.ir import Node, TraceGraph
 from servesim.graph.opgraph import CacheGroup
+from servesim.graph.passes.roles import sources
 
 
 def mark_caches(graph: TraceGraph) -> None:
@@ -23,6 +24,30 @@ def mark_caches(graph: TraceGraph) -> None:
         if node.target == "attention":
             node.attrs["cached"] = written.get(node.layer, 0)
             node.attrs["shared_kv"] = bool(written) and node.layer not in written
+            _undo_broadcast(graph, node)
+
+
+def _undo_broadcast(graph: TraceGraph, node: Node) -> None:
+    """Count the key/value heads that exist, where the model repeats them before caching.
+
+    A fused projection of queries, keys and values has too few columns for as many key/value heads
+    as are stored.
+    """
+    a = node.attrs
+    made_by = {i for k in node.inputs[:3] for i in sources(graph, k)}
+    if len(made_by) != 1:
+        return
+    projection = graph.nodes[made_by.pop()]
+    width = a["head_dim"] + a["value_dim"]
+    columns = projection.shape[-1] - a["heads"] * a["head_dim"]
+    if projection.target != "linear" or columns <= 0 or columns >= a["kv_heads"] * width:
+        return
+    if columns % width == 0:
+        a["kv_heads"] = columns // width
+        a["cached"] = columns
+        for other in graph:
+            if other.target == "kv_update" and other.layer == node.layer:
+                other.attrs["stored"] = [(columns * graph.tokens, other.attrs["stored"][0][1])]
 
 
 def stored_elements(graph: TraceGraph, node: Node) -> int:
@@ -39,6 +64,10 @@ def cache_groups(graph: TraceGraph, dtype: str) -> tuple[CacheGroup, ...]:
             layers = [layer, *(r.layer for r in graph.repeats if r.like == layer)]
             for what in _kept_by(graph, nodes, dtype):
                 kept.setdefault(what, []).extend(layers)
+    return _groups(kept)
+
+
+def _groups(kept: dict[_Kept, list[int]]) -> tuple[CacheGroup, ...]:
     return tuple(
         CacheGroup(k.kind, tuple(sorted(set(layers))), k.bytes_per_token, k.window, k.state_bytes)
         for k, layers in kept.items()
@@ -73,3 +102,40 @@ def _kept_by(graph: TraceGraph, nodes: list[Node], dtype: str) -> list[_Kept]:
         size = sum(elements * item for n in states for elements, item in n.attrs["stored"])
         found.append(_Kept("state", 0.0, None, float(size)))
     return found
+
+
+def states_read(decode: TraceGraph, tokens: int, dtype: str) -> tuple[CacheGroup, ...]:
+    """Caches of models that keep them in tensors of their own, from what a decode step reads.
+
+    Args:
+        decode: the decode step as recorded, before any pass.
+        tokens: tokens of the prefill before it: a tensor with such a dimension holds keys and
+            values, one without a state.
+    """
+    kept: dict[int, tuple[float, float]] = {}
+    readers: dict[int, int] = {}
+    for node in decode:
+        for i in node.inputs:
+            if node.layer is not None:
+                readers.setdefault(i, node.layer)
+    for node in decode:
+        stored = node.target == "constant" and not node.attrs["name"]
+        if not stored or node.id not in readers or decode.batch not in node.shape:
+            continue
+        elements = node.numel / decode.batch
+        if decode.layers in node.shape:  # one tensor for all layers
+            elements /= decode.layers
+        per_token, state = kept.get(readers[node.id], (0.0, 0.0))
+        if tokens in node.shape:
+            per_token += elements / tokens * bytes_per_element(dtype)
+        else:
+            state += elements * node.itemsize
+        kept[readers[node.id]] = (per_token, state)
+    groups: dict[_Kept, list[int]] = {}
+    for layer, (per_token, state) in kept.items():
+        layers = [layer, *(r.layer for r in decode.repeats if r.like == layer)]
+        if per_token:
+            groups.setdefault(_Kept("full", per_token), []).extend(layers)
+        if state:
+            groups.setdefault(_Kept("state", 0.0, None, state), []).extend(layers)
+    return _groups(groups)

@@ -15,6 +15,18 @@ _ACTIVATIONS = frozenset(
         "threshold relu6 hardtanh log_sigmoid hardsigmoid celu selu prelu"
     ).split()
 )
+#: Element-wise arithmetic that fuses into any kernel's prologue or epilogue.
+POINTWISE = _ACTIVATIONS | frozenset(
+    f"aten.{name}"
+    for name in (
+        "add add_ mul mul_ sub sub_ div div_ neg rsub cat stack where clamp clamp_min clamp_max "  # noqa: SIM905
+        "pow square sqrt rsqrt reciprocal abs masked_fill maximum minimum copy copy_ cos sin "
+        "addcmul lerp sign softplus log log1p expm1 zeros_like ones_like full_like slice_scatter "
+        "pad constant_pad_nd eq ne lt le gt ge logical_and logical_or logical_not bitwise_not "
+        "join index_put fill fill_ zero_ mean sum select_scatter as_strided_scatter rsqrt_ sqrt_ "
+        "clamp_ masked_fill_ sigmoid_ silu_ gelu_ relu_ tanh_ exp_ neg_ linalg_vector_norm isnan"
+    ).split()
+) | {"join", "getitem"}
 _SELECTIONS = frozenset({"aten.topk", "aten.sort", "aten.argmax", "aten.max"})
 
 
@@ -112,6 +124,7 @@ def _collapse(graph: TraceGraph, users: dict[int, list[int]], members: list[int]
         "ops": sum(n.numel for n in nodes) / rows,
         "members": [n.target for n in nodes],
         "scopes": sorted({n.scope for n in nodes}),
+        "top_k": next((n.attrs["args"][0] for n in nodes if n.target == "aten.topk.default"), 0),
         "expanding": any(n.attrs.get("expanding") for n in nodes),
     }
     last.target = role_of(nodes)

@@ -35,7 +35,8 @@ def mark_latent(graph: TraceGraph) -> None:
     for node in list(graph):
         if node.target != "attention":
             continue
-        for i in dict.fromkeys(sources(graph, node.inputs[1]) + sources(graph, node.inputs[2])):
+        keys_and_values = [i for k in node.inputs[1:3] for i in sources(graph, k)]
+        for i in dict.fromkeys(keys_and_values):
             expand = graph.nodes[i]
             carriers = _carriers_before(graph, expand) if is_linear(expand) else []
             if carriers:

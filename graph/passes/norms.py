@@ -63,6 +63,8 @@ def _match(graph: TraceGraph, users: dict[int, list[int]], root: Node) -> set[in
     frontier = [root.id]
     while frontier:
         last = frontier.pop()
+        if last != root.id and len(users[last]) > 1:
+            continue  # several readers: this is the result
         for user in users[last]:
             node = graph.nodes[user]
             inputs = set(node.inputs)

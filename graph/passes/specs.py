@@ -18,6 +18,7 @@ from servesim.graph.ops.norm import Norm
 from servesim.graph.ops.other import Other
 from servesim.graph.ops.pointwise import Pointwise
 from servesim.graph.ops.recurrent import Recurrent
+from servesim.graph.passes.fuse import POINTWISE
 from servesim.graph.passes.latent import Latent
 from servesim.graph.passes.merge_gemms import is_linear
 from servesim.graph.passes.naming import below_layer
@@ -160,15 +161,29 @@ class Specs:
         )
 
     def _experts(self, node: Node) -> Experts:
+        """Experts called without a choice get theirs from the router of the layer.
+
+        Where some choices are no experts (they hand the token on), a token meets fewer real ones.
+        """
         a = node.attrs
         self._own(node)
-        hidden = node.shape[-1]
-        matrices = 3 if a["gated"] else 2
-        width = a["matrix_elements"] // (a["experts"] * matrices * hidden)
+        routers = [
+            n.attrs["top_k"]
+            for n in self._graph
+            if n.layer == node.layer and n.attrs.get("top_k") and n.target != "experts"
+        ]
+        top_k = a["top_k"] or (routers[0] if routers else a["experts"])
+        top_k = max(1, round(top_k * a["experts"] / a.get("choices", a["experts"])))
         return Experts(
-            a["experts"], a["top_k"], hidden, width, a["gated"], a["bias"],
-            dtype=self._dtype, weight=self._dtype,
-        )  # fmt: skip
+            experts=a["experts"],
+            top_k=top_k,
+            hidden=node.shape[-1],
+            intermediate=a["width"],
+            gated=a["gated"],
+            bias=a["bias"],
+            dtype=self._dtype,
+            weight=self._dtype,
+        )
 
     def _recurrent(self, node: Node, found: Geometry) -> Recurrent:
         """State in the format in which the layer stores it."""
@@ -220,8 +235,14 @@ class Specs:
             self._dtype,
         )
 
-    def _pointwise(self, node: Node) -> Pointwise:
+    def _pointwise(self, node: Node) -> OpSpec:
         a = node.attrs
+        strange = sorted({base_name(t) for t in a.get("members", ())} - POINTWISE)
+        if node.target == "elementwise" and strange:
+            names = " ".join(name.removeprefix("aten.") for name in strange)
+            return Other(
+                names, a["reads"], a["writes"], a["ops"], self._own(node), self._dtype
+            )
         kernel = {"rotary": "rotary", "router": "router", "activation": "activation"}
         return Pointwise(
             kernel.get(node.target, "elementwise"),

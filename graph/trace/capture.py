@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,8 +24,7 @@ def capture(model: torch.nn.Module, *, fold: bool = True) -> tuple[TraceGraph, T
     Returns:
         Both graphs; no decode graph for models that hand back no cache.
     """
-    prefill = TraceGraph(BATCH, TOKENS)
-    out = _run(model, prefill, TOKENS, None, fold)
+    prefill, out = _prefill(model, fold)
     cache = getattr(out, "past_key_values", None)
     if cache is None:
         cache = getattr(out, "cache_params", None)
@@ -35,6 +35,19 @@ def capture(model: torch.nn.Module, *, fold: bool = True) -> tuple[TraceGraph, T
     decode = TraceGraph(BATCH, 1, context=TOKENS)
     _run(model, decode, 1, cache, fold)
     return prefill, decode
+
+
+def _prefill(model: torch.nn.Module, fold: bool) -> tuple[TraceGraph, Any]:
+    """Record a prefill into an empty cache, or into the one that the model makes for itself."""
+    empty = _empty_cache(model)
+    try:
+        graph = TraceGraph(BATCH, TOKENS)
+        return graph, _run(model, graph, TOKENS, empty, fold)
+    except Exception:
+        if empty is None:
+            raise
+        graph = TraceGraph(BATCH, TOKENS)
+        return graph, _run(model, graph, TOKENS, None, fold)
 
 
 def _run(model: torch.nn.Module, graph: TraceGraph, tokens: int, cache: Any, fold: bool) -> Any:
@@ -60,8 +73,6 @@ def _run(model: torch.nn.Module, graph: TraceGraph, tokens: int, cache: Any, fol
 
 def _arguments(model: torch.nn.Module, ids: torch.Tensor, cache: Any) -> dict[str, Any]:
     """What this model's forward takes of the usual arguments."""
-    import inspect
-
     known = inspect.signature(model.forward).parameters
     loose = any(p.kind is p.VAR_KEYWORD for p in known.values())
     given: dict[str, Any] = {"input_ids": ids}
@@ -73,15 +84,16 @@ def _arguments(model: torch.nn.Module, ids: torch.Tensor, cache: Any) -> dict[st
         given["return_dict"] = True
     if cache is not None:
         name = next((n for n in ("past_key_values", "cache_params", "state") if n in known), None)
-        given[name or "past_key_values"] = cache
-    elif "past_key_values" in known:
-        given["past_key_values"] = _empty_cache(model)
+        if name or loose:
+            given[name or "past_key_values"] = cache
     return {k: v for k, v in given.items() if v is not None}
 
 
 def _empty_cache(model: torch.nn.Module) -> Any:
     from transformers import DynamicCache
 
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return None
     try:
         return DynamicCache(config=model.config)
     except Exception:  # a model whose config describes no cache makes its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -144,29 +145,58 @@ def _function_names(function: Any) -> Iterator[str]:
                 yield getattr(item, "__name__", "")
 
 
+def hook_experts(model: torch.nn.Module) -> None:
+    """Give modules that hold stacked expert matrices, but do not ask the experts interface, the
+    recorded forward all the same.
+    """
+    for module in model.modules():
+        stacked = [p for p in module.parameters(recurse=False) if p.ndim == 3]
+        named = "expert" in type(module).__name__.lower()
+        if not stacked or not named or hasattr(module, "_is_expert_parallel"):
+            continue
+        hook = _experts if len(stacked) > 1 else _expert_matrices
+        forward = functools.partial(hook, module)
+        module.forward = functools.wraps(module.forward)(forward)  # type: ignore[method-assign]
+
+
+def _expert_matrices(self: Any, rows: torch.Tensor, *_: Any) -> torch.Tensor:
+    """One matrix an expert, for rows that are gathered by expert already."""
+    weight = next(p for p in self.parameters(recurse=False) if p.ndim == 3)
+    width = weight.shape[1] if weight.shape[2] == rows.shape[-1] else weight.shape[2]
+    recorder = current()
+    with recorder.paused() if recorder else contextlib.nullcontext():
+        out = torch.empty(*rows.shape[:-1], width, dtype=rows.dtype, device=rows.device)
+    if recorder is not None:
+        attrs = {"sizes": [tuple(rows.shape), tuple(weight.shape[1:])]}
+        recorder.emit("aten._grouped_mm", (rows, weight), out, attrs)
+    return out
+
+
 def _experts(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """All routed experts of a layer as one node."""
-    index = next(
-        (
-            a
-            for a in (*args, *kwargs.values())
-            if isinstance(a, torch.Tensor) and not a.is_floating_point()
-        ),
-        None,
-    )
+    """All routed experts of a layer as one node.
+
+    ``attrs["top_k"]`` is 0 where the experts are called with every token for each of them.
+    """
     recorder = current()
     if recorder is None:
         return torch.empty_like(hidden_states)
     with recorder.paused():
         out = torch.empty_like(hidden_states)
-    weights = {name: p for name, p in self.named_parameters()}
-    matrices = [p for p in weights.values() if p.ndim == 3]
+    given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+    chosen = [a for a in given if not a.is_floating_point()]
+    weights = dict(self.named_parameters())
+    first, *others = [p for p in weights.values() if p.ndim == 3]
+    hidden, last = hidden_states.shape[-1], others[-1]
+    experts = min(int(p.shape[0]) for p in (first, last))
+    width = last[0].numel() // hidden
     attrs = {
-        "experts": int(matrices[0].shape[0]),
-        "top_k": 1 if index is None else int(index.shape[-1]),
-        "gated": bool(getattr(self, "has_gate", True)),
-        "bias": bool(getattr(self, "has_bias", False)),
-        "matrix_elements": sum(p.numel() for p in matrices),
+        "experts": experts,
+        "top_k": int(chosen[0].shape[-1]) if chosen else 0,
+        "width": width,
+        "gated": first[0].numel() // hidden == 2 * width or len(others) == 2,
+        "bias": any(p.ndim == 2 for p in weights.values()),
+        "choices": max(int(p.shape[0]) for p in (first, last)),
+        "unused": sum(p.numel() - p[0].numel() * experts for p in (first, *others)),
     }
     recorder.emit("experts", (hidden_states, args, kwargs, list(weights.values())), out, attrs)
     return out

@@ -26,4 +26,12 @@ def answer(func: Any, args: Any, kwargs: Any) -> tuple[Any, str]:
         return result, f"nonzero of {tuple(tensor.shape)} was answered with {found} positions"
     if func is torch.ops.aten.equal.default:
         return True, "tensor equality was answered with True"
+    if func is torch.ops.aten._to_copy.default and args[0].is_meta and _to_host(kwargs):
+        shape = tuple(args[0].shape)
+        copy = torch.zeros(shape, dtype=kwargs.get("dtype") or args[0].dtype, device="cpu")
+        return copy, f"values of shape {shape} read by the host were answered with zeros"
     return func(*args, **kwargs), ""
+
+
+def _to_host(kwargs: Any) -> bool:
+    return str(kwargs.get("device", "meta")) == "cpu"
