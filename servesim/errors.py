@@ -17,16 +17,25 @@ class InputError(ServesimError):
 class UnknownNameError(InputError):
     """A name that is not among the known ones.
 
-    The message lists the known names and proposes the nearest match.
+    The message lists the known names (the nearest of them, when there are very many) and proposes
+    the nearest match.
     """
+
+    #: Most names that a message lists.
+    most_listed = 48
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(sorted(known))
         near = difflib.get_close_matches(name.lower(), [k.lower() for k in self.known], n=1)
         guess = next((k for k in self.known if near and k.lower() == near[0]), None)
         hint = f"; did you mean {guess!r}?" if guess else ""
-        names = ", ".join(self.known) or "none"
-        super().__init__(f"unknown {kind} {name!r}{hint} (known: {names})")
+        super().__init__(f"unknown {kind} {name!r}{hint} (known: {self._listed()})")
+
+    def _listed(self) -> str:
+        if len(self.known) <= self.most_listed:
+            return ", ".join(self.known) or "none"
+        near = difflib.get_close_matches(self.name, self.known, n=6, cutoff=0.0)
+        return f"{', '.join(near)} and {len(self.known) - len(near)} more"
 
 
 class UnsupportedError(ServesimError):

@@ -131,7 +131,9 @@ def operator_rows(block: Block) -> list[tuple[str, str, str, str, str]]:
 
 def _print_placement(console: Console, one: Served) -> None:
     many = one.instance.count
-    heading(console, "Placement", f"{one.instance.name} x {many}" if many > 1 else "")
+    heading(
+        console, "Placement", f"{one.instance.name} x {many}" if many > 1 else one.instance.name
+    )
     indented(console, grid(placement_facts(one)))
     console.print()
     parts = memory_parts(one)

@@ -25,7 +25,7 @@ from servesim.cli.render import (
 from servesim.hardware.cost import Source
 from servesim.runtime.metrics import kv_use
 from servesim.scenario.run import Result
-from servesim.scenario.summary import rejections, throughput
+from servesim.scenario.summary import first_rejection, throughput
 
 #: Above this share of extrapolated time a result comes with a warning.
 EXTRAPOLATED_LIMIT = 0.2
@@ -97,8 +97,9 @@ def warnings(result: Result) -> list[str]:
             f"warning: {percent(share)} of the simulated time rests on costs extrapolated beyond"
             " what was measured"
         )
-    for reason, times in rejections(result).items():
-        found.append(f"warning: {count(times, 'request')} rejected: {reason}")
+    if reason := first_rejection(result):
+        times = count(result.metrics.rejected, "request")
+        found.append(f"warning: {times} rejected; the first because {reason}")
     return found
 
 

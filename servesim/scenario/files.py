@@ -40,6 +40,17 @@ def require_writable(folder: Path) -> None:
         raise InputError(f"cannot write to {folder}: no permission to write in {place}")
 
 
+def require_writable_file(path: Path) -> None:
+    """Find out before a run whether ``path`` can be written; changes nothing.
+
+    Raises:
+        InputError: it is a folder, or cannot lie where it should.
+    """
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
+    require_writable(path.parent)
+
+
 def write_results(result: Result, folder: Path) -> tuple[Path, ...]:
     """Write all result files to ``folder``; a file is replaced only when all are complete.
 

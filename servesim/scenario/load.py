@@ -49,9 +49,10 @@ class Layer:
     def instance_tables(self) -> list[dict[str, Any]]:
         """The ``[[instance]]`` tables."""
         found = self.tables.get("instance", [])
-        if not isinstance(found, list):
-            raise InputError("instances are written [[instance]], with two brackets")
-        return [_as_table(table, "[[instance]]") for table in found]
+        with blaming(self.origin):
+            if not isinstance(found, list):
+                raise InputError("instances are written [[instance]], with two brackets")
+            return [_as_table(table, "[[instance]]") for table in found]
 
 
 def read_layer(path: Path) -> Layer:
@@ -92,10 +93,14 @@ def name_of(layers: Sequence[Layer], default: str) -> str:
 def section(spec: T, name: str, layers: Sequence[Layer]) -> T:
     """``spec`` with the keys that the layers give in section ``name``."""
     values: dict[str, Any] = {}
+    origin = ""
     for layer in layers:
         with blaming(layer.origin):
-            values |= checked_table(type(spec), layer.table(name), f"[{name}]", layer.base)
-    return replaced(spec, values, f"[{name}]")
+            given = checked_table(type(spec), layer.table(name), f"[{name}]", layer.base)
+        if given:
+            values, origin = {**values, **given}, layer.origin
+    with blaming(origin):
+        return replaced(spec, values, f"[{name}]")
 
 
 def instances_of(layers: Sequence[Layer]) -> tuple[Instance, ...]:
@@ -133,14 +138,14 @@ def plugin(name: str, registry: Registry[Any], default: str, layers: Sequence[La
 
 def _instance(layers: Sequence[Layer], layer: Layer, table: Mapping[str, Any]) -> Instance:
     """One instance: of ``layer``, whose ``[[instance]]`` table is ``table``."""
-    own = {k: _as_table(v, f"[instance.{k}]") for k, v in table.items() if k in PER_INSTANCE}
+    own = {key: value for key, value in table.items() if key in PER_INSTANCE}
     after = layers.index(layer) + 1
     nested = Layer(own, layer.base, layer.origin)
     order = [*layers[:after], nested, *layers[after:]]
     plain = {k: v for k, v in table.items() if k not in PER_INSTANCE}
     blank = Instance()
     sections = {name: section(getattr(blank, name), name, order) for name in PER_INSTANCE}
-    with blaming(layer.origin):
+    with blaming(layer.origin or layers[0].origin):
         values = checked_table(Instance, plain, "[[instance]]", layer.base)
         made = replaced(blank, {**sections, **values}, "[[instance]]")
         made.require_complete()

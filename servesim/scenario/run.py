@@ -9,9 +9,9 @@ from typing import Any
 
 from servesim.hardware.cost import Source
 from servesim.runtime import metrics
-from servesim.runtime.cluster import Progress
-from servesim.runtime.cluster import simulate as simulate_cluster
+from servesim.runtime.cluster import Cluster, Progress
 from servesim.runtime.records import Records
+from servesim.runtime.step_model import SOURCES
 from servesim.scenario.build import Deployment, build
 from servesim.scenario.spec import Scenario
 
@@ -49,26 +49,30 @@ def run(scenario: Scenario, progress: Progress | None = None) -> Result:
     Raises:
         ServesimError: the scenario cannot be built, or its workload is empty.
     """
-    return run_deployment(build(scenario), progress)
+    return Simulation(build(scenario)).run(progress)
 
 
-def run_deployment(deployment: Deployment, progress: Progress | None = None) -> Result:
-    """Simulate what ``build`` made.
+class Simulation:
+    """A deployment whose workload is read, about to run once."""
 
-    Raises:
-        InputError: the workload is empty or cannot be read.
-    """
-    before = _source_seconds(deployment)
-    started = time.perf_counter()
-    records = simulate_cluster(
-        deployment.workload, deployment.engines, deployment.router, progress=progress
-    )
-    wall_s = time.perf_counter() - started
-    after = _source_seconds(deployment)
-    spent = {source: after[source] - before[source] for source in Source}
-    total = sum(spent.values())
-    shares = {source: s / total if total else 0.0 for source, s in spent.items()}
-    return Result(deployment, records, metrics.report(records), shares, wall_s)
+    def __init__(self, deployment: Deployment) -> None:
+        """Read the workload.
+
+        Raises:
+            InputError: it is empty or cannot be read.
+        """
+        self._deployment = deployment
+        self._cluster = Cluster(deployment.workload, deployment.engines, deployment.router)
+
+    def run(self, progress: Progress | None = None) -> Result:
+        """Take every request to its end."""
+        for one in self._deployment.served:
+            one.step_model.spent[:] = [0.0] * len(SOURCES)
+        started = time.perf_counter()
+        records = self._cluster.run(progress)
+        wall_s = time.perf_counter() - started
+        shares = _shares(self._deployment)
+        return Result(self._deployment, records, metrics.report(records), shares, wall_s)
 
 
 def simulate(scenario: Scenario | str | Path | None = None, **sections: Any) -> Result:
@@ -87,10 +91,11 @@ def simulate(scenario: Scenario | str | Path | None = None, **sections: Any) -> 
     return run(made.changed(**sections) if sections else made)
 
 
-def _source_seconds(deployment: Deployment) -> dict[Source, float]:
-    """Step seconds answered so far, by source, over all instances."""
-    total = dict.fromkeys(Source, 0.0)
+def _shares(deployment: Deployment) -> dict[Source, float]:
+    """Share of the step seconds of all instances by source."""
+    seconds = dict.fromkeys(Source, 0.0)
     for one in deployment.served:
-        for source, seconds in one.step_model.source_seconds().items():
-            total[source] += seconds
-    return total
+        for source, spent in one.step_model.source_seconds().items():
+            seconds[source] += spent
+    total = sum(seconds.values())
+    return {source: s / total if total else 0.0 for source, s in seconds.items()}

@@ -72,15 +72,20 @@ class Scenario:
             InputError: a section, key or value is refused.
         """
         instances = instances_of(layers)
-        model = Path(instances[0].model.id).name.lower()
         return cls(
-            name=name_of(layers, default=model),
+            name=name_of(layers, default=_model_name(instances[0].model.id)),
             instances=instances,
             workload=plugin("workload", WORKLOADS, "poisson", layers),
             router=plugin("router", ROUTERS, "round_robin", layers),
             output=section(OutputSection(), "output", layers),
             layers=layers,
         )
+
+
+def _model_name(model: str) -> str:
+    """The name of a model without its organisation or folders, for want of another."""
+    path = Path(model)
+    return (path.parent if path.name == "config.json" else path).resolve().name.lower() or "model"
 
 
 def _expanded(sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def summarise(result: Result) -> dict[str, Any]:
             "total": metrics.requests,
             "finished": metrics.finished,
             "rejected": metrics.rejected,
-            "rejected_because": rejections(result),
+            "first_rejected_because": first_rejection(result),
         },
         "latency_s": {name: dataclasses.asdict(getattr(metrics, name)) for name in _LATENCIES},
         "throughput": throughput(metrics),
@@ -53,9 +52,10 @@ def throughput(metrics: Report) -> dict[str, float]:
     }
 
 
-def rejections(result: Result) -> dict[str, int]:
-    """Reasons for rejecting requests, with how many there were, the most frequent first."""
-    return dict(Counter(result.records.requests.reasons.values()).most_common())
+def first_rejection(result: Result) -> str | None:
+    """Why the first of the rejected requests could never run (``requests.csv`` has all)."""
+    reasons = result.records.requests.reasons
+    return reasons[min(reasons)] if reasons else None
 
 
 def _instance(one: Served) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from servesim.cli.render_deployment import print_deployment
     from servesim.cli.render_result import print_result
     from servesim.scenario import build
-    from servesim.scenario.run import run_deployment
+    from servesim.scenario.run import Simulation
 
     scenario = _scenario(args)
     folder = scenario.output.folder or Path("out") / scenario.name
@@ -72,9 +72,10 @@ def run(args: argparse.Namespace) -> int:
     console.quiet = args.json or args.quiet
     with console.status("tracing the model"):
         deployment = build(scenario)
+        simulation = Simulation(deployment)
     print_deployment(console, deployment)
     with progress_bar(console) as progress:
-        result = run_deployment(deployment, progress)
+        result = simulation.run(progress)
     files = _write(result, folder)
     print_result(console, result, files)
     if args.json:
@@ -119,12 +120,12 @@ def _assignment(text: str) -> tuple[str, str, Any]:
 
 
 def _require_writable(scenario: Scenario, folder: Path) -> None:
-    from servesim.scenario.files import require_writable
+    from servesim.scenario.files import require_writable, require_writable_file
 
     require_writable(folder)
     for file in (scenario.output.report, scenario.output.trace):
         if file is not None:
-            require_writable(file.parent)
+            require_writable_file(file)
 
 
 def _write(result: Result, folder: Path) -> tuple[Path, ...]:
