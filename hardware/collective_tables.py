@@ -21,26 +21,32 @@ from servesim.errors import InputError, UnknownNameError
 from servesim.hardware.collectives import WIRE, CollectiveCost, RankCurves
 from servesim.hardware.cost import Source
 from servesim.hardware.device import Device
+from servesim.hardware.link import Link
 from servesim.hardware.tables.grid import Curve
 
 _NOTES = ("source", "date", "sizes", "fit_error", "held_out_error", "borrow")
 _OPERATIONS = (*WIRE, "custom_all_reduce")
 
 
-def collective_cost(device: Device, load: Callable[[str], Device]) -> CollectiveCost:
-    """The cost model of collectives among devices like ``device`` over their peer link.
+def collective_cost(
+    device: Device, load: Callable[[str], Device], link: Link | None = None
+) -> CollectiveCost:
+    """The cost model of collectives among devices like ``device``.
+
+    The curves were measured between devices with peer access; without, closed forms answer.
 
     Args:
         load: finds the device curves are borrowed from.
+        link: joins the devices instead of their peer link.
 
     Raises:
         InputError: the device has no link to peers, or its table is malformed.
     """
-    link = device.peer_link
+    link = link or device.peer_link
     if link is None:
         raise InputError(f"{device.name} has no link to peers, so no group of it can be formed")
     table: Mapping[str, Any] = device.calibration.get("collective", {})
-    if not table:
+    if not table or not link.peer_access:
         return CollectiveCost(link)
     if "borrow" in table:
         lender = load(table["borrow"])

@@ -37,6 +37,10 @@ STEPS: Mapping[str, Callable[[int], int]] = {
 #: What a link moves of its data-sheet bandwidth, and what starting a collective kernel costs, when
 #: nothing was measured (within the range of the calibrated devices: 0.6 to 0.8, 3 to 5 µs).
 EFFICIENCY, LAUNCH = 0.7, 4e-6
+#: NCCL's own figures for PCIe rings (src/graph/tuning.cc): seconds to start, seconds a step, and
+#: the share of the bandwidth that is payload. LL sends a flag with every four bytes, Simple waits for
+#: whole chunks.
+NCCL_PROTOCOLS = {"LL": (3.6e-6, 1.0e-6, 0.5), "Simple": (8.4e-6, 5.7e-6, 1.0)}
 #: Above this payload vLLM leaves its one-shot and two-shot all-reduce for NCCL's: the measured
 #: latencies of both are equal from here on.
 CUSTOM_LIMIT = 8 * 2**20
@@ -139,11 +143,17 @@ def closed_form(link: Link, operation: str, ranks: int, payload_bytes: float) ->
     The ring sends ``wire·payload`` in ``steps`` messages (Thakur, Rabenseifner, Gropp:
     Optimization of Collective Communication Operations in MPICH, 2005). An all-reduce may
     instead be one-shot: each device reads the whole payload of all its peers at once, with one
-    message's latency; the faster of both is taken, as engines do.
+    message's latency; the faster of both is taken, as engines do. Without peer access there is
+    only NCCL's ring, in the protocol that its own model finds faster.
     """
+    steps, wire = STEPS[operation](ranks), WIRE[operation](ranks) * payload_bytes
+    if not link.peer_access:
+        return min(
+            start + steps * step + wire / (link.bandwidth * share)
+            for start, step, share in NCCL_PROTOCOLS.values()
+        )
     bandwidth = link.bandwidth * EFFICIENCY
-    moved = WIRE[operation](ranks) * payload_bytes / bandwidth
-    seconds = LAUNCH + STEPS[operation](ranks) * link.latency + moved
+    seconds = LAUNCH + steps * link.latency + wire / bandwidth
     if operation == "all_reduce":
         one_shot = LAUNCH + link.latency + (ranks - 1) * payload_bytes / bandwidth
         return min(seconds, one_shot)

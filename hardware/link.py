@@ -15,6 +15,9 @@ class Link:
         latency: seconds from a small message's start to its arrival.
         devices: devices one such fabric joins; None for any number.
         multicast: the switch itself reduces and multicasts (NVLink SHARP).
+        peer_access: devices reach each other's memory. Without it (GPUs under different root
+            ports of a host, most virtual machines, consumer cards) every byte is written to host
+            memory and read from there; ``bandwidth`` is then what such a detour sustains.
     """
 
     name: str
@@ -22,6 +25,7 @@ class Link:
     latency: float
     devices: int | None = None
     multicast: bool = False
+    peer_access: bool = True
 
     def send_seconds(self, payload_bytes: float) -> float:
         """Seconds to move ``payload_bytes`` across, at data-sheet bandwidth."""
