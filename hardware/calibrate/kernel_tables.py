@@ -1,0 +1,254 @@
+"""Rows from kernel tables in AIConfigurator's layout: one parquet or CSV a family, ms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from servesim.errors import InputError
+from servesim.graph.work import AttentionWork, GemmWork, MoeWork, RecurrentWork
+from servesim.hardware.calibrate.expected import touched_experts
+from servesim.hardware.calibrate.row import Row, resident_share
+from servesim.hardware.forms.keys import attention_key, gemm_key, moe_key
+
+Table = list[dict[str, Any]]
+
+#: Matrices a GEMM benchmark cycles through between two uses of one.
+GEMM_COPIES = 6
+#: (arithmetic, weights) by the tables' names.
+FORMATS = {
+    "bfloat16": ("bf16", "bf16"),
+    "float16": ("fp16", "fp16"),
+    "fp8": ("fp8", "fp8"),
+    "fp8_block": ("fp8", "fp8"),
+    "nvfp4": ("nvfp4", "nvfp4"),
+    "int4_wo": ("bf16", "int4"),
+    "w4a16_mxfp4": ("bf16", "mxfp4"),
+}
+_BLOCK = 128 * 128  # elements that share a scale in block-scaled FP8
+
+
+def kernel_rows(folder: Path, cache_bytes: float) -> list[Row]:
+    """All rows of the ``*_perf`` tables below ``folder``.
+
+    Raises:
+        InputError: no table there, or one lacks a column.
+    """
+    readers = {
+        "gemm_perf": gemm_rows,
+        "generation_attention_perf": decode_rows,
+        "context_attention_perf": prefill_rows,
+        "moe_perf": moe_rows,
+        "gdn_perf": recurrent_rows,
+    }
+    paths = [p for p in sorted(folder.rglob("*_perf.*")) if p.stem in readers]
+    if not paths:
+        raise InputError(f"{folder}: no kernel tables ({', '.join(readers)})")
+    rows: list[Row] = []
+    for path in paths:
+        try:
+            rows += readers[path.stem](read_records(path), path.parent.name, cache_bytes)
+        except KeyError as error:
+            raise InputError(f"{path}: column {error} is missing or unusable") from error
+    return rows
+
+
+def read_records(path: Path) -> Table:
+    """The rows of a table file; of equal measurements the median.
+
+    Raises:
+        KeyError: it has no ``latency``.
+    """
+    import pandas as pd
+
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    ignored = {"latency", "framework", "version", "device", "op_name"}
+    keys = [c for c in table.columns if c not in ignored]
+    medians = table.groupby(keys, dropna=False)["latency"].median().reset_index()
+    return cast("Table", medians.to_dict("records"))
+
+
+def gemm_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
+    """Dense products: gemm_dtype, m, n, k, latency."""
+    rows = []
+    for r in table:
+        dtype, weight = FORMATS[str(r["gemm_dtype"])]
+        scales = 4.0 * r["n"] * r["k"] / _BLOCK if r["gemm_dtype"] == "fp8_block" else 0.0
+        work = GemmWork(int(r["m"]), int(r["n"]), int(r["k"]), dtype, weight, scale_bytes=scales)
+        resident = resident_share(GEMM_COPIES * work.weight_bytes, cache_bytes)
+        rows.append(
+            Row(
+                work,
+                r["latency"] * 1e-3,
+                f"gemm.{gemm_key(work)}",
+                f"{r['n']}x{r['k']}",
+                origin,
+                resident=resident,
+                regime=gemm_regime(work, resident),
+            )
+        )
+    return rows
+
+
+def gemm_regime(work: GemmWork, resident: float = 0.0) -> str:
+    """Where a product belongs in the error table; sizes of serving are split by rows."""
+    if min(work.n, work.k) < 512 or work.m > 8192:
+        return "outside serving sizes"
+    if 0.02 < resident < 0.98:
+        return "weights partly in cache"
+    for rows in (64, 512, 8192):
+        if work.m <= rows:
+            return f"m to {rows}"
+    raise AssertionError(work.m)
+
+
+def _kv_dtype(name: str) -> str:
+    return "fp8" if name == "fp8" else "bf16"
+
+
+def decode_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
+    """Decode attention: batch_size, step (context), heads, head_dim, window_size."""
+    rows = []
+    for r in table:
+        window = int(r.get("window_size") or 0) or None
+        keys = int(r["step"]) + 1 if window is None else min(int(r["step"]) + 1, window)
+        work = AttentionWork(
+            (),
+            int(r["batch_size"]),
+            int(r["batch_size"]) * keys,
+            keys,
+            int(r["num_heads"]),
+            int(r["num_key_value_heads"]),
+            int(r["head_dim"]),
+            int(r["head_dim"]),
+            kv_dtype=_kv_dtype(str(r["kv_cache_dtype"])),
+            window=window,
+        )
+        resident = resident_share(work.decode_keys * work.kv_bytes_per_token, cache_bytes)
+        serving = work.decodes <= 256 and keys <= 32768 and not 0.02 < resident < 0.98
+        rows.append(
+            Row(
+                work,
+                r["latency"] * 1e-3,
+                f"decode.{attention_key(work)}",
+                f"{work.heads}/{work.kv_heads}x{work.head_dim}w{window or 0}",
+                origin,
+                resident=resident,
+                regime="serving" if serving else "outside serving sizes or partly in cache",
+            )
+        )
+    return rows
+
+
+def prefill_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
+    """Prefill attention: batch_size, isl (new tokens), step (context before), heads, window."""
+    rows = []
+    for r in table:
+        if r["isl"] <= 1:
+            continue
+        window = int(r.get("window_size") or 0) or None
+        work = AttentionWork(
+            ((int(r["isl"]), int(r["step"])),) * int(r["batch_size"]),
+            0,
+            0,
+            0,
+            int(r["num_heads"]),
+            int(r["num_key_value_heads"]),
+            int(r["head_dim"]),
+            int(r["head_dim"]),
+            kv_dtype=_kv_dtype(str(r["kv_cache_dtype"])),
+            window=window,
+        )
+        rows.append(
+            Row(
+                work,
+                r["latency"] * 1e-3,
+                f"prefill.{attention_key(work)}",
+                f"{work.heads}/{work.kv_heads}x{work.head_dim}w{window or 0}",
+                origin,
+                regime="serving" if work.query_tokens <= 8192 else "over 8192 tokens",
+            )
+        )
+    return rows
+
+
+def moe_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
+    """Routed experts: num_tokens, hidden_size, inter_size, topk, num_experts, moe_tp/ep_size."""
+    rows = []
+    for r in table:
+        dtype, weight = FORMATS[str(r["moe_dtype"])]
+        total, tokens, top_k = int(r["num_experts"]), int(r["num_tokens"]), int(r["topk"])
+        experts = total // int(r["moe_ep_size"])
+        spread = str(r["distribution"])
+        touched = touched_experts(tokens, total, top_k, experts, spread)
+        width = int(r["inter_size"]) // int(r["moe_tp_size"])
+        work = MoeWork(
+            tokens=tokens,
+            pairs=tokens * top_k / int(r["moe_ep_size"]),
+            touched=touched,
+            experts=experts,
+            top_k=top_k,
+            hidden=int(r["hidden_size"]),
+            intermediate=width,
+            dtype=dtype,
+            weight=weight,
+            scale_bytes_per_expert=(
+                12.0 * r["hidden_size"] * width / _BLOCK if r["moe_dtype"] == "fp8_block" else 0.0
+            ),
+            distribution=spread,
+        )
+        rows.append(
+            Row(
+                work,
+                r["latency"] * 1e-3,
+                f"moe.{moe_key(work)}",
+                f"{r['hidden_size']}x{r['inter_size']}:{r['num_experts']}/{r['topk']}",
+                origin,
+                regime="serving" if tokens <= 8192 else "over 8192 tokens",
+            )
+        )
+    return rows
+
+
+def recurrent_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
+    """Gated delta net: the recurrence and its short convolution, prefill and decode."""
+    return list(_recurrent(table, origin))
+
+
+def _recurrent(table: Table, origin: str) -> Iterator[Row]:
+    for r in table:
+        convolution = str(r["kernel_source"]).startswith("causal_conv1d")
+        keys, values = int(r["num_k_heads"]), int(r["num_v_heads"])
+        dim, value_dim = int(r["head_k_dim"]), int(r["head_v_dim"])
+        channels = 2 * keys * dim + values * value_dim
+        if convolution:
+            recurrence, heads = "short_conv", channels
+            flops, elements = 2.0 * channels * r["d_conv"], 2.0 * channels
+            state = 2.0 * channels * (r["d_conv"] - 1)
+        else:
+            recurrence, heads = "gated_delta", values
+            flops = 6.0 * values * dim * value_dim
+            elements = float(channels + values * value_dim + 2 * values)
+            state = 4.0 * values * dim * value_dim
+        decode = str(r["phase"]) == "generation"
+        work = RecurrentWork(
+            recurrence=recurrence,
+            prefill_tokens=0 if decode else int(r["num_tokens"]),
+            prefills=0 if decode else int(r["batch_size"]),
+            decodes=int(r["batch_size"]) if decode else 0,
+            heads=heads,
+            key_dim=dim,
+            value_dim=value_dim,
+            flops_per_token=flops,
+            token_bytes=2.0 * elements,
+            state_bytes=state,
+        )
+        yield Row(
+            work,
+            r["latency"] * 1e-3,
+            f"recurrent.{recurrence}",
+            f"{keys}/{values}",
+            origin,
+            regime="decode" if decode else "prefill",
+        )

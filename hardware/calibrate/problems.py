@@ -1,0 +1,153 @@
+"""Which form is fitted for which rows, and where the search starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from servesim.errors import UnknownNameError
+from servesim.hardware.calibrate.fit import Parameter, Problem
+from servesim.hardware.calibrate.row import Row
+from servesim.hardware.forms.attention import DecodeForm, PrefillForm
+from servesim.hardware.forms.gemm import ROWS, GemmForm
+from servesim.hardware.forms.machine import Machine
+from servesim.hardware.forms.memory import MemoryForm
+from servesim.hardware.forms.moe import MoeForm
+from servesim.hardware.forms.recurrent import RecurrentForm
+
+MachineFor = Callable[[str], Machine]
+
+
+def _gemm_form(coefficients: Mapping[str, float]) -> GemmForm:
+    plain = {k: v for k, v in coefficients.items() if not k.startswith("rows_")}
+    return GemmForm(**plain, rows=tuple(coefficients[f"rows_{m}"] for m in ROWS))
+
+
+_BUILD: dict[str, Callable[[Mapping[str, float]], Any]] = {
+    "gemm": _gemm_form,
+    "decode": lambda c: DecodeForm(**c),
+    "prefill": lambda c: PrefillForm(**c),
+    "memory": lambda c: MemoryForm(**c),
+    "moe": lambda c: MoeForm(**c),
+    "recurrent": lambda c: RecurrentForm(**c),
+}
+
+_MEMORY = Parameter(0.9, 0.3, 1.0)
+_PARAMETERS: dict[str, dict[str, Parameter]] = {
+    "gemm": {
+        "launch": Parameter(2.5e-6, 1e-7, 2e-5),
+        "memory": _MEMORY,
+        "compute": Parameter(0.85, 0.2, 1.2),
+        "feed": Parameter(5.0, 1.0, 50.0),
+        "tile": Parameter(5e-7, 1e-8, 1e-5),
+        "split": Parameter(3e-6, 1e-7, 3e-5),
+        "reduce": Parameter(2.0, 0.2, 30.0),
+        "sharpness": Parameter(2.5, 1.0, 10.0),
+        "smoothing": Parameter(0.4, 0.02, 1.0),
+        "cache": Parameter(2.0, 0.5, 10.0),
+        **{f"rows_{m}": Parameter(1.0, 0.7, 1.4) for m in ROWS},
+    },
+    "decode": {
+        "launch": Parameter(7e-6, 5e-7, 5e-5),
+        "batch": Parameter(1e-6, 1e-8, 2e-5),
+        "combine": Parameter(2e-6, 1e-8, 2e-5),
+        "tile": Parameter(2e-6, 1e-7, 2e-5),
+        "stream": Parameter(4.0, 0.5, 50.0),
+        "compute": Parameter(0.5, 0.05, 1.2),
+        "resident_tiles": Parameter(1.0, 0.5, 4.0),
+        "memory": _MEMORY,
+        "cache": Parameter(2.5, 0.5, 10.0),
+        "sharpness": Parameter(2.5, 1.0, 10.0),
+        "smoothing": Parameter(0.4, 0.02, 1.0),
+        "skew": Parameter(0.05, 0.001, 0.5),
+    },
+    "prefill": {
+        "launch": Parameter(4e-6, 5e-7, 5e-5),
+        "tile": Parameter(3e-6, 1e-7, 2e-5),
+        "compute": Parameter(0.65, 0.1, 1.5),
+        "softmax": Parameter(30.0, 1.0, 300.0),
+        "tail": Parameter(0.6, 0.05, 2.0),
+        "smoothing": Parameter(0.25, 0.02, 1.0),
+        "memory": Parameter(0.85, 0.6, 1.0),
+        "sharpness": Parameter(2.5, 1.0, 10.0),
+    },
+    "memory": {
+        "launch": Parameter(2e-6, 1e-8, 5e-5),
+        "row": Parameter(1e-8, 1e-10, 1e-5),
+        "traffic": Parameter(1.0, 0.3, 20.0),
+        "cache": Parameter(3.0, 0.5, 10.0),
+        "held": Parameter(0.45, 0.05, 1.0),
+        "memory": _MEMORY,
+    },
+    "moe": {
+        "launch": Parameter(2e-5, 1e-6, 3e-4),
+        "pair": Parameter(3e-9, 1e-11, 1e-6),
+        "memory": Parameter(0.8, 0.2, 1.0),
+        "compute": Parameter(0.6, 0.05, 1.2),
+        "feed": Parameter(4.0, 0.5, 50.0),
+        "tile": Parameter(1e-6, 1e-8, 2e-5),
+        "expert": Parameter(2e-8, 1e-10, 1e-6),
+        "sharpness": Parameter(2.0, 1.0, 10.0),
+        "smoothing": Parameter(0.5, 0.02, 1.0),
+        "skew": Parameter(0.1, 0.001, 1.0),
+    },
+    "recurrent": {
+        "launch": Parameter(3e-6, 1e-7, 5e-5),
+        "scan_launch": Parameter(2e-5, 1e-7, 3e-4),
+        "token": Parameter(5e-8, 1e-10, 1e-5),
+        "tile": Parameter(1e-6, 1e-9, 1e-4),
+        "resident_tiles": Parameter(2.0, 0.5, 32.0),
+        "compute": Parameter(0.1, 0.001, 1.0),
+        "scan_traffic": Parameter(2.0, 0.2, 20.0),
+        "traffic": Parameter(1.0, 0.2, 20.0),
+        "memory": _MEMORY,
+        "cache": Parameter(2.5, 0.5, 10.0),
+        "held": Parameter(0.4, 0.02, 1.0),
+        "sharpness": Parameter(2.0, 1.0, 10.0),
+    },
+}
+_CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
+    "decode": {"block": (64.0, 128.0, 256.0)},
+    "prefill": {"rows": (64.0, 128.0, 256.0), "packed": (0.0, 1.0)},
+}
+
+
+def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
+    """The problem of fitting ``form`` (``family.format``).
+
+    ``joint``: measured mixtures of prefills and decodes ran in one kernel.
+
+    Raises:
+        UnknownNameError: no such family.
+    """
+    family = form.split(".", maxsplit=1)[0]
+    if family not in _BUILD:
+        raise UnknownNameError("form", family, _BUILD)
+    choices = dict(_CHOICES.get(family, {}))
+    if family == "prefill":
+        choices["joint"] = (1.0,) if joint else (0.0,)
+    return Problem(predictor(form, machine), _PARAMETERS[family], choices)
+
+
+def predictor(form: str, machine: MachineFor) -> Callable[[Mapping[str, float], Row], float]:
+    """Time of a row under coefficients of ``form``."""
+    family = form.split(".", maxsplit=1)[0]
+    build = _BUILD[family]
+
+    @lru_cache(maxsize=4)
+    def built(items: tuple[tuple[str, float], ...]) -> Any:
+        return build(dict(items))
+
+    machines: dict[str, Machine] = {}
+
+    def seconds(coefficients: Mapping[str, float], row: Row) -> float:
+        made = built(tuple(coefficients.items()))
+        dtype = row.work.dtype
+        if dtype not in machines:
+            machines[dtype] = machine(dtype)
+        if family in ("gemm", "decode"):
+            return float(made.seconds(row.work, machines[dtype], row.resident))
+        return float(made.seconds(row.work, machines[dtype]))
+
+    return seconds

@@ -1,0 +1,145 @@
+"""Calibrating a device: rows in, coefficients and held-out errors out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from servesim.errors import InputError
+from servesim.graph.work import AttentionWork
+from servesim.hardware.calibrate.errors import ErrorLine, error_line, error_lines
+from servesim.hardware.calibrate.fit import Fit, Problem, fit, scaled, thinned
+from servesim.hardware.calibrate.problems import problem
+from servesim.hardware.calibrate.row import Row, held_out
+from servesim.hardware.calibrated import machine_of
+from servesim.hardware.device import Device
+from servesim.hardware.forms.extent import extent
+
+#: Held-out rows an error table looks at, for each form.
+_MOST_TESTED = 6000
+#: Regimes no serving system meets, or whose measurement depends on the benchmark's own caching:
+#: reported, not fitted.
+OUTSIDE = ("outside serving sizes", "weights partly in cache", "partly in cache")
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """One form of one device.
+
+    Attributes:
+        form: family and key, e.g. ``gemm.bf16``.
+        fitted: the fit on everything that was not held out.
+        ranges: sizes of the rows it was fitted on.
+        held_out: errors on shapes, or on the model, kept out of the fit.
+        total: the same in one line, regimes of serving alone.
+        sources: tables it rests on.
+    """
+
+    form: str
+    fitted: Fit
+    ranges: Mapping[str, tuple[float, float]]
+    held_out: Sequence[ErrorLine]
+    total: ErrorLine | None
+    sources: Sequence[str]
+
+
+def calibrate(
+    device: Device,
+    rows: Sequence[Row],
+    exclude_models: Collection[str] = (),
+    joint: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[FormResult]:
+    """Every form that ``rows`` allow, fitted with whole shapes held out.
+
+    Rows of ``exclude_models`` never enter a fit; they are then what errors are reported on.
+    ``joint``: attention of mixed batches, and decodes with a window, run as blocks of the
+    prefill kernel (FlashAttention 2).
+
+    Raises:
+        InputError: no row is left to fit.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        form = row.form
+        if joint and isinstance(row.work, AttentionWork) and row.work.window:
+            form = form.replace("decode.", "prefill.")
+        groups.setdefault(form, []).append(replace(row, form=form))
+    results = []
+    for form in sorted(groups):
+        asked = problem(form, lambda dtype: machine_of(device, dtype), joint)
+        result = _form_result(form, asked, groups[form], exclude_models, progress)
+        if result is not None:
+            results.append(result)
+    if not results:
+        raise InputError(f"{device.name}: no table has enough kernels to fit a form")
+    return results
+
+
+def _form_result(
+    form: str,
+    asked: Problem,
+    rows: Sequence[Row],
+    exclude_models: Collection[str],
+    progress: Callable[[str], None],
+) -> FormResult | None:
+    """The fit of one form; None when too few rows are left for its coefficients."""
+    kept = [row for row in rows if row.model not in exclude_models]
+    inside = [row for row in kept if not row.regime.startswith(OUTSIDE)]
+    fitting = [row for row in inside if not held_out(row.shape)]
+    if len(fitting) < 2 * len(asked.parameters):
+        return None
+    progress(f"{form}: {len(fitting)} kernels")
+    fitted = fit(asked, fitting)
+    tested = [row for row in rows if row.model in exclude_models]
+    if not tested:
+        tested = [row for row in kept if held_out(row.shape)]
+    tested = scaled(thinned(tested, _MOST_TESTED, seed=1), fitted.origins)
+
+    def predict(row: Row) -> float:
+        return asked.seconds(fitted.coefficients, row)
+
+    serving = [row for row in tested if not row.regime.startswith(OUTSIDE)]
+    return FormResult(
+        form=form,
+        fitted=fitted,
+        ranges=_ranges(inside),
+        held_out=list(error_lines(tested, predict)),
+        total=error_line(serving, predict, "all", "serving") if serving else None,
+        sources=sorted({row.origin for row in kept}),
+    )
+
+
+def _ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    ranges: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        for name, value in extent(row.work).items():
+            low, high = ranges.get(name, (value, value))
+            ranges[name] = (min(low, value), max(high, value))
+    return ranges
+
+
+def as_table(result: FormResult, source: str) -> dict[str, Any]:
+    """``result`` as it stands in a device file."""
+    table: dict[str, Any] = {"source": source}
+    if result.total is not None:
+        line = result.total
+        table["held_out"] = {
+            "kernels": line.kernels,
+            "median": round(line.median, 4),
+            "p90": round(line.p90, 4),
+            "bias": round(line.bias, 4),
+        }
+    table["range"] = {name: [low, high] for name, (low, high) in result.ranges.items()}
+    if result.fitted.origins:
+        table["origins"] = {o: round(f, 4) for o, f in result.fitted.origins.items()}
+    rows: list[float] = []
+    for name, value in result.fitted.coefficients.items():
+        if name.startswith("rows_"):
+            rows.append(value)
+        else:
+            table[name] = value
+    if rows:
+        table["rows"] = rows
+    return table

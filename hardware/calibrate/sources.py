@@ -1,0 +1,46 @@
+"""Finding the tables below a folder: kernel tables, and layer tables of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from servesim.errors import InputError
+from servesim.hardware.calibrate.geometry import Geometry
+from servesim.hardware.calibrate.kernel_tables import kernel_rows
+from servesim.hardware.calibrate.layer_tables import layer_rows
+from servesim.hardware.calibrate.row import Row
+
+
+def measured_rows(
+    folder: Path, cache_bytes: float, geometry: Callable[[str], Geometry]
+) -> list[Row]:
+    """All rows of the tables below ``folder``.
+
+    Layer tables lie in ``<organisation>/<model>/[<variant>/]tp<N>/``; ``geometry`` gives a
+    model's sizes by id.
+
+    Raises:
+        InputError: there are no tables.
+    """
+    rows: list[Row] = []
+    for attention in sorted([*folder.rglob("attention.csv"), *folder.rglob("attention.csv.gz")]):
+        place = attention.parent
+        if not place.name.removeprefix("tp").isdigit():
+            raise InputError(f"{place}: layer tables lie in a folder tp<N>")
+        model = _model_id(place)
+        ranks = int(place.name.removeprefix("tp"))
+        rows += layer_rows(place, model, geometry(model), ranks)
+    if any(folder.rglob("*_perf.*")):
+        rows += kernel_rows(folder, cache_bytes)
+    if not rows:
+        raise InputError(f"{folder}: no kernel tables (*_perf) and no layer tables (attention.csv)")
+    return rows
+
+
+def _model_id(place: Path) -> str:
+    """``organisation/model`` of a ``tp<N>`` folder, with or without a variant's folder between."""
+    above = place.parent
+    if above.name in {"bf16", "fp16", "fp8"}:
+        above = above.parent
+    return f"{above.parent.name}/{above.name}"

@@ -1,0 +1,219 @@
+"""Kernels predicted by physical forms whose few coefficients were fitted to measurements."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from servesim.errors import InputError, UnknownNameError
+from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
+from servesim.hardware.cost import Cost, CostModel, Source
+from servesim.hardware.device import Device
+from servesim.hardware.forms.attention import AttentionForm, DecodeForm, PrefillForm
+from servesim.hardware.forms.extent import decode_extent, extent, prefill_extent
+from servesim.hardware.forms.gemm import GemmForm
+from servesim.hardware.forms.keys import attention_key, gemm_key, moe_key
+from servesim.hardware.forms.machine import Machine
+from servesim.hardware.forms.memory import MemoryForm
+from servesim.hardware.forms.moe import MoeForm
+from servesim.hardware.forms.recurrent import RecurrentForm
+
+#: Form by the family's name in ``[calibration.<family>.<key>]``.
+FORMS: dict[str, type] = {
+    "gemm": GemmForm,
+    "decode": DecodeForm,
+    "prefill": PrefillForm,
+    "memory": MemoryForm,
+    "moe": MoeForm,
+    "recurrent": RecurrentForm,
+}
+#: Keys of a calibration entry that are not coefficients.
+NOTES = frozenset({"source", "held_out", "range", "origins"})
+#: A size this factor outside the fitted range still counts as inside: the forms are smooth.
+_MARGIN = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A form with its coefficients, and the sizes it was fitted on."""
+
+    form: Any
+    ranges: Mapping[str, tuple[float, float]]
+    source: Source = Source.CALIBRATED
+
+    def source_for(self, sizes: Mapping[str, float]) -> Source:
+        """``source``, or EXTRAPOLATED when a size lies outside the fitted range."""
+        if self.source is not Source.CALIBRATED:
+            return self.source
+        for name, (low, high) in self.ranges.items():
+            value = sizes.get(name, low)
+            if value * _MARGIN < low or value > high * _MARGIN:
+                return Source.EXTRAPOLATED
+        return Source.CALIBRATED
+
+
+@dataclass(frozen=True)
+class CalibratedCost:
+    """Seconds by the forms in ``entries``, of ``device`` itself or borrowed.
+
+    Never faster than the device's peak arithmetic. Families without an entry are left to
+    ``fallback``.
+
+    Attributes:
+        entries: by family, then by key (number format, head width, kernel).
+    """
+
+    device: Device
+    entries: Mapping[str, Mapping[str, Entry]]
+    fallback: CostModel
+    _machines: dict[str, Machine] = field(default_factory=dict, repr=False, compare=False)
+    _found: dict[tuple[str, str], Entry | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    @classmethod
+    def from_coefficients(cls, device: Device, coefficients: Mapping[str, Any]) -> CostModel:
+        """The cost model of a device file's ``[calibration]`` table.
+
+        ``borrow`` names a device whose coefficients serve where there are none: they are relative
+        to peaks, so they carry over to this device's own.
+
+        Raises:
+            InputError: a table lacks a coefficient or names an unknown one.
+        """
+        from servesim.hardware.roofline import RooflineCost
+
+        entries = {family: dict[str, Entry]() for family in FORMS}
+        for family, tables in coefficients.items():
+            if family in {"borrow", "date"}:
+                continue
+            if family not in FORMS:
+                raise UnknownNameError("calibration table", family, [*FORMS, "borrow", "date"])
+            for key, table in tables.items():
+                entries[family][key] = _entry(
+                    FORMS[family], table, f"{device.name}: {family}.{key}"
+                )
+        if "borrow" in coefficients:
+            _lend(entries, str(coefficients["borrow"]))
+        return cls(device, entries, RooflineCost(device))
+
+    def cost(self, work: Work) -> Cost:
+        """The cost of ``work``.
+
+        Raises:
+            UnsupportedError: a family or number format the device cannot run.
+        """
+        found = self._form_cost(work)
+        if found is None:
+            return self.fallback.cost(work)
+        seconds, source = found
+        if work.flops and work.family != "memory":
+            seconds = max(seconds, work.flops / self.device.flops_for(work.dtype))
+        return Cost(seconds, source)
+
+    def _form_cost(self, work: Work) -> tuple[float, Source] | None:
+        if isinstance(work, GemmWork):
+            return self._plain("gemm", gemm_key(work), work, work.m == 0)
+        if isinstance(work, MemoryWork):
+            return self._plain("memory", work.kernel, work, work.rows == 0)
+        if isinstance(work, MoeWork):
+            return self._plain("moe", moe_key(work), work, work.tokens == 0)
+        if isinstance(work, RecurrentWork):
+            empty = work.prefill_tokens + work.decodes == 0
+            return self._plain("recurrent", work.recurrence, work, empty)
+        if isinstance(work, AttentionWork):
+            return self._attention(work)
+        return None
+
+    def _plain(self, family: str, key: str, work: Work, empty: bool) -> tuple[float, Source] | None:
+        entry = self._entry_for(family, key)
+        if entry is None:
+            return None
+        if empty:
+            return 0.0, entry.source
+        seconds = entry.form.seconds(work, self._machine(work.dtype))
+        return seconds, entry.source_for(extent(work))
+
+    def _attention(self, work: AttentionWork) -> tuple[float, Source] | None:
+        key = attention_key(work)
+        decode, prefill = self._entry_for("decode", key), self._entry_for("prefill", key)
+        if decode is None or prefill is None:
+            return None
+        sources = [Source.CALIBRATED]
+        if work.decodes:
+            sources.append(decode.source_for(decode_extent(work)))
+        if work.prefills:
+            sources.append(prefill.source_for(prefill_extent(work)))
+        form = AttentionForm(decode.form, prefill.form)
+        seconds = form.seconds(work, self._machine(work.dtype))
+        return seconds, max(sources, key=list(Source).index)
+
+    def _machine(self, dtype: str) -> Machine:
+        machine = self._machines.get(dtype)
+        if machine is None:
+            machine = self._machines[dtype] = machine_of(self.device, dtype)
+        return machine
+
+    def _entry_for(self, family: str, key: str) -> Entry | None:
+        """The entry of ``key``, or the nearest variant's, which then counts as analytical."""
+        if (family, key) not in self._found:
+            self._found[family, key] = _nearest(self.entries[family], key)
+        return self._found[family, key]
+
+
+def machine_of(device: Device, dtype: str) -> Machine:
+    """``device`` as the forms see it; formats without a peak of their own compute in 32 bit.
+
+    Raises:
+        UnsupportedError: the device cannot compute in ``dtype``.
+    """
+    cache = device.cache.capacity_bytes if device.cache else 0.0
+    return Machine(device.flops_for(dtype), device.memory.bandwidth, cache, device.cores)
+
+
+def _entry(form: type, table: Mapping[str, Any], where: str) -> Entry:
+    names = {f.name: f for f in dataclasses.fields(form)}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key in NOTES:
+            continue
+        if key not in names:
+            raise UnknownNameError(f"coefficient of {where}:", key, names)
+        values[key] = tuple(map(float, value)) if isinstance(value, list) else float(value)
+    for name, f in names.items():
+        if name not in values and f.default is dataclasses.MISSING:
+            raise InputError(f"{where}: coefficient {name} is missing")
+    ranges = {k: (float(v[0]), float(v[1])) for k, v in table.get("range", {}).items()}
+    return Entry(form(**values), ranges)
+
+
+def _lend(entries: dict[str, dict[str, Entry]], lender: str) -> None:
+    """Fill the gaps of ``entries`` with those of the device ``lender``."""
+    from servesim.hardware.load import load_device
+
+    model = load_device(lender).cost_model
+    if not isinstance(model, CalibratedCost):
+        raise InputError(f"calibration borrows from {lender}, which has no calibration")
+    for family, lent in model.entries.items():
+        for key, entry in lent.items():
+            analytical = dataclasses.replace(entry, source=Source.ANALYTICAL)
+            entries[family].setdefault(key, analytical)
+
+
+def _nearest(entries: Mapping[str, Entry], key: str) -> Entry | None:
+    if key in entries or not entries:
+        return entries.get(key)
+    dtype, _, variant = key.partition("_")
+
+    def distance(other: str) -> tuple[bool, bool, float]:
+        other_dtype, _, other_variant = other.partition("_")
+        gap = math.inf
+        if variant.isdigit() and other_variant.isdigit():
+            gap = abs(math.log(int(variant) / int(other_variant)))
+        return variant.isdigit() != other_variant.isdigit(), other_dtype != dtype, gap
+
+    chosen = min(sorted(entries), key=distance)
+    return dataclasses.replace(entries[chosen], source=Source.ANALYTICAL)

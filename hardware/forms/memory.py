@@ -1,0 +1,41 @@
+"""Kernels that move data: norms, rotary, activations, look-ups, sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from servesim.graph.work import MemoryWork
+from servesim.hardware.forms.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryForm:
+    """``launch + row·rows/cores + bytes through the cache + bytes beyond it``.
+
+    What the kernel before has just written is still in the last-level cache as long as it fits.
+
+    Attributes:
+        launch: seconds of the smallest kernel.
+        row: seconds a core spends on a row beside its bytes.
+        traffic: bytes moved for each byte that must be (passes over the data).
+        cache: bytes/s of the last-level cache, as a multiple of bandwidth.
+        held: share of the last-level cache that still holds the operands.
+        memory: share of peak bandwidth beyond it.
+    """
+
+    launch: float
+    row: float
+    traffic: float
+    cache: float
+    held: float
+    memory: float
+
+    def seconds(self, work: MemoryWork, machine: Machine) -> float:
+        """Time of ``work``; nothing for work that moves nothing."""
+        moved = work.bytes_read + work.bytes_written
+        if moved <= 0.0:
+            return 0.0
+        near = min(moved, self.held * machine.cache_bytes)
+        streamed = near / self.cache + (moved - near) / self.memory
+        streamed *= self.traffic / machine.bandwidth
+        return self.launch + self.row * work.rows / machine.cores + streamed

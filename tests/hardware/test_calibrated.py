@@ -1,0 +1,112 @@
+"""Calibrated devices: sources, borrowing, limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from servesim.errors import InputError, UnknownNameError, UnsupportedError
+from servesim.graph.work import AttentionWork, CollectiveWork, GemmWork, MemoryWork
+from servesim.hardware.calibrated import CalibratedCost
+from servesim.hardware.cost import Source
+from servesim.hardware.device import Device, MemoryTier
+from servesim.hardware.load import load_device
+
+MEMORY = {
+    "launch": 2e-6,
+    "row": 1e-9,
+    "traffic": 1.0,
+    "cache": 4.0,
+    "held": 0.5,
+    "memory": 0.8,
+}
+DEVICE = Device(
+    name="toy",
+    kind="gpu",
+    peak_flops={"bf16": 100e12},
+    memory=MemoryTier("HBM", 1e9, 1e12),
+    cache=MemoryTier("L2", 1e7, 4e12),
+    cores=10,
+)
+
+
+def model(**families: object) -> CalibratedCost:
+    made = CalibratedCost.from_coefficients(DEVICE, families)
+    assert isinstance(made, CalibratedCost)
+    return made
+
+
+def norm(rows: int, each: float = 1000.0) -> MemoryWork:
+    return MemoryWork("norm", rows, rows * each / 2, rows * each / 2)
+
+
+def test_a_fitted_kernel_is_calibrated_inside_its_range_and_extrapolated_beyond() -> None:
+    costs = model(memory={"norm": {**MEMORY, "range": {"rows": [1, 1000]}}})
+    inside, outside = costs.cost(norm(1000)), costs.cost(norm(5000))
+    assert (inside.source, outside.source) == (Source.CALIBRATED, Source.EXTRAPOLATED)
+    # 2 µs + 1000 rows of 1 ns over 10 cores + 1 MB at 4 TB/s
+    assert inside.seconds == pytest.approx(2e-6 + 1e-7 + 0.25e-6)
+    # 5 MB still fit half of the cache
+    assert outside.seconds == pytest.approx(2e-6 + 5e-7 + 1.25e-6)
+
+
+def test_bytes_beyond_the_cache_move_at_memory_speed() -> None:
+    costs = model(memory={"norm": {**MEMORY, "row": 1e-30}})
+    # 5 MB through the cache, 15 MB at 0.8 TB/s
+    assert costs.cost(norm(20_000)).seconds == pytest.approx(2e-6 + 1.25e-6 + 15e6 / 0.8e12)
+
+
+def test_another_kernel_of_the_family_is_analytical() -> None:
+    costs = model(memory={"norm": MEMORY})
+    assert costs.cost(MemoryWork("router", 1, 1.0, 1.0)).source is Source.ANALYTICAL
+
+
+def test_families_without_coefficients_fall_back_to_the_roofline() -> None:
+    cost = model(memory={"norm": MEMORY}).cost(GemmWork(1, 1024, 1024))
+    assert cost.source is Source.ANALYTICAL
+    assert cost.seconds > 2.0 * 1024 * 1024 / 1e12
+
+
+def test_work_of_nothing_takes_no_time() -> None:
+    costs = load_device("rtx_pro_6000").cost_model
+    assert costs.cost(GemmWork(0, 1024, 1024)).seconds == 0.0
+    assert costs.cost(AttentionWork((), 0, 0, 0, 8, 8, 128, 128)).seconds == 0.0
+
+
+def test_collectives_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="collective"):
+        model(memory={"norm": MEMORY}).cost(CollectiveWork("all_reduce", 1.0, 2))
+
+
+def test_formats_the_device_lacks_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="fp8"):
+        load_device("a100_sxm").cost_model.cost(GemmWork(1, 1024, 1024, "fp8", "fp8"))
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "words"),
+    [
+        ({"memory": {"norm": {**MEMORY, "lunch": 1.0}}}, UnknownNameError, "did you mean 'launch'"),
+        ({"memory": {"norm": {"launch": 1.0}}}, InputError, "row is missing"),
+        ({"gem": {}}, UnknownNameError, "did you mean 'gemm'"),
+    ],
+)
+def test_wrong_coefficient_tables_are_named(table: dict, error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        CalibratedCost.from_coefficients(DEVICE, table)
+
+
+def test_borrowed_coefficients_are_relative_to_the_borrowers_peaks() -> None:
+    lender = load_device("rtx_pro_6000")
+    half = Device(
+        name="half",
+        kind="gpu",
+        peak_flops={"bf16": lender.peak_flops["bf16"] / 2},
+        memory=MemoryTier("GDDR", 1e11, lender.memory.bandwidth / 2),
+        cache=lender.cache,
+        cores=lender.cores,
+    )
+    costs = CalibratedCost.from_coefficients(half, {"borrow": "rtx_pro_6000"})
+    work = GemmWork(1, 65536, 8192)
+    mine, theirs = costs.cost(work), lender.cost_model.cost(work)
+    assert mine.source is Source.ANALYTICAL
+    assert mine.seconds == pytest.approx(2 * theirs.seconds, rel=0.02)
