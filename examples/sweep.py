@@ -13,12 +13,12 @@ RATES = (2, 4, 6, 8, 10, 12)
 def main() -> None:
     """Print throughput and latency by request rate."""
     scenario = Scenario.load(Path(__file__).parent / "llama-3.1-8b.toml")
-    print(f"{'rate':>6} {'output tok/s':>13} {'TTFT p99 ms':>12} {'TPOT p99 ms':>12} {'KV peak':>8}")
+    print("  rate  output tok/s  TTFT p99 ms  TPOT p99 ms  KV peak")
     for rate in RATES:
         got = simulate(scenario, workload={"rate": rate}).metrics
         print(
-            f"{rate:6.1f} {got.output_throughput:13,.0f} {1e3 * got.ttft.p99:12.1f} "
-            f"{1e3 * got.tpot.p99:12.1f} {got.kv_use_peak:8.1%}"
+            f"{rate:6.1f}  {got.output_throughput:12,.0f}  {1e3 * got.ttft.p99:11.1f}  "
+            f"{1e3 * got.tpot.p99:11.1f}  {got.kv_use_peak:7.1%}"
         )
 
 

@@ -1,0 +1,81 @@
+"""Every example runs, at small size, and does what it is there to show."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from servesim import Result, Scenario, simulate
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = 24
+
+
+def run(name: str, **workload: object) -> Result:
+    scenario = Scenario.load(EXAMPLES / f"{name}.toml")
+    result = simulate(scenario, workload=workload) if workload else simulate(scenario)
+    assert result.metrics.finished == result.metrics.requests
+    return result
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_file_is_a_scenario(path: Path) -> None:
+    assert Scenario.load(path).name == path.stem
+
+
+def test_llama() -> None:
+    got = run("llama-3.1-8b", num_requests=SMALL)
+    # Llama-3.1-8B's model card: 8.03B parameters; 32 layers x 8 KV heads x 128, bf16.
+    assert got.deployment.served[0].graph.parameters == 8_030_261_248
+    assert got.deployment.served[0].graph.kv_bytes_per_token == 128 * 1024
+    assert got.metrics.prefix_hit_rate > 0
+
+
+def test_replay_finds_its_prefixes() -> None:
+    got = run("replay")
+    assert got.metrics.requests == 40
+    assert got.metrics.prefix_hit_rate > 0.5
+
+
+def test_burst_preempts() -> None:
+    got = run("burst")
+    assert got.metrics.preemptions > 0
+    assert got.metrics.kv_use_peak > 0.99
+
+
+def test_closed_loop_keeps_its_users() -> None:
+    got = run("closed-loop", num_requests=SMALL, concurrency=4)
+    assert max(one.steps.column("running").max() for one in got.records.instances) <= 4
+
+
+def test_tensor_parallel_halves_the_weights() -> None:
+    graph = run("tensor-parallel", num_requests=SMALL).deployment.served[0].graph
+    assert graph.weight_bytes == pytest.approx(graph.parameters * 2 / 2, rel=0.01)
+
+
+def test_moe_uses_a_tenth_of_its_weights_for_a_token() -> None:
+    graph = run("moe", num_requests=SMALL).deployment.served[0].graph
+    assert graph.active_parameters < 0.12 * graph.parameters
+    assert graph.weight_bytes == pytest.approx(graph.parameters, rel=0.05)  # 8-bit, mostly
+
+
+def test_two_instances_share_by_speed() -> None:
+    got = run("two-instances", num_requests=200)
+    sent = got.records.requests.column("instance")
+    fast, slow, other = ((sent == number).sum() for number in range(3))
+    assert fast > slow
+    assert fast > other
+
+
+def test_sweep(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("sweep", EXAMPLES / "sweep.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RATES", (1, 30))
+    module.main()
+    slow, fast = capsys.readouterr().out.splitlines()[1:]
+    assert float(slow.split()[2]) < float(fast.split()[2].replace(",", ""))

@@ -1,0 +1,65 @@
+"""Flags generated from dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from servesim.cli.commands import simulate
+from servesim.cli.flags import add_flags, attribute_texts, given
+from servesim.runtime.config import EngineConfig
+
+
+@dataclass(frozen=True)
+class Options:
+    """Some options.
+
+    Attributes:
+        seats: how many there are,
+            counted from one.
+        low, high: between these; 100% of them.
+
+    Raises:
+        ValueError: never.
+    """
+
+    seats: int = 3
+    low: float | None = None
+    high: float | None = None
+    fast: bool = True
+    policy: Literal["a", "b"] = "a"
+    folder: Path | None = None
+
+
+def parsed(*words: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Options, "some", "some options")
+    return given(parser.parse_args(words)).get("some", {})
+
+
+def test_only_given_flags_leave_a_value() -> None:
+    assert parsed() == {}
+    assert parsed("--seats", "4", "--no-fast", "--policy", "b", "--low", "1") == {
+        "seats": 4,
+        "fast": False,
+        "policy": "b",
+        "low": 1.0,
+    }
+
+
+def test_texts_come_from_the_docstring() -> None:
+    texts = attribute_texts(Options)
+    assert texts["seats"] == "how many there are, counted from one."
+    assert texts["low"] == texts["high"] == "between these; 100% of them."
+    assert "ValueError" not in texts
+
+
+def test_every_engine_option_is_a_flag_with_a_text() -> None:
+    parser = argparse.ArgumentParser()
+    simulate.add_arguments(parser)
+    flags = {flag: action.help for action in parser._actions for flag in action.option_strings}
+    for field in dataclasses.fields(EngineConfig):
+        assert flags[f"--{field.name.replace('_', '-')}"]
