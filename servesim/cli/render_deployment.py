@@ -21,14 +21,21 @@ def print_deployment(console: Console, deployment: Deployment) -> None:
     """Everything that is settled before a run starts."""
     scenario = deployment.scenario
     console.print(Text.assemble((scenario.name, "bold"), "  ", (traffic(scenario.workload), "dim")))
-    shown: list[OpGraph] = []
+    for graph in distinct_graphs(deployment):
+        _print_graph(console, graph)
     for one in deployment.served:
-        if one.graph not in shown:
-            shown.append(one.graph)
-            _print_graph(console, one.graph)
         _print_placement(console, one)
     if len(deployment.engines) > 1:
         heading(console, "Router", deployment.scenario.router.kind)
+
+
+def distinct_graphs(deployment: Deployment) -> list[OpGraph]:
+    """The graphs of all instances, equal ones once."""
+    found: list[OpGraph] = []
+    for one in deployment.served:
+        if one.graph not in found:
+            found.append(one.graph)
+    return found
 
 
 def traffic(workload: Plugin) -> str:

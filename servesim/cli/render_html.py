@@ -73,11 +73,6 @@ def shares(parts: Sequence[tuple[str, float]]) -> str:
     return f'<div class="bar">{bar}</div><ul class="legend">{legend}</ul>'
 
 
-def columns(*parts: str) -> str:
-    """Parts beside each other where there is room."""
-    return f'<div class="columns">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
-
-
 def note(text: str) -> str:
     """A line that must not be overlooked."""
     return f'<p class="note">{escape(text)}</p>'

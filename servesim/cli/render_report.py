@@ -9,6 +9,7 @@ from servesim import __version__
 from servesim.cli import render_html as html
 from servesim.cli.render import LATENCIES, LATENCY_COLUMNS, in_unit, number, percent
 from servesim.cli.render_deployment import (
+    distinct_graphs,
     kv_capacity,
     memory_parts,
     model_facts,
@@ -44,7 +45,8 @@ def report_html(result: Result) -> str:
             html.section("Latency", _latency_table(result), html.charts(_latency_charts(result))),
             html.section("Over time", html.charts(_time_charts(result))),
             html.section("Run", html.facts(_facts(result)), _sources(result)),
-            *(_instance(one) for one in served),
+            *(_placement(one) for one in served),
+            *(_model(graph) for graph in distinct_graphs(result.deployment)),
         ],
         f"servesim {__version__}",
     )
@@ -134,19 +136,19 @@ def _sources(result: Result) -> str:
     return html.shares(parts)
 
 
-def _instance(one: Served) -> str:
-    graph, many = one.graph, one.instance.count
+def _model(graph: OpGraph) -> str:
+    return html.section(graph.model, html.facts(model_facts(graph)), _operators(graph))
+
+
+def _placement(one: Served) -> str:
+    many = one.instance.count
     title = f"{one.instance.name} x {many}" if many > 1 else one.instance.name
     sizes = [(f"{name} {gib(size)}", size) for name, size in memory_parts(one)]
     total = sum(size for _, size in sizes)
     return html.section(
-        f"{title}: {graph.model}",
-        html.columns(
-            html.facts(model_facts(graph)),
-            html.facts([*placement_facts(one), ("KV cache", kv_capacity(one))]),
-        ),
+        title,
+        html.facts([*placement_facts(one), ("KV cache", kv_capacity(one))]),
         html.shares([(label, size / total) for label, size in sizes]),
-        _operators(graph),
     )
 
 
