@@ -60,7 +60,7 @@ def instantiate(config: Any, dtype: str) -> Any:
     for part in _language_configs(config):
         for attention in _ATTENTION:
             try:
-                model = _from_config(part, torch_dtype, attention)
+                model = _from_config(_model_class(part, config), part, torch_dtype, attention)
             except Exception as error:  # older code picks attention from a list of its own
                 failure = failure or error
             else:
@@ -73,12 +73,13 @@ def instantiate(config: Any, dtype: str) -> Any:
 
 def complete(config: Any) -> None:
     """Fill in what older config classes leave open and the modelling code expects."""
-    heads = getattr(config, "num_attention_heads", None)
-    if heads and getattr(config, "num_key_value_heads", 0) is None:
+    values = vars(config)
+    heads = values.get("num_attention_heads")
+    if heads and values.get("num_key_value_heads", 0) is None:
         config.num_key_value_heads = heads
-    if heads and getattr(config, "head_dim", 0) is None and getattr(config, "hidden_size", None):
+    if heads and values.get("head_dim", 0) is None and values.get("hidden_size"):
         config.head_dim = config.hidden_size // heads
-    if hasattr(config, "is_decoder"):
+    if "is_decoder" in values:
         config.is_decoder = True
 
 
@@ -91,24 +92,30 @@ def _language_configs(config: Any) -> Iterator[Any]:
         yield part
 
 
-def _from_config(config: Any, dtype: Any, attention: str) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.initialization import no_init_weights
+def _model_class(config: Any, whole: Any) -> Any:
+    """The class that makes a language model of ``config``, a part of the config ``whole``.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     )
 
-    auto = AutoModelForCausalLM
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-            raise UnsupportedError(
-                f"transformers has no causal language model of type {config.model_type!r}"
-            )
-        auto = AutoModelForImageTextToText
+    for kind in (type(config), type(whole)):
+        for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+            if kind in mapping:
+                return mapping[kind]
+    raise UnsupportedError(f"transformers has no causal language model of {config.model_type!r}")
+
+
+def _from_config(model_class: Any, config: Any, dtype: Any, attention: str) -> Any:
+    import torch
+    from transformers.initialization import no_init_weights
+
     with torch.device("meta"), no_init_weights():
-        return auto.from_config(
+        return model_class._from_config(
             config,
             dtype=dtype,
             attn_implementation=attention,

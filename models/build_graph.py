@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from servesim.errors import ServesimError, UnsupportedError
+from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.ir import PARAMETER, TraceGraph
 from servesim.graph.opgraph import Block, CacheGroup, OpGraph
+from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.experts import Experts
 from servesim.graph.passes.caches import cache_groups, states_read
 from servesim.graph.passes.canonical import canonicalise
@@ -51,7 +53,7 @@ def trace_module(model: Any, name: str, dtype: str) -> Traced:
     """
     with quiet():
         try:
-            prefill, decode = capture(model)
+            prefill, decode = _capture(model)
         except ServesimError:
             raise
         except Exception as error:
@@ -63,11 +65,22 @@ def trace_module(model: Any, name: str, dtype: str) -> Traced:
     caches = cache_groups(prefill, dtype)
     if not caches and decode is not None:
         caches = states_read(decode, TOKENS, dtype)
+    blocks, caches = _renumbered(blocks, caches)
     parameters = language_parameters(model, raw)
     parameters -= sum(n.attrs.get("unused", 0) * _times(raw, n.layer) for n in raw)
     graph = _graph(model, name, dtype, blocks, caches, parameters, tuple(prefill.notes))
     steps = () if decode is None else canonicalise(decode, dtype)
     return Traced(graph, steps, raw, model)
+
+
+def _capture(model: Any) -> tuple[TraceGraph, TraceGraph | None]:
+    """Record; in fp32 where the code mixes formats (shapes are all that matters)."""
+    try:
+        return capture(model)
+    except RuntimeError as error:
+        if "scalar type" not in str(error) and "dtype" not in str(error):
+            raise
+        return capture(model.float())
 
 
 def _graph(
@@ -80,23 +93,38 @@ def _graph(
     notes: tuple[str, ...],
 ) -> OpGraph:
     text = model.config.get_text_config(decoder=True)
-    embeddings = model.get_input_embeddings().weight
-    size = next(p for p in model.parameters()).element_size()
+    table = next(op.spec for b in blocks for op in b.ops if isinstance(op.spec, Embedding))
     graph = OpGraph(
         model=name,
         blocks=blocks,
         caches=caches,
         parameters=parameters,
         active_parameters=active_parameters(blocks, parameters),
-        weight_bytes=float(parameters * size),
-        hidden_size=int(getattr(text, "hidden_size", embeddings.shape[1])),
-        vocab_size=int(embeddings.shape[0]),
+        weight_bytes=parameters * bytes_per_element(dtype),
+        hidden_size=int(getattr(text, "hidden_size", table.width)),
+        vocab_size=table.rows,
         max_model_len=_context_length(text),
         dtype=dtype,
         notes=notes,
     )
     graph.lint()
     return graph
+
+
+def _renumbered(
+    blocks: tuple[Block, ...], caches: tuple[CacheGroup, ...]
+) -> tuple[tuple[Block, ...], tuple[CacheGroup, ...]]:
+    """Layers numbered without gaps: some models skip layers that need an image."""
+    used = sorted(layer for block in blocks for layer in block.layers)
+    number = {layer: i for i, layer in enumerate(used)}
+
+    def renumber(layers: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(number[layer] for layer in layers if layer in number)
+
+    return (
+        tuple(replace(b, layers=renumber(b.layers)) for b in blocks),
+        tuple(replace(c, layers=renumber(c.layers)) for c in caches),
+    )
 
 
 def _times(graph: TraceGraph, layer: int | None) -> int:

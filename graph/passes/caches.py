@@ -58,12 +58,13 @@ def stored_elements(graph: TraceGraph, node: Node) -> int:
 def cache_groups(graph: TraceGraph, dtype: str) -> tuple[CacheGroup, ...]:
     """The caches of all layers, equal ones together; call after `mark_caches` and `mark_latent`."""
     kept: dict[_Kept, list[int]] = {}
-    for layer in dict.fromkeys(n.layer for n in graph if n.layer is not None):
-        nodes = [n for n in graph if n.layer == layer and n.target != "repeat"]
-        if nodes:
-            layers = [layer, *(r.layer for r in graph.repeats if r.like == layer)]
-            for what in _kept_by(graph, nodes, dtype):
-                kept.setdefault(what, []).extend(layers)
+    skipped = {r.layer for r in graph.repeats}
+    for layer in dict.fromkeys(n.layer for n in graph):
+        if layer is None or layer in skipped:
+            continue
+        layers = [layer, *(r.layer for r in graph.repeats if r.like == layer)]
+        for what in _kept_by(graph, [n for n in graph if n.layer == layer], dtype):
+            kept.setdefault(what, []).extend(layers)
     return _groups(kept)
 
 
@@ -112,8 +113,8 @@ def states_read(decode: TraceGraph, tokens: int, dtype: str) -> tuple[CacheGroup
         tokens: tokens of the prefill before it: a tensor with such a dimension holds keys and
             values, one without a state.
     """
-    kept: dict[int, tuple[float, float]] = {}
-    readers: dict[int, int] = {}
+    kept: dict[int | None, tuple[float, float]] = {}
+    readers: dict[int, int | None] = {}
     for node in decode:
         for i in node.inputs:
             if node.layer is not None:
@@ -122,18 +123,20 @@ def states_read(decode: TraceGraph, tokens: int, dtype: str) -> tuple[CacheGroup
         stored = node.target == "constant" and not node.attrs["name"]
         if not stored or node.id not in readers or decode.batch not in node.shape:
             continue
-        elements = node.numel / decode.batch
+        elements, layer = node.numel / decode.batch, readers[node.id]
         if decode.layers in node.shape:  # one tensor for all layers
-            elements /= decode.layers
-        per_token, state = kept.get(readers[node.id], (0.0, 0.0))
+            elements, layer = elements / decode.layers, None
+        per_token, state = kept.get(layer, (0.0, 0.0))
         if tokens in node.shape:
             per_token += elements / tokens * bytes_per_element(dtype)
         else:
             state += elements * node.itemsize
-        kept[readers[node.id]] = (per_token, state)
+        kept[layer] = (per_token, state)
     groups: dict[_Kept, list[int]] = {}
     for layer, (per_token, state) in kept.items():
         layers = [layer, *(r.layer for r in decode.repeats if r.like == layer)]
+        if layer is None:
+            layers = list(range(decode.layers))
         if per_token:
             groups.setdefault(_Kept("full", per_token), []).extend(layers)
         if state:

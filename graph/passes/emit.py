@@ -21,18 +21,19 @@ _SILENT = frozenset({"input", "repeat"})
 def emit_blocks(graph: TraceGraph, dtype: str) -> tuple[Block, ...]:
     """One block for what precedes the layers, one a distinct layer, one for what follows."""
     emitter = _Emitter(graph, dtype)
-    numbered = list(dict.fromkeys(n.layer for n in graph if n.layer is not None))
+    skipped = {r.layer for r in graph.repeats}
+    numbered = dict.fromkeys(n.layer for n in graph if n.layer not in {None, *skipped})
     inside = [n.id for n in graph if n.layer is not None]
     first = min(inside, default=0)
     outside = [n for n in graph if n.layer is None]
     blocks = [emitter.block("head", [n for n in outside if n.id < first])]
     layers = []
     for index in numbered:
-        nodes = [n for n in graph if n.layer == index and n.target != "repeat"]
-        if nodes:
-            same = (index, *(r.layer for r in graph.repeats if r.like == index))
-            block = emitter.block(f"layer.{index}", nodes)
-            layers.append(replace(block, layers=tuple(sorted(set(same)))))
+        assert index is not None
+        same = {index, *(r.layer for r in graph.repeats if r.like == index)}
+        block = emitter.block(f"layer.{index}", [n for n in graph if n.layer == index])
+        if block.ops:
+            layers.append(replace(block, layers=tuple(sorted(same))))
     tail = emitter.block("tail", [n for n in outside if n.id > first])
     blocks += [*_merge_equal(layers), replace(tail, ops=_with_sampler(tail.ops))]
     return tuple(b for b in blocks if b.ops)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,26 +34,37 @@ def capture(model: torch.nn.Module, *, fold: bool = True) -> tuple[TraceGraph, T
     if cache is None:
         return prefill, None
     decode = TraceGraph(BATCH, 1, context=TOKENS)
-    _run(model, decode, 1, cache, fold)
+    try:
+        _run(model, decode, 1, cache, fold)
+    except Exception as error:
+        prefill.notes.append(f"no decode step: {type(error).__name__}: {error}"[:200])
+        return prefill, None
     return prefill, decode
 
 
 def _prefill(model: torch.nn.Module, fold: bool) -> tuple[TraceGraph, Any]:
-    """Record a prefill into an empty cache, or into the one that the model makes for itself."""
+    """Record a prefill into an empty cache, or into the one that the model makes for itself.
+
+    The last attempt makes new tensors on the meta device whatever device the code asks for.
+    """
     empty = _empty_cache(model)
-    try:
+    attempts = ([(empty, False)] if empty is not None else []) + [(None, False), (None, True)]
+    failure: Exception | None = None
+    for cache, on_meta in attempts:
         graph = TraceGraph(BATCH, TOKENS)
-        return graph, _run(model, graph, TOKENS, empty, fold)
-    except Exception:
-        if empty is None:
-            raise
-        graph = TraceGraph(BATCH, TOKENS)
-        return graph, _run(model, graph, TOKENS, None, fold)
+        try:
+            with torch.device("meta") if on_meta else contextlib.nullcontext():
+                return graph, _run(model, graph, TOKENS, cache, fold)
+        except Exception as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 def _run(model: torch.nn.Module, graph: TraceGraph, tokens: int, cache: Any, fold: bool) -> Any:
     recorder = Recorder(model, graph)
-    ids = torch.empty(BATCH, tokens, dtype=torch.int64, device="meta")
+    books = getattr(model.config, "num_codebooks", 1)  # audio codes: several streams a sequence
+    ids = torch.empty(BATCH * books, tokens, dtype=torch.int64, device="meta")
     arguments = _arguments(model, ids, cache)
     layers = find_layers(model)
     folder = LayerFolder(model, recorder, arguments.get("past_key_values")) if fold else None

@@ -150,11 +150,16 @@ def hook_experts(model: torch.nn.Module) -> None:
     recorded forward all the same.
     """
     for module in model.modules():
-        stacked = [p for p in module.parameters(recurse=False) if p.ndim == 3]
-        named = "expert" in type(module).__name__.lower()
-        if not stacked or not named or hasattr(module, "_is_expert_parallel"):
+        if "expert" not in type(module).__name__.lower() or hasattr(module, "_is_expert_parallel"):
             continue
-        hook = _experts if len(stacked) > 1 else _expert_matrices
+        stacked = [p for p in module.parameters(recurse=False) if p.ndim == 3]
+        takes_choices = len(inspect.signature(module.forward).parameters) >= 3
+        if len(stacked) != 1 and (stacked or takes_choices):
+            hook = _experts
+        elif stacked:
+            hook = _expert_matrices
+        else:
+            continue
         forward = functools.partial(hook, module)
         module.forward = functools.wraps(module.forward)(forward)  # type: ignore[method-assign]
 
@@ -184,22 +189,35 @@ def _experts(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) 
         out = torch.empty_like(hidden_states)
     given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
     chosen = [a for a in given if not a.is_floating_point()]
-    weights = dict(self.named_parameters())
-    first, *others = [p for p in weights.values() if p.ndim == 3]
-    hidden, last = hidden_states.shape[-1], others[-1]
-    experts = min(int(p.shape[0]) for p in (first, last))
-    width = last[0].numel() // hidden
-    attrs = {
+    weights = list(self.parameters())
+    attrs = _expert_sizes(self, weights, hidden_states.shape[-1])
+    attrs["top_k"] = int(chosen[0].shape[-1]) if chosen else 0
+    recorder.emit("experts", (hidden_states, args, kwargs, weights), out, attrs)
+    return out
+
+
+def _expert_sizes(module: Any, weights: list[torch.Tensor], hidden: int) -> dict[str, Any]:
+    """Number and width of experts from their stacked matrices.
+
+    ``choices``: what a router chooses among; some choices may have no down projection (they hand
+    the token on), so that part of the up projection is ``unused``.
+    """
+    stacked = [p for p in weights if p.ndim == 3]
+    if not stacked:  # (experts · width) x hidden
+        count = int(module.num_experts)
+        stacked = [p.view(count, -1, p.shape[-1]) for p in weights if p.ndim == 2]
+        weights = stacked
+    first, *others = stacked
+    experts = min(int(p.shape[0]) for p in stacked)
+    width = others[-1][0].numel() // hidden
+    return {
         "experts": experts,
-        "top_k": int(chosen[0].shape[-1]) if chosen else 0,
         "width": width,
         "gated": first[0].numel() // hidden == 2 * width or len(others) == 2,
-        "bias": any(p.ndim == 2 for p in weights.values()),
-        "choices": max(int(p.shape[0]) for p in (first, last)),
-        "unused": sum(p.numel() - p[0].numel() * experts for p in (first, *others)),
+        "bias": any(p.ndim == 2 for p in weights),
+        "choices": max(int(p.shape[0]) for p in stacked),
+        "unused": sum(p.numel() - p[0].numel() * experts for p in stacked),
     }
-    recorder.emit("experts", (hidden_states, args, kwargs, list(weights.values())), out, attrs)
-    return out
 
 
 def _cache_write(original: Callable[..., Any], target: str) -> Callable[..., Any]:

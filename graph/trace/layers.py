@@ -19,13 +19,33 @@ _POSITION = re.compile(r"(^|_)(layer_?(idx|id|index|number|nb|num)|idx|index)$|^
 
 
 def find_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The layers by path: elements of the module lists that are not inside another list."""
-    found: dict[str, torch.nn.Module] = {}
+    """The decoder layers by path.
+
+    They are the elements of the outermost module lists with as many elements as the config has
+    layers; the longest lists, if it does not say.
+    """
+    lists: dict[str, torch.nn.ModuleList] = {}
     for path, module in model.named_modules():
-        inside = any(path.startswith(f"{layer}.") for layer in found)
-        if isinstance(module, torch.nn.ModuleList) and not inside:
-            found |= {f"{path}.{name}": child for name, child in module.named_children()}
-    return found
+        inside = any(path.startswith(f"{outer}.") for outer in lists)
+        if isinstance(module, torch.nn.ModuleList) and len(module) and not inside:
+            lists[path] = module
+    count = _layers_in_config(model)
+    if count not in {len(found) for found in lists.values()}:
+        count = max((len(found) for found in lists.values()), default=0)
+    return {
+        f"{path}.{name}": child
+        for path, found in lists.items()
+        if len(found) == count
+        for name, child in found.named_children()
+    }
+
+
+def _layers_in_config(model: torch.nn.Module) -> int:
+    config: Any = model.config
+    try:
+        return int(config.get_text_config(decoder=True).num_hidden_layers)
+    except Exception:  # configs of several parts count layers a part
+        return 0
 
 
 def layer_index(path: str) -> int:

@@ -24,6 +24,10 @@ def answer(func: Any, args: Any, kwargs: Any) -> tuple[Any, str]:
         found = max(1, tensor.shape[0] if tensor.ndim else 1)
         result = torch.empty(found, max(1, tensor.ndim), dtype=torch.int64, device="meta")
         return result, f"nonzero of {tuple(tensor.shape)} was answered with {found} positions"
+    if func is torch.ops.aten.index.Tensor and args[0].is_meta and _has_mask(args[1]):
+        indices = [_all_positions(i) for i in args[1]]
+        flat = [i for group in indices for i in group]
+        return func(args[0], flat, **kwargs), "a boolean mask was answered with True everywhere"
     if func is torch.ops.aten.equal.default:
         return True, "tensor equality was answered with True"
     if func is torch.ops.aten._to_copy.default and args[0].is_meta and _to_host(kwargs):
@@ -31,6 +35,17 @@ def answer(func: Any, args: Any, kwargs: Any) -> tuple[Any, str]:
         copy = torch.zeros(shape, dtype=kwargs.get("dtype") or args[0].dtype, device="cpu")
         return copy, f"values of shape {shape} read by the host were answered with zeros"
     return func(*args, **kwargs), ""
+
+
+def _has_mask(indices: Any) -> bool:
+    return any(i is not None and i.dtype is torch.bool for i in indices)
+
+
+def _all_positions(index: Any) -> list[Any]:
+    """Integer indices in place of a boolean mask that is True everywhere."""
+    if index is None or index.dtype is not torch.bool:
+        return [index]
+    return [torch.empty(index.numel(), dtype=torch.int64, device="meta")] * index.ndim
 
 
 def _to_host(kwargs: Any) -> bool:

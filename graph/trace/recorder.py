@@ -43,8 +43,8 @@ class Recorder:
         self._alive: list[torch.Tensor] = []
         self._writers: dict[int, list[int]] = {}
         self._next = 0
-        self._names = {id(p): name for name, p in model.named_parameters(remove_duplicate=False)}
-        self._names |= {id(b): name for name, b in model.named_buffers(remove_duplicate=False)}
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        self._names |= {id(b): name for name, b in model.named_buffers()}
         self._parameters = {id(p) for p in model.parameters()}
 
     @property
