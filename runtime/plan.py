@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servesim.graph.batch import BatchShape
+from servesim.graph.work import attended_pairs
 from servesim.runtime.sequence import Sequence
 
 
@@ -65,6 +66,16 @@ class Plan:
     def prefill_tokens(self) -> int:
         """New tokens of the prefills."""
         return sum(grant.new for grant in self.prefills)
+
+    @property
+    def prefill_context(self) -> int:
+        """Tokens that the prefills find in the cache."""
+        return sum(grant.computed for grant in self.prefills)
+
+    @property
+    def prefill_pairs(self) -> int:
+        """(query, key) pairs of the prefills, without windows."""
+        return sum(attended_pairs(grant.new, grant.computed) for grant in self.prefills)
 
     def shape(self) -> BatchShape:
         """The batch as a step model sees it."""

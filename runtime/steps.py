@@ -12,6 +12,8 @@ from servesim.runtime.plan import Plan
 
 #: Columns that are added up when rows are joined, and those that are averaged over time.
 SUMS = ("steps", "prefill_tokens", "prefills", "decodes")
+#: Further sums, of what the steps' attention reads; for energy, not for the step table.
+ATTENDED = ("decode_context", "prefill_context", "prefill_pairs")
 MEANS = ("running", "waiting", "kv_blocks")
 
 #: Rows kept by default before neighbours are joined.
@@ -28,6 +30,9 @@ class StepRecords:
         start_s, end_s: of the row's first and last step.
         prefill_tokens, prefills, decodes: new tokens of prefills, how many there were, and tokens
             of decodes.
+        decode_context, prefill_context: tokens already in the cache of the decodes, and of the
+            prefills, before each step.
+        prefill_pairs: (query, key) pairs of the prefills.
         running, waiting, kv_blocks: sequences and blocks held after scheduling; averaged over time
             where steps are joined.
         kv_blocks_peak: the most blocks ever held.
@@ -41,6 +46,9 @@ class StepRecords:
         self.prefill_tokens = array("q")
         self.prefills = array("q")
         self.decodes = array("q")
+        self.decode_context = array("q")
+        self.prefill_context = array("q")
+        self.prefill_pairs = array("q")
         self.running = array("d")
         self.waiting = array("d")
         self.kv_blocks = array("d")
@@ -70,6 +78,9 @@ class StepRecords:
         self.prefill_tokens.append(plan.prefill_tokens)
         self.prefills.append(len(plan.prefills))
         self.decodes.append(plan.decodes)
+        self.decode_context.append(plan.context)
+        self.prefill_context.append(plan.prefill_context)
+        self.prefill_pairs.append(plan.prefill_pairs)
         self.running.append(plan.running)
         self.waiting.append(plan.waiting)
         self.kv_blocks.append(kv_blocks)
@@ -111,7 +122,7 @@ class StepRecords:
         for name in MEANS:
             weighted = np.add.reduceat(self.column(name) * busy, first)
             setattr(self, name, array("d", weighted / np.where(self._busy > 0, self._busy, 1)))
-        for name in SUMS:
+        for name in (*SUMS, *ATTENDED):
             summed = np.add.reduceat(np.array(getattr(self, name)), first)
             setattr(self, name, array("q", summed.tolist()))
         self.start_s = array("d", self.column("start_s")[first])
