@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0, or 2 after one line on standard error for an error the user can mend.
+        The exit code: 0, or after one line on standard error 2 for an error the user can mend and
+        130 for an interruption.
     """
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
@@ -83,3 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("servesim: interrupted\n")
+        return 130

@@ -1,0 +1,35 @@
+"""The documentation names every section, key, kind and column there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servesim.runtime.config import EngineConfig
+from servesim.runtime.lengths import LENGTHS
+from servesim.runtime.routers import ROUTERS
+from servesim.runtime.workloads import WORKLOADS
+from servesim.scenario.fields import field_types
+from servesim.scenario.files import REQUEST_COLUMNS, STEP_COLUMNS
+from servesim.scenario.load import TOP_LEVEL
+from servesim.scenario.sections import HardwareSection, Instance, ModelSection, OutputSection
+
+DOCS = Path(__file__).parents[2] / "docs"
+SECTIONS = (ModelSection, HardwareSection, OutputSection, Instance, EngineConfig)
+REGISTRIES = (WORKLOADS, ROUTERS, LENGTHS)
+
+
+def test_every_key_of_a_scenario_is_documented() -> None:
+    text = (DOCS / "scenario.md").read_text(encoding="utf-8")
+    plugins = [registry.get(name) for registry in REGISTRIES for name in registry.names()]
+    keys = [key for cls in (*SECTIONS, *plugins) for key in field_types(cls)]
+    kinds = [name for registry in REGISTRIES for name in registry.names()]
+    missing = [word for word in (*TOP_LEVEL, *keys, *kinds) if word not in text]
+    assert missing == []
+
+
+@pytest.mark.parametrize("columns", [REQUEST_COLUMNS, STEP_COLUMNS])
+def test_every_column_is_documented(columns: tuple[str, ...]) -> None:
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert [column for column in columns if f"`{column}`" not in text] == []
