@@ -38,8 +38,8 @@ STEPS: Mapping[str, Callable[[int], int]] = {
 #: nothing was measured (within the range of the calibrated devices: 0.6 to 0.8, 3 to 5 µs).
 EFFICIENCY, LAUNCH = 0.7, 4e-6
 #: NCCL's own figures for PCIe rings (src/graph/tuning.cc): seconds to start, seconds a step, and
-#: the share of the bandwidth that is payload. LL sends a flag with every four bytes, Simple waits for
-#: whole chunks.
+#: the share of the bandwidth that is payload. LL sends a flag with every four bytes, Simple waits
+#: for whole chunks.
 NCCL_PROTOCOLS = {"LL": (3.6e-6, 1.0e-6, 0.5), "Simple": (8.4e-6, 5.7e-6, 1.0)}
 #: Above this payload vLLM leaves its one-shot and two-shot all-reduce for NCCL's: the measured
 #: latencies of both are equal from here on.

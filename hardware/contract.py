@@ -15,6 +15,8 @@ from servesim.hardware.device import Device
 
 #: How a cost may fall below its bound by rounding.
 ROUNDING = 1e-9
+#: What the larger of two kernels may be faster by: libraries do choose better for some sizes.
+SLACK = 0.1
 _SIZES = (1, 16, 128, 1024, 8192)
 
 
@@ -39,7 +41,7 @@ def check_device(device: Device) -> None:
 
     Times are positive and finite, the same when asked again, never below what peak arithmetic
     or memory bandwidth allows (what fits the last-level cache may come from there), and eight
-    times the work never takes less time. Unknown families and number formats are refused.
+    times the work never takes clearly less time. Unknown families and number formats are refused.
 
     Raises:
         ContractError: a rule is broken.
@@ -49,7 +51,7 @@ def check_device(device: Device) -> None:
             works = [grow(size) for size in _SIZES]
             times = [_check_work(device, work) for work in works]
             for (small, less), (large, more) in _pairs(works, times):
-                if more < less:
+                if more < less * (1 - SLACK):
                     raise ContractError(
                         f"{device.name}: {large} takes {more} s, less than {small} with {less} s"
                     )

@@ -21,8 +21,8 @@ class AttentionTable:
     (query, key) pairs P: the thread blocks of the kernel and their arithmetic are the same. Its
     context is (P − Q(Q+1)/2)/Q. Fresh prompts side by side can have fewer pairs than one chunk of
     Q tokens on an empty context; then the time above that of the shortest chunk shrinks with the
-    pairs. A step never takes less than its largest prefill alone. Chunks longer than measured are
-    cut into measured ones, each on the context before it.
+    pairs. A step never takes less than with any one of its prefills alone. Chunks longer than
+    measured are cut into measured ones, each on the context before it.
 
     Decodes of unequal contexts cost alpha of the way from all at the mean to all at the longest.
     """
@@ -76,14 +76,14 @@ class AttentionTable:
         tokens = sum(new for new, _ in prefills)
         pairs = sum(attended_pairs(new, context) for new, context in prefills)
         context = (pairs - tokens * (tokens + 1) / 2) / tokens
-        largest = max(prefills, key=lambda p: attended_pairs(*p))
         seconds = self._chunk(tokens, max(context, 0.0), decodes, mean)
         if context < 0:
             shortest = self._chunk(self.grid.chunks[0], 0, 0, 0)
             single = self._chunk(tokens, 0, 0, 0)
             spared = 1 - pairs / attended_pairs(tokens, 0)
             seconds -= max(0.0, single - shortest) * spared
-        return max(seconds, self._chunk(largest[0], max(largest[1], 0), decodes, mean))
+        alone = (self._chunk(new, max(before, 0), decodes, mean) for new, before in prefills)
+        return max(seconds, *alone)
 
     def _chunk(self, tokens: int, context: float, decodes: int, mean: float) -> float:
         """One prefill chunk beside decodes, cut into measured lengths when it is longer."""

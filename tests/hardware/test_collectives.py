@@ -1,6 +1,7 @@
 """Collectives: closed forms by hand, curves between and beyond what was measured."""
 
 import csv
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def test_closed_forms_by_hand():
     assert closed_form(LINK, "all_gather", 4, 1e6) == pytest.approx(LAUNCH + 3e-6 + 750e-6)
     assert closed_form(LINK, "all_to_all", 4, 1e6) == pytest.approx(LAUNCH + 1e-6 + 750e-6)
     assert closed_form(LINK, "send", 2, 1e6) == pytest.approx(LAUNCH + 1e-6 + 1000e-6)
+
+
+def test_without_peer_access_by_hand():
+    link = replace(LINK, bandwidth=1e9, peer_access=False)
+    # NCCL's LL: 3.6 µs, two steps of 1 µs, every byte with as many of flags.
+    assert closed_form(link, "all_reduce", 2, 1e3) == pytest.approx(5.6e-6 + 2e-6)
+    # NCCL's Simple: 8.4 µs and two steps of 5.7 µs.
+    assert closed_form(link, "all_reduce", 2, 1e6) == pytest.approx(19.8e-6 + 1e-3)
+
+
+def test_curves_are_for_devices_with_peer_access():
+    device = load_device("rtx_pro_6000")
+    direct = collective_cost(device, load_device, device.host_link).cost(all_reduce(1e6, 2))
+    staged = collective_cost(device, load_device).cost(all_reduce(1e6, 2))
+    assert (direct.source, staged.source) == (Source.CALIBRATED, Source.ANALYTICAL)
+    assert direct.seconds < staged.seconds / 2
 
 
 def test_nothing_to_send_takes_no_time():
@@ -145,8 +162,9 @@ def test_calibrated_collectives_match_what_was_measured(name):
     if not folder.is_dir():
         pytest.skip("no shared measurements")
     device = load_device(name)
-    costs = collective_cost(device, load_device)
-    samples = read_kernel_tables(folder, device.scale_up is None)
+    bridged = device.peer_link.peer_access
+    costs = collective_cost(device, load_device, None if bridged else device.host_link)
+    samples = read_kernel_tables(folder, not bridged)
     errors = {}
     for s in samples:
         found = costs.curves[s.operation].at(s.ranks, s.payload_bytes)
