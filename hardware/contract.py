@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from servesim.errors import UnsupportedError
@@ -15,9 +16,10 @@ from servesim.hardware.device import Device
 
 #: How a cost may fall below its bound by rounding.
 ROUNDING = 1e-9
-#: What the larger of two kernels may be faster by: libraries do choose better for some sizes.
-SLACK = 0.1
 _SIZES = (1, 16, 128, 1024, 8192)
+#: From here on more work may not take less time; for few rows libraries do have kernels that are
+#: faster for more (measured: NVFP4 products on RTX PRO 6000, by up to half).
+_GROWS_FROM = 128
 
 
 class ContractError(AssertionError):
@@ -41,7 +43,8 @@ def check_device(device: Device) -> None:
 
     Times are positive and finite, the same when asked again, never below what peak arithmetic
     or memory bandwidth allows (what fits the last-level cache may come from there), and eight
-    times the work never takes clearly less time. Unknown families and number formats are refused.
+    times the work of a large kernel never takes less time. Unknown families and number formats
+    are refused.
 
     Raises:
         ContractError: a rule is broken.
@@ -51,7 +54,7 @@ def check_device(device: Device) -> None:
             works = [grow(size) for size in _SIZES]
             times = [_check_work(device, work) for work in works]
             for (small, less), (large, more) in _pairs(works, times):
-                if more < less * (1 - SLACK):
+                if more < less:
                     raise ContractError(
                         f"{device.name}: {large} takes {more} s, less than {small} with {less} s"
                     )
@@ -96,8 +99,9 @@ def _check_work(device: Device, work: Work) -> float:
 def _pairs(
     works: list[Work], times: list[float]
 ) -> Iterator[tuple[tuple[Work, float], tuple[Work, float]]]:
-    asked = list(zip(works, times, strict=True))
-    return zip(asked, asked[1:], strict=False)
+    """Kernels that must not get faster, each with the next larger one."""
+    asked = list(zip(works, times, strict=True))[_SIZES.index(_GROWS_FROM) :]
+    return pairwise(asked)
 
 
 def _must_refuse(device: Device, work: Work) -> None:
