@@ -51,6 +51,7 @@ class Device:
         host_link: to the CPU and its memory.
         scale_up: to peers (NVLink, Infinity Fabric, ICI); None where peers talk over the host
             link.
+        power: the device file's ``[power]`` table: fields of ``AcceleratorPower`` that are known.
         calibration: the device file's ``[calibration]`` table, as written.
         costs: the device's own cost model; None for the roofline of the data sheet.
     """
@@ -69,6 +70,7 @@ class Device:
     idle_watts: float = 0.0
     price_usd: float | None = None
     efficiency: Efficiency = field(default_factory=Efficiency)
+    power: Mapping[str, Any] = field(default_factory=dict, repr=False)
     calibration: Mapping[str, Any] = field(default_factory=dict, repr=False)
     costs: CostModel | None = field(default=None, repr=False)
 
