@@ -79,6 +79,10 @@ def load_layer_profile(
         raise InputError(f"{place.parent}: no profile for {place.name} (there: {known})")
     curves = _curves(place / "dense.csv", "tokens")
     curves |= _curves(place / "per_sequence.csv", "sequences")
+    # Measured on one layer, ``layernorm`` averages a plain norm and one that adds the residual.
+    # In a whole model all but the first add it, as the final one does.
+    if "layernorm" in curves:
+        curves["layernorm"] = curves.get("final_layernorm", curves["layernorm"])
     return LayerProfile(curves, _attention(place), fallback)
 
 

@@ -54,6 +54,13 @@ def test_rows_of_a_per_head_norm_are_counted_in_tokens(tmp_path):
     assert profile.cost(norm) == Cost(pytest.approx(6e-6), Source.MEASURED)
 
 
+def test_norms_inside_the_model_add_the_residual_as_the_final_one_does(tmp_path):
+    norms = "layernorm,1,2\nlayernorm,9,4\nfinal_layernorm,1,3\nfinal_layernorm,9,5\n"
+    folder = bundle(tmp_path, **{"dense.csv": "layer,tokens,time_us\n" + norms})
+    work = MemoryWork("norm", 9, 1.0, 1.0, label="layernorm")
+    assert load_layer_profile(folder, 1, Seven()).cost(work).seconds == pytest.approx(5e-6)
+
+
 def test_beyond_the_range_the_slope_goes_on(tmp_path):
     profile = load_layer_profile(bundle(tmp_path), 1, Seven())
     beyond = profile.cost(GemmWork(199, 5, 5, label="qkv_proj"))
