@@ -233,10 +233,24 @@ def _cache_write(original: Callable[..., Any], target: str) -> Callable[..., Any
             # A cache hands back its own tensors, which a later layer may be given again.
             out = tuple(t.view_as(t) for t in out) if isinstance(out, tuple) else out.view_as(out)
         given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
-        attrs = {"stored": [(t.numel() // t.shape[0], t.element_size()) for t in given]}
+        kept = _kept_state(self, original.__name__, args, kwargs)
+        attrs = {"stored": [(t.numel() // t.shape[0], t.element_size()) for t in kept or given]}
         return recorder.emit(target, (args, kwargs), out, attrs)
 
     return update
+
+
+def _kept_state(
+    cache: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[torch.Tensor]:
+    """What a state's update left in the cache: of a convolution's input, its last columns."""
+    if not method.endswith("_state"):
+        return []
+    layer = kwargs.get("layer_idx", args[1] if len(args) > 1 else None)
+    index = kwargs.get("state_idx", args[2] if len(args) > 2 else 0)
+    states = getattr(cache.layers[layer], f"{method.removeprefix('update_')}s", None)
+    state = states[index] if states is not None and index in range(len(states)) else None
+    return [state] if isinstance(state, torch.Tensor) else []
 
 
 def _wrap_kernels() -> None:
