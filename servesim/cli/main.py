@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from servesim import __version__
@@ -77,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, or after one line on standard error 2 for an error the user can mend and
         130 for an interruption.
     """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # where module:attribute may lead to
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
     except ServesimError as error:

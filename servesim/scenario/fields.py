@@ -51,7 +51,13 @@ def replaced(spec: T, values: Mapping[str, Any], section: str) -> T:
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """Name and type of every field that can be given, in order."""
+    """Name and type of every field that can be given, in order.
+
+    Raises:
+        InputError: ``cls``, maybe from outside the tree, is no dataclass.
+    """
+    if not dataclasses.is_dataclass(cls):
+        raise InputError(f"{cls.__name__} has no options: it must be a dataclass")
     hints = typing.get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
 

@@ -76,6 +76,26 @@ def test_a_jsonl_file_is_a_workload(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["requests"]["total"] == 1
 
 
+def test_plugins_beside_the_user_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my_traffic.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from servesim.runtime.request import RequestSpec\n"
+        "from servesim.runtime.source import OpenSource\n"
+        "@dataclass(frozen=True)\n"
+        "class Pair:\n"
+        "    gap_s: float = 1.0\n"
+        "    def source(self):\n"
+        "        return OpenSource(RequestSpec(i, i * self.gap_s, 10, 10) for i in range(2))\n"
+        "class NoOptions:\n"
+        "    pass\n"
+    )
+    flags = ("--workload", "my_traffic:Pair", "--set", "workload.gap_s=7", "--json")
+    assert simulate(*MODEL, *flags) == 0
+    assert json.loads(capsys.readouterr().out)["makespan_s"] > 7
+    assert simulate(*MODEL, "--workload", "my_traffic:NoOptions") == 2
+    assert "NoOptions has no options: it must be a dataclass" in capsys.readouterr().err
+
+
 def test_rejected_requests_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert simulate(*MODEL, "--num-requests", "2", "--prompt-tokens", "50000") == 0
     out = " ".join(capsys.readouterr().out.split())
