@@ -76,6 +76,7 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
     device, ranks = one.device, one.graph.tensor_parallel_size
     facts = [
         ("device", f"{ranks} x {device.title or device.name}"),
+        ("operators", _operators(one)),
         ("memory", f"{gib(device.memory.capacity_bytes)}, {si(device.memory.bandwidth, 'B/s')}"),
     ]
     if ranks > 1 and device.peer_link is not None:
@@ -89,6 +90,14 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
          f"context {one.config.max_model_len:,}")
     )  # fmt: skip
     return facts
+
+
+def _operators(one: Served) -> str:
+    """What each device runs in a forward pass."""
+    rows = one.placement.describe()
+    ranks = " on each rank" if one.graph.tensor_parallel_size > 1 else ""
+    where = [f"{row.operators:,} on {row.name}" for row in rows if row.operators]
+    return f"{', '.join(where)} a step{ranks}"
 
 
 def memory_parts(one: Served) -> list[tuple[str, float]]:
@@ -116,8 +125,9 @@ def _print_graph(console: Console, graph: OpGraph) -> None:
     for note in graph.notes:
         indented(console, Text(note, style="dim"))
     table = columns("operator", "kind", "shape", "weights", "FLOP a token", text=3)
+    place = "before the layers"
     for block in graph.blocks:
-        title = f"{block.count} layers" if block.layers else block.name
+        title, place = (f"{block.count} layers", "after") if block.layers else (place, place)
         table.add_row(Text(title, style="dim italic"))
         for row in operator_rows(block):
             table.add_row(*row)

@@ -17,13 +17,14 @@ from servesim.cli.render_deployment import (
     placement_facts,
     traffic,
 )
-from servesim.cli.render_result import result_facts, warnings
+from servesim.cli.render_result import result_facts, step_rows, step_title, warnings
 from servesim.cli.render_svg import Chart, Series
 from servesim.graph.opgraph import OpGraph
 from servesim.runtime import metrics
 from servesim.scenario.build import Served
 from servesim.scenario.run import Result
 from servesim.scenario.timeline import timeline
+from servesim.scenario.typical import TypicalStep, typical_steps
 from servesim.units import gib
 
 Floats = npt.NDArray[np.float64]
@@ -44,6 +45,7 @@ def report_html(result: Result) -> str:
             *(html.note(line) for line in warnings(result)),
             html.section("Latency", _latency_table(result), html.charts(_latency_charts(result))),
             html.section("Over time", html.charts(_time_charts(result))),
+            *(_step(step) for step in typical_steps(result)),
             html.section("Run", html.facts(_facts(result)), _sources(result)),
             *(_placement(one) for one in served),
             *(_model(graph) for graph in distinct_graphs(result.deployment)),
@@ -134,6 +136,18 @@ def _facts(result: Result) -> list[tuple[str, str]]:
 def _sources(result: Result) -> str:
     parts = [(f"{source.value} costs", share) for source, share in result.sources.items() if share]
     return html.shares(parts)
+
+
+def _step(step: TypicalStep) -> str:
+    rows = [
+        [label, source, runs, milliseconds, percent(share)]
+        for label, runs, milliseconds, source, share in step_rows(step)
+    ]
+    return html.section(
+        "Decode step",
+        html.table(["operator", "cost", "runs", "ms", "share"], rows, text=2),
+        note=step_title(step),
+    )
 
 
 def _model(graph: OpGraph) -> str:

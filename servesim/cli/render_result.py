@@ -26,9 +26,13 @@ from servesim.hardware.cost import Source
 from servesim.runtime.metrics import kv_use
 from servesim.scenario.run import Result
 from servesim.scenario.summary import first_rejection, throughput
+from servesim.scenario.typical import TypicalStep, typical_steps
 
 #: Above this share of extrapolated time a result comes with a warning.
 EXTRAPOLATED_LIMIT = 0.2
+#: Operators below this share of a step are shown together.
+_LEAST_SHARE = 0.02
+_BAR_WIDTH = 24
 
 
 def print_result(console: Console, result: Result, files: Sequence[Path]) -> None:
@@ -37,6 +41,9 @@ def print_result(console: Console, result: Result, files: Sequence[Path]) -> Non
     indented(console, latency_table(result))
     heading(console, "Result")
     indented(console, grid(result_facts(result)))
+    for step in typical_steps(result):
+        heading(console, "Decode step", step_title(step))
+        indented(console, _step_table(step))
     if len(result.records.instances) > 1:
         heading(console, "Instances")
         indented(console, _instances(result))
@@ -109,6 +116,39 @@ def _places(files: Sequence[Path]) -> list[tuple[str, str]]:
     for file in files:
         names.setdefault(file.parent, []).append(file.name)
     return [(f"{folder}{os.sep}", ", ".join(many)) for folder, many in names.items()]
+
+
+def step_title(step: TypicalStep) -> str:
+    """What the average decode step of an instance is."""
+    batch = f"{count(step.sequences, 'sequence')} of {step.context:,} tokens"
+    name = step.served.instance.name
+    return f"{number(1e3 * step.seconds)} ms for {batch}, the average of {name}"
+
+
+def step_rows(step: TypicalStep) -> list[tuple[str, str, str, str, float]]:
+    """Operator, runs, milliseconds, source, share; operators that take little are one row."""
+    total = step.seconds
+    shown = [cost for cost in step.costs if cost.seconds >= _LEAST_SHARE * total]
+    rows = [(cost.label, cost.count, cost.seconds, cost.source.value) for cost in shown]
+    rest = step.costs[len(shown) :]
+    if rest:
+        sources = ", ".join(sorted({cost.source.value for cost in rest}))
+        seconds = sum(cost.seconds for cost in rest)
+        rows.append((count(len(rest), "other"), sum(c.count for c in rest), seconds, sources))
+    return [
+        (label, f"{runs}", number(1e3 * seconds), source, seconds / total)
+        for label, runs, seconds, source in rows
+    ]
+
+
+def _step_table(step: TypicalStep) -> Table:
+    table = columns("operator", "runs", "ms", "share", "", "cost", text=1)
+    for column in table.columns[4:]:
+        column.justify = "left"
+    for label, runs, milliseconds, source, share in step_rows(step):
+        bar = Text("█" * round(_BAR_WIDTH * share), style="blue")
+        table.add_row(label, runs, milliseconds, percent(share), bar, Text(source, style="dim"))
+    return table
 
 
 def _instances(result: Result) -> Table:

@@ -17,7 +17,10 @@ from servesim.scenario.sections import Instance, Plugin
 T = TypeVar("T")
 
 #: What may stand at the top of a scenario file.
-TOP_LEVEL = ("name", "model", "hardware", "engine", "workload", "router", "output", "instance")
+TOP_LEVEL = (
+    "name", "model", "hardware", "engine", "workload", "router", "power", "cost", "slo", "output",
+    "instance",
+)  # fmt: skip
 #: Sections that an ``[[instance]]`` may override.
 PER_INSTANCE = ("model", "hardware", "engine")
 

@@ -36,11 +36,17 @@ class HardwareSection:
         profile: a folder of measured layer latencies, used where it has a measurement.
         link: between the devices of an instance, in place of the device's own: a table with
             ``bandwidth`` (B/s) and ``latency`` (s).
+        clock_mhz: the clock the devices are held at; their highest when None.
+        power_limit_watts: a power cap below the devices' own.
+        power: what is known of the devices' power: fields of ``AcceleratorPower``.
     """
 
     device: NameOrPath = ""
     profile: Path | None = None
     link: Mapping[str, Any] | None = None
+    clock_mhz: float | None = None
+    power_limit_watts: float | None = None
+    power: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,51 @@ class Plugin:
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PowerSection:
+    """``[power]``: the servers around the accelerators; without it only those are counted.
+
+    Attributes:
+        count: equal servers.
+        base_watts: of one: board, fans, losses of the power supply.
+        cpu, dram, link, nic, storage: tables of ``hardware/power/server.py``, of one server.
+        pue: what the building draws for each watt of a server.
+    """
+
+    count: int = 1
+    base_watts: float = 0.0
+    cpu: Mapping[str, Any] = field(default_factory=dict)
+    dram: Mapping[str, Any] = field(default_factory=dict)
+    link: Mapping[str, Any] = field(default_factory=dict)
+    nic: Mapping[str, Any] = field(default_factory=dict)
+    storage: Mapping[str, Any] = field(default_factory=dict)
+    pue: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CostSection:
+    """``[cost]``: what the run costs.
+
+    Attributes:
+        usd_per_device_hour: of every accelerator; by the table of rents when None.
+        usd_per_kwh: of electricity, where it is not part of the rent.
+        carbon_g_per_kwh: CO2 equivalent of the grid (world, 2024: 473; Ember, Global Electricity
+            Review 2025).
+
+    Raises:
+        InputError: a negative value.
+    """
+
+    usd_per_device_hour: float | None = None
+    usd_per_kwh: float = 0.0
+    carbon_g_per_kwh: float = 473.0
+
+    def __post_init__(self) -> None:
+        for name in ("usd_per_device_hour", "usd_per_kwh", "carbon_g_per_kwh"):
+            if (getattr(self, name) or 0.0) < 0:
+                raise InputError(f"[cost] {name} must not be negative")
 
 
 @dataclass(frozen=True, slots=True)

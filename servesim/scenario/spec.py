@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from servesim.runtime.metrics import Slo
 from servesim.runtime.routers import ROUTERS
 from servesim.runtime.workloads import WORKLOADS
 from servesim.scenario.load import Layer, instances_of, name_of, plugin, read_layer, section
-from servesim.scenario.sections import Instance, OutputSection, Plugin
+from servesim.scenario.sections import CostSection, Instance, OutputSection, Plugin, PowerSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class Scenario:
         instances: the engines; ``Instance.count`` equal ones each.
         workload: the requests.
         router: which instance a request goes to.
+        power: the servers around the accelerators.
+        cost: prices.
+        slo: what a request may take to count as served well.
         output: files to write.
         layers: what the scenario was made from, so that ``changed`` can add to it.
     """
@@ -33,6 +37,9 @@ class Scenario:
     instances: tuple[Instance, ...]
     workload: Plugin
     router: Plugin
+    power: PowerSection
+    cost: CostSection
+    slo: Slo
     output: OutputSection
     layers: tuple[Layer, ...] = field(repr=False, compare=False)
 
@@ -77,6 +84,9 @@ class Scenario:
             instances=instances,
             workload=plugin("workload", WORKLOADS, "poisson", layers),
             router=plugin("router", ROUTERS, "round_robin", layers),
+            power=section(PowerSection(), "power", layers),
+            cost=section(CostSection(), "cost", layers),
+            slo=section(Slo(), "slo", layers),
             output=section(OutputSection(), "output", layers),
             layers=layers,
         )

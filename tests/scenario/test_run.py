@@ -15,6 +15,7 @@ from servesim.scenario.build import build
 from servesim.scenario.files import write_results, write_text
 from servesim.scenario.run import Simulation
 from servesim.scenario.summary import summarise
+from servesim.scenario.typical import typical_steps
 
 SMALL: dict[str, Any] = {
     "model": "Qwen/Qwen3-0.6B",
@@ -63,6 +64,21 @@ def test_copies_share_the_work_and_number_their_names() -> None:
 def test_two_runs_of_a_deployment_are_equal(result: Result) -> None:
     again = Simulation(result.deployment).run()
     assert summarise(again) == summarise(result)
+
+
+def test_the_typical_step_is_the_average_decode_step(result: Result) -> None:
+    (step,) = typical_steps(result)
+    # Six requests of 100 tokens decode 19 times each: contexts 100 to 118 before the steps.
+    assert (step.sequences, step.context) == (6, 109)
+    model = result.deployment.served[0].step_model
+    assert step.seconds == pytest.approx(model.decode_seconds(6, 6 * 109, 109))
+    seconds = [cost.seconds for cost in step.costs]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_without_decodes_there_is_no_typical_step() -> None:
+    one_token = {**SMALL["workload"], "output_tokens": 1}
+    assert typical_steps(simulate(**{**SMALL, "workload": one_token})) == []
 
 
 def test_a_slower_link_makes_tensor_parallel_steps_slower() -> None:
