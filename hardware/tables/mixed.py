@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ class AttentionTable:
     pairs. A step never takes less than with any one of its prefills alone. Chunks longer than
     measured are cut into measured ones, each on the context before it.
 
-    Decodes of unequal contexts cost alpha of the way from all at the mean to all at the longest.
+    Decodes of unequal contexts cost alpha of the way from all at the mean to all at the longest:
+    beside a prefill at their own count, alone at the next measured one (see ``_tail``).
     """
 
     grid: AttentionGrid
@@ -56,19 +58,31 @@ class AttentionTable:
         """
         mean = decode_keys / decodes - 1 if decodes else 0.0
         longest = longest_keys - 1
+        uneven = self.skew is not None and decodes > 1 and longest > mean
         if not prefills:
-            base = self.grid.decode_seconds(decodes, mean)
-        else:
-            base = self._mixed(prefills, decodes, mean)
-        if self.skew is None or decodes < 2 or longest <= mean:
-            return base
-        chunk = sum(new for new, _ in prefills) if prefills else 0
-        alpha = self.skew.at(chunk, decodes, longest)
+            seconds = self.grid.decode_seconds(decodes, mean)
+            return seconds + self._tail(decodes, mean, longest) if uneven else seconds
+        seconds = self._mixed(prefills, decodes, mean)
+        if self.skew is None or not uneven:
+            return seconds
+        alpha = self.skew.at(sum(new for new, _ in prefills), decodes, longest)
+        return seconds + alpha * (self._mixed(prefills, decodes, longest) - seconds)
+
+    def _tail(self, decodes: int, mean: float, longest: float) -> float:
+        """Seconds by which decodes of unequal contexts outlast equal ones.
+
+        Kernels stop splitting a sequence among thread blocks once the batch fills the device; the
+        tail appears there, between two measured counts, and then hardly depends on the count.
+        The larger count, which shares more of the range below it, decides.
+        """
+        assert self.skew is not None
+        counts = self.skew.decodes
+        count = max(decodes, counts[min(bisect_left(counts, decodes), len(counts) - 1)])
+        alpha = self.skew.at(0, count, longest)
         if not alpha:
-            return base
-        if not prefills:
-            return base + alpha * (self.grid.decode_seconds(decodes, longest) - base)
-        return base + alpha * (self._mixed(prefills, decodes, longest) - base)
+            return 0.0
+        grid = self.grid
+        return alpha * (grid.decode_seconds(count, longest) - grid.decode_seconds(count, mean))
 
     def _mixed(self, prefills: Prefills, decodes: int, mean: float) -> float:
         if len(prefills) == 1 and prefills[0][1] >= 0:

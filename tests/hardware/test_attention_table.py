@@ -153,3 +153,11 @@ def test_unequal_contexts_cost_alpha_of_the_gap():
     found = table.cost(work(decodes=8, context=500, longest=2048)).seconds
     assert found == pytest.approx(mean + 0.25 * (most - mean))
     assert table.cost(work(decodes=8, context=500)).seconds == pytest.approx(mean)
+
+
+def test_the_tail_of_a_count_is_that_of_the_next_measured_one():
+    samples = [sample(0, n, 2048, alpha) for n, alpha in ((8, 0.0), (16, 0.25))]
+    table = AttentionTable(GRID, Skew.of(samples))
+    found = table.cost(work(decodes=9, context=500, longest=2048)).seconds
+    tail = 0.25 * (decode_time(16, 2048) - decode_time(16, 500))
+    assert found == pytest.approx(decode_time(9, 500) + tail)
