@@ -77,6 +77,10 @@ class KvLayout:
             return 0
         return blocks // len(self.groups) * min(group.block_size for group in self.groups)
 
+    def blocks_for(self, tokens: int, max_num_batched_tokens: int) -> int:
+        """Blocks of all groups that one sequence of ``tokens`` may hold at once."""
+        return sum(group.blocks_for(tokens, max_num_batched_tokens) for group in self.groups)
+
     def bytes_for(self, tokens: int, max_num_batched_tokens: int) -> float:
         """Bytes that one sequence of ``tokens`` needs."""
         pages = sum(g.layers * g.blocks_for(tokens, max_num_batched_tokens) for g in self.groups)

@@ -108,6 +108,7 @@ class MemoryPlan:
         kv_cache_blocks: blocks of all layer groups together.
         kv_cache_tokens: tokens that fit, as vLLM reports them.
         max_model_len: longest sequence the engine takes.
+        max_concurrency: sequences of that length that fit at once.
         block_size: tokens of a block (more than asked for beside recurrent states).
     """
 
@@ -119,6 +120,7 @@ class MemoryPlan:
     kv_cache_blocks: int
     kv_cache_tokens: int
     max_model_len: int
+    max_concurrency: float
     block_size: int
 
 
@@ -183,6 +185,7 @@ def _stage_plan(
         kv_cache_blocks=blocks,
         kv_cache_tokens=layout.tokens(blocks),
         max_model_len=step.max_model_len,
+        max_concurrency=blocks / max(1, layout.blocks_for(step.max_model_len, step.tokens)),
         block_size=min((g.block_size for g in layout.groups), default=options.block_size),
     )
 

@@ -8,7 +8,12 @@ from typing import Any
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
 from servesim.graph.dtypes import short_name
 from servesim.graph.opgraph import OpGraph
-from servesim.graph.passes.quantise import QuantisationScheme, WeightFormat, apply_quantisation
+from servesim.graph.passes.quantise import (
+    QuantisationScheme,
+    WeightFormat,
+    apply_quantisation,
+    with_state_dtype,
+)
 from servesim.models.config import ModelConfig
 
 Values = Mapping[str, Any]
@@ -69,14 +74,28 @@ def quantise(
     config: ModelConfig,
     quantization: str | None = None,
     kv_cache_dtype: str = "auto",
+    mamba_ssm_cache_dtype: str = "auto",
 ) -> OpGraph:
-    """``graph`` of the model of ``config`` as an engine stores it; see ``scheme_for``.
+    """``graph`` of the model of ``config`` as an engine stores it: weights, KV cache and states.
+
+    Args:
+        graph: as traced; recurrences carry fp32 states.
+        config: of the model.
+        quantization, kv_cache_dtype: as for ``scheme_for``.
+        mamba_ssm_cache_dtype: vLLM's ``--mamba-ssm-cache-dtype``; ``auto`` is what the config
+            says, or else the model's own format.
 
     Raises:
         UnknownNameError, InputError, UnsupportedError: as ``scheme_for``.
     """
     scheme = scheme_for(config, quantization, kv_cache_dtype)
-    return graph if scheme is None else apply_quantisation(graph, scheme)
+    if scheme is not None:
+        graph = apply_quantisation(graph, scheme)
+    if mamba_ssm_cache_dtype == "auto":
+        values = config.language_values
+        asked = values.get("mamba_ssm_cache_dtype") or values.get("mamba_ssm_dtype")
+        mamba_ssm_cache_dtype = asked or graph.dtype
+    return with_state_dtype(graph, mamba_ssm_cache_dtype)
 
 
 def parse(values: Values) -> QuantisationScheme:

@@ -15,6 +15,7 @@ from servesim.graph.ops.experts import Experts
 from servesim.graph.ops.gemm import Gemm
 from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.ops.lm_head import LmHead
+from servesim.graph.ops.recurrent import Recurrent
 
 #: Linear layers that choose experts or gate them: serving engines never quantise them.
 _ROUTERS = ("gate", "router", "shared_expert_gate", "wg")
@@ -106,6 +107,35 @@ def with_kv_cache(graph: OpGraph, dtype: str) -> OpGraph:
     ratio = bytes_per_element(dtype) / old
     caches = tuple(replace(c, bytes_per_token=c.bytes_per_token * ratio) for c in graph.caches)
     return replace(graph, blocks=tuple(_map(b, cached) for b in graph.blocks), caches=caches)
+
+
+def with_state_dtype(graph: OpGraph, dtype: str) -> OpGraph:
+    """``graph`` with the fp32 states of recurrences kept in ``dtype`` between steps.
+
+    Raises:
+        UnknownNameError: no such number format.
+    """
+    dtype = short_name(dtype)
+    saved: dict[int, float] = {}
+
+    def kept(op: Op) -> Op:
+        spec = op.spec
+        if not isinstance(spec, Recurrent) or spec.state_dtype != "fp32":
+            return op
+        return replace(op, spec=replace(spec, state_dtype=dtype))
+
+    blocks = tuple(_map(block, kept) for block in graph.blocks)
+    for block, before in zip(blocks, graph.blocks, strict=True):
+        saved |= dict.fromkeys(block.layers, _state_bytes(before) - _state_bytes(block))
+    caches = tuple(
+        replace(c, state_bytes=c.state_bytes - saved[c.layers[0]]) if c.kind == "state" else c
+        for c in graph.caches
+    )
+    return replace(graph, blocks=blocks, caches=caches)
+
+
+def _state_bytes(block: Block) -> float:
+    return sum(op.spec.state_bytes for op in block.ops if isinstance(op.spec, Recurrent))
 
 
 def _map(block: Block, change: Callable[[Op], Op]) -> Block:

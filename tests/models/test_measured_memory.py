@@ -44,12 +44,16 @@ def planned(row: dict[str, str]) -> MemoryPlan:
 def test_weights_and_tokens_are_as_reported() -> None:
     weights: dict[str, float] = {}
     tokens: dict[str, float] = {}
+    concurrency: dict[str, float] = {}
     for row in rows():
         plan = planned(row)
         reported = float(row["weight_memory_gib"]) * GIB
         weights[row["log_file"]] = abs(plan.weight_bytes / reported - 1)
         tokens[row["log_file"]] = abs(plan.kv_cache_tokens / float(row["kv_cache_tokens"]) - 1)
+        reported = float(row["max_concurrency"])
+        concurrency[row["log_file"]] = abs(plan.max_concurrency / reported - 1)
     assert len(weights) >= 40
     assert max(weights.values()) < 0.01, max(weights, key=lambda log: weights[log])
     assert statistics.median(tokens.values()) < 0.001
     assert max(tokens.values()) < 0.015, max(tokens, key=lambda log: tokens[log])
+    assert max(concurrency.values()) < 0.015

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from small_graphs import HIDDEN, INTERMEDIATE, VOCAB, model
 
 from servesim.errors import InputError, ServesimError, UnknownNameError, UnsupportedError
-from servesim.graph.opgraph import OpGraph
+from servesim.graph.op import STREAM, Op
+from servesim.graph.opgraph import CacheGroup, OpGraph
 from servesim.graph.ops.experts import Experts
+from servesim.graph.ops.recurrent import Recurrent
 from servesim.graph.passes.quantise import (
     QuantisationScheme,
     WeightFormat,
@@ -180,6 +183,22 @@ def test_an_fp8_kv_cache_takes_half() -> None:
     assert cached.weight_bytes == graph.weight_bytes
 
 
+def test_recurrent_states_are_kept_as_the_config_or_the_engine_says() -> None:
+    """A state of 1000 elements, traced in fp32, beside 64 B of a convolution's."""
+    graph = model(layers=2, caches=(CacheGroup("state", (0, 1), 0.0, state_bytes=4064.0),))
+    scan = Recurrent("ssd", 4, 8, 8, 1.0, 1.0, state_elements=1000, state_dtype="fp32")
+    conv = Recurrent("short_conv", 4, 1, 1, 1.0, 1.0, state_elements=32)
+    ops = (Op("scan", scan, (STREAM,)), Op("conv", conv, (STREAM,)))
+    layer = dataclasses.replace(graph.blocks[1], ops=ops)
+    graph = dataclasses.replace(graph, blocks=(graph.blocks[0], layer, graph.blocks[2]))
+    plain, asks = resolve("Qwen/Qwen3-Next-80B-A3B-Instruct"), resolve("Qwen/Qwen3-8B")
+    asks = dataclasses.replace(asks, values={**asks.values, "mamba_ssm_dtype": "float32"})
+    assert quantise(graph, plain).state_bytes_per_sequence == 2 * 2064
+    assert quantise(graph, asks).state_bytes_per_sequence == 2 * 4064
+    assert quantise(graph, plain, None, "auto", "float32") == graph
+    assert quantise(graph, plain, None, "auto", "fp8").caches[0].state_bytes == 1064
+
+
 def test_the_checkpoint_may_ask_for_its_kv_format() -> None:
     scheme = parse({**compressed(FP8, TOKEN), "kv_cache_scheme": {"num_bits": 8, "type": "float"}})
     assert scheme.kv_cache == "fp8"
@@ -195,7 +214,7 @@ def test_options_of_the_engine() -> None:
     assert (online.format, online.kv_cache) == (WeightFormat("fp8", "fp8"), "fp8")
     assert scheme_for(quantised, "awq_marlin") == scheme_for(quantised, "awq")
     graph = model()
-    assert quantise(graph, plain) is graph
+    assert quantise(graph, plain) == graph
     assert quantise(graph, plain, kv_cache_dtype="fp8") == with_kv_cache(graph, "fp8")
     with pytest.raises(InputError, match="is quantised by 'awq'"):
         scheme_for(quantised, "fp8")

@@ -22,12 +22,17 @@ HELP = "weights, activations and KV cache of a model on a device"
 
 
 @dataclasses.dataclass(frozen=True)
-class _CudaGraphFlags:
-    """Attributes:
-    estimate_cuda_graphs: take the CUDA graphs out of the memory before the KV cache, as later
-        versions of vLLM do.
+class _MemoryFlags:
+    """Engine options that only memory depends on.
+
+    Attributes:
+        mamba_ssm_cache_dtype: number format of recurrent states; auto is the config's, or else
+            the model's own.
+        estimate_cuda_graphs: take the CUDA graphs out of the memory before the KV cache, as later
+            versions of vLLM do.
     """
 
+    mamba_ssm_cache_dtype: str = "auto"
     estimate_cuda_graphs: bool = False
 
 
@@ -42,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="quantise while loading: fp8, experts_int8 or bitsandbytes (default: checkpoint's)",
     )
     add_flags(parser, EngineConfig, "engine", "engine options, under vLLM's names")
-    add_flags(parser, _CudaGraphFlags, "engine", "CUDA graphs")
+    add_flags(parser, _MemoryFlags, "engine", "more engine options")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -54,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     graph = load_graph(
         args.model, tensor_parallel_size=engine.get("tensor_parallel_size", 1), dtype=args.dtype
     )
-    graph = quantise(graph, config, args.quantization, engine.get("kv_cache_dtype", "auto"))
+    formats = [engine.get(name, "auto") for name in ("kv_cache_dtype", "mamba_ssm_cache_dtype")]
+    graph = quantise(graph, config, args.quantization, *formats)
     options = _memory_options(engine, device)
     plan = plan_memory(graph, device.memory.capacity_bytes, options, config)
     if args.json:
@@ -75,7 +81,7 @@ def _memory_options(engine: dict[str, Any], device: Device) -> MemoryOptions:
 def _as_json(plan: MemoryPlan) -> dict[str, Any]:
     """The plan with whole bytes."""
     values = dataclasses.asdict(plan)
-    return {k: round(v) if isinstance(v, float) else v for k, v in values.items()}
+    return {k: round(v) if k.endswith("_bytes") else v for k, v in values.items()}
 
 
 def _print_table(name: str, device: Device, options: MemoryOptions, plan: MemoryPlan) -> None:
@@ -95,8 +101,7 @@ def _print_table(name: str, device: Device, options: MemoryOptions, plan: Memory
     table.add_row("KV cache", gib(plan.kv_cache_bytes))
     table.add_row("  blocks", f"{plan.kv_cache_blocks:,}")
     table.add_row(f"  tokens, {plan.block_size} a block", f"{plan.kv_cache_tokens:,}")
-    sequences = plan.kv_cache_tokens / plan.max_model_len
-    table.add_row(f"  sequences of {plan.max_model_len:,} tokens", f"{sequences:.1f}")
+    table.add_row(f"  sequences of {plan.max_model_len:,} tokens", f"{plan.max_concurrency:.1f}")
     table.add_row("CUDA graphs", gib(plan.cuda_graph_bytes))
     console = Console()
     console.print(f"[bold]{name}[/bold] on each {device.title or device.name}")
