@@ -24,6 +24,7 @@ from servesim.runtime.engine import Instance as Engine
 from servesim.runtime.routers import ROUTERS, Router
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.workloads import WORKLOADS, Workload
+from servesim.scenario.energy import clocked_costs, powered_step_model
 from servesim.scenario.fields import field_types
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
@@ -98,9 +99,12 @@ def serve(instance: Instance) -> Served:
         graph, device.memory.capacity_bytes, memory_options(instance, device), model
     )
     costs, collectives = _costs(instance.hardware, device, graph)
+    costs = clocked_costs(instance.hardware, device, costs)
     placement = Placement.tensor_parallel(graph, device, costs, collectives)
     config = _completed(instance.engine, graph, memory)
-    step_model = CompiledStepModel.compile(placement, capture_sizes=config.cudagraph_capture_sizes)
+    step_model = powered_step_model(
+        instance.hardware, device, placement, config.cudagraph_capture_sizes
+    )
     blocks = memory.kv_cache_tokens // memory.block_size
     engines = tuple(Engine(config, step_model, blocks, name) for name in _names(instance))
     return Served(instance, graph, device, placement, memory, config, step_model, engines)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from servesim.hardware.cost import Source
 from servesim.runtime import metrics
 from servesim.runtime.cluster import Cluster, Progress
+from servesim.runtime.energy.report import EnergyReport
 from servesim.runtime.records import Records
 from servesim.runtime.step_model import SOURCES
 from servesim.scenario.build import Deployment, build
+from servesim.scenario.cost import CostReport, cost_of
+from servesim.scenario.energy import energy_of
 from servesim.scenario.spec import Scenario
 
 
@@ -37,6 +41,16 @@ class Result:
     def scenario(self) -> Scenario:
         """What was simulated."""
         return self.deployment.scenario
+
+    @cached_property
+    def energy(self) -> EnergyReport | None:
+        """What it drew; None when nothing is known of a device's power."""
+        return energy_of(self.deployment, self.records)
+
+    @cached_property
+    def cost(self) -> CostReport:
+        """What it costs."""
+        return cost_of(self.deployment, self.records, self.energy)
 
 
 def run(scenario: Scenario, progress: Progress | None = None) -> Result:

@@ -1,0 +1,1 @@
+"""Energy of a run: what its steps compute and move, and what that and the waiting draw."""

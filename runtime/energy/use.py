@@ -1,0 +1,292 @@
+"""What steps use of a device: arithmetic, memory, links; compiled as step times are.
+
+An operator that sees only tokens, or sequences, becomes a table over their number; one that sees
+contexts is linear in a few sums over the batch (exactly so without windows). A whole run's steps
+are then evaluated at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from servesim.graph.batch import BatchShape
+from servesim.graph.op import CONTEXT, SEQUENCES, Op, OpSpec
+from servesim.graph.work import CollectiveWork, Work
+from servesim.hardware.device import Device
+from servesim.hardware.placement import Placement
+from servesim.runtime.steps import StepRecords
+
+Values = npt.NDArray[np.float64]
+
+#: What a use is made of: seconds at full bandwidth, seconds at peak arithmetic, bytes over links.
+MEMORY, COMPUTE, LINK = 0, 1, 2
+
+#: Tables hold every number up to the first and steps of this factor beyond.
+_DENSE, _STEP = 16, 1.1
+#: Limits that clip the context an operator sees, where its spec has them.
+_WINDOWS = ("window", "chunk", "selected")
+
+
+@dataclass(frozen=True, slots=True)
+class StepColumns:
+    """Sums over the batch of each step, one step a row.
+
+    A row may stand for several joined steps; it then holds their mean.
+    """
+
+    prefill_tokens: Values
+    prefills: Values
+    decodes: Values
+    decode_context: Values
+    prefill_context: Values
+    prefill_pairs: Values
+
+    @classmethod
+    def of(cls, steps: StepRecords) -> StepColumns:
+        """The columns of an engine's records."""
+        count = np.maximum(steps.column("steps"), 1.0)
+        return cls(*(steps.column(name) / count for name in cls.__dataclass_fields__))
+
+    @classmethod
+    def of_batch(cls, batch: BatchShape) -> StepColumns:
+        """One row: a single step."""
+        sums = _sums(batch)
+        return cls(*(np.array([value]) for value in sums))
+
+    @property
+    def tokens(self) -> Values:
+        """New tokens."""
+        return self.prefill_tokens + self.decodes
+
+    @property
+    def sequences(self) -> Values:
+        """Sequences."""
+        return self.prefills + self.decodes
+
+    def features(self, window: float | None) -> Values:
+        """(rows, 6): what contextual operators are linear in, contexts clipped to ``window``.
+
+        Clipping takes the mean context of a row's sequences.
+        """
+        decode, prefill, pairs = self.decode_context, self.prefill_context, self.prefill_pairs
+        if window is not None:
+            decode = np.minimum(decode, self.decodes * (window - 1))
+            pairs = np.minimum(pairs, self.prefill_tokens * window)
+            prefill = np.minimum(prefill, self.prefills * window)
+        return np.column_stack(
+            (self.prefill_tokens, self.prefills, self.decodes, decode, prefill, pairs)
+        )
+
+
+@dataclass(frozen=True)
+class OpUse:
+    """The use of equal operators of one family on one device.
+
+    Attributes:
+        device: its name in the placement.
+        family: of the work.
+        depends: what the operators see of a batch.
+        at: use and seconds of one step of a given batch: (memory, compute, link, seconds).
+    """
+
+    device: str
+    family: str
+    depends: str
+    window: float | None
+    at: Callable[[BatchShape], tuple[float, float, float, float]]
+
+    def use(self, rows: StepColumns) -> Values:
+        """(rows, 3): ``MEMORY``, ``COMPUTE`` and ``LINK`` of each step."""
+        if self.depends == CONTEXT:
+            return np.asarray(rows.features(self.window) @ self._coefficients)
+        return self._tabled(self._count(rows))[:, :3]
+
+    def one(self, batch: BatchShape, sums: tuple[float, ...]) -> tuple[float, float]:
+        """``MEMORY`` and ``COMPUTE`` of one step whose ``StepColumns`` are ``sums``."""
+        if self.depends == SEQUENCES:
+            return self._known(batch.sequences)[:2]
+        if self.depends != CONTEXT:
+            return self._known(batch.tokens)[:2]
+        seen = _clipped(sums, self.window)
+        memory, compute = self._rates
+        return (
+            sum(a * b for a, b in zip(memory, seen, strict=True)),
+            sum(a * b for a, b in zip(compute, seen, strict=True)),
+        )
+
+    def seconds(self, rows: StepColumns) -> Values:
+        """Seconds of each step; zero for contextual operators, whose time is what is left."""
+        if self.depends == CONTEXT:
+            return np.zeros(len(rows.decodes))
+        return self.seconds_of(self._count(rows))
+
+    def seconds_of(self, count: Values) -> Values:
+        """Seconds of steps of so many tokens (or sequences)."""
+        return self._tabled(count)[:, 3]
+
+    def _count(self, rows: StepColumns) -> Values:
+        return rows.sequences if self.depends == SEQUENCES else rows.tokens
+
+    def _tabled(self, count: Values) -> Values:
+        knots = _knots(float(count.max(initial=1.0)))
+        table = np.array([self._known(int(knot)) for knot in knots])
+        columns = [np.interp(count, knots, table[:, i]) for i in range(4)]
+        return np.column_stack(columns) * (count > 0)[:, None]
+
+    def _known(self, count: int) -> tuple[float, float, float, float]:
+        if count not in self._tables:
+            batch = (
+                BatchShape((), count, count, 1)
+                if self.depends == SEQUENCES
+                else BatchShape.of_tokens(count)
+            )
+            self._tables[count] = self.at(batch)
+        return self._tables[count]
+
+    @cached_property
+    def _tables(self) -> dict[int, tuple[float, float, float, float]]:
+        return {}
+
+    @cached_property
+    def _rates(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        memory, compute, _ = self._coefficients.T.tolist()
+        return tuple(memory), tuple(compute)
+
+    @cached_property
+    def _coefficients(self) -> Values:
+        """(6, 3): from batches whose contexts no window clips."""
+        inside = int(min(self.window or 64, 64)) // 4
+        batches = [_probe(*sizes) for sizes in _probes(inside)]
+        features = np.array([_sums(batch) for batch in batches])
+        found = np.array([self.at(batch)[:3] for batch in batches])
+        scale = features.max(axis=0)
+        solution = np.linalg.lstsq(features / scale, found, rcond=None)[0]
+        return np.asarray(solution / scale[:, None])
+
+
+def compile_use(placement: Placement) -> tuple[OpUse, ...]:
+    """Every group of equal operators of ``placement``."""
+    return tuple(_groups(placement))
+
+
+def _groups(placement: Placement) -> Iterator[OpUse]:
+    counts: dict[tuple[OpSpec, str, str], int] = {}
+    first: dict[tuple[OpSpec, str, str], Op] = {}
+    for block in placement.graph.blocks:
+        for op in block.ops:
+            key = (op.spec, op.label or op.name, placement.name_of(block, op))
+            first.setdefault(key, op)
+            counts[key] = counts.get(key, 0) + block.count
+    probe = BatchShape(((2, 1),), 1, 1, 1, np.array([1]))
+    for key, count in counts.items():
+        op, name = first[key], key[2]
+        family = op.work(probe).family
+        limits = [getattr(op.spec, limit, None) for limit in _WINDOWS]
+        window = min((float(limit) for limit in limits if limit is not None), default=None)
+        yield OpUse(name, family, op.spec.depends, window, _user(placement, name, op, count))
+
+
+def _user(
+    placement: Placement, name: str, op: Op, count: int
+) -> Callable[[BatchShape], tuple[float, float, float, float]]:
+    device = placement.devices[name]
+
+    def at(batch: BatchShape) -> tuple[float, float, float, float]:
+        if not op.runs(batch):
+            return 0.0, 0.0, 0.0, 0.0
+        work = op.work(batch)
+        memory, compute, link = use_of(work, device)
+        seconds = 0.0 if op.spec.depends == CONTEXT else placement.cost(name, work).seconds
+        return count * memory, count * compute, count * link, count * seconds
+
+    return at
+
+
+def use_of(work: Work, device: Device) -> tuple[float, float, float]:
+    """Seconds at full bandwidth, seconds at peak arithmetic, and bytes sent, of ``work``.
+
+    Arithmetic in a format the device has no peak for counts at its slowest.
+    """
+    memory = (work.bytes_read + work.bytes_written) / device.memory.bandwidth
+    if isinstance(work, CollectiveWork):
+        return memory, 0.0, work.payload_bytes
+    peak = device.peak_flops.get(work.dtype) or min(device.peak_flops.values())
+    return memory, work.flops / peak, 0.0
+
+
+def step_use(uses: tuple[OpUse, ...], batch: BatchShape) -> tuple[float, float]:
+    """Seconds at full bandwidth and at peak arithmetic of one step: plain numbers, for loops."""
+    memory = compute = 0.0
+    sums = _sums(batch)
+    for one in uses:
+        more_memory, more_compute = one.one(batch, sums)
+        memory += more_memory
+        compute += more_compute
+    return memory, compute
+
+
+def total_use(uses: tuple[OpUse, ...], rows: StepColumns) -> Mapping[tuple[str, str], Values]:
+    """(device, family) -> (rows, 3)."""
+    found: dict[tuple[str, str], Values] = {}
+    for one in uses:
+        key = (one.device, one.family)
+        found[key] = found.get(key, np.zeros((len(rows.decodes), 3))) + one.use(rows)
+    return found
+
+
+def _sums(batch: BatchShape) -> tuple[float, ...]:
+    """A batch as the fields of ``StepColumns``."""
+    prefills = batch.prefills
+    return (
+        float(sum(new for new, _ in prefills)),
+        float(len(prefills)),
+        float(batch.decodes),
+        float(batch.decode_context),
+        float(sum(context for _, context in prefills)),
+        float(sum(new * context + new * (new + 1) // 2 for new, context in prefills)),
+    )
+
+
+def _clipped(sums: tuple[float, ...], window: float | None) -> tuple[float, ...]:
+    """``StepColumns.features`` of one row."""
+    if window is None:
+        return sums
+    tokens, prefills, decodes, decode, prefill, pairs = sums
+    return (
+        tokens,
+        prefills,
+        decodes,
+        min(decode, decodes * (window - 1)),
+        min(prefill, prefills * window),
+        min(pairs, tokens * window),
+    )
+
+
+def _probes(inside: int) -> Iterator[tuple[tuple[tuple[int, int], ...], int, int]]:
+    """Prefills, decodes and context of each, with contexts and chunks up to ``inside``."""
+    new, context = max(2, inside), max(1, inside)
+    yield (), 1, context
+    yield (), 3, max(1, context // 2)
+    yield ((new, 0),), 0, 0
+    yield ((2, 0),), 0, 0
+    yield ((new, context),), 0, 0
+    yield ((2, context), (new, 0)), 0, 0
+    yield ((2, 0), (2, 0), (3, context)), 0, 0
+    yield ((new, 0),), 2, context
+
+
+def _probe(prefills: tuple[tuple[int, int], ...], decodes: int, context: int) -> BatchShape:
+    contexts = np.full(decodes, context)
+    return BatchShape(prefills, decodes, decodes * context, context, contexts)
+
+
+def _knots(most: float) -> Values:
+    knots = [float(n) for n in range(1, _DENSE + 1)]
+    while knots[-1] < most:
+        knots.append(float(round(knots[-1] * _STEP)))
+    return np.array(knots)

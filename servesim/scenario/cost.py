@@ -1,0 +1,84 @@
+"""What a run costs: rent, electricity, carbon; by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from servesim.hardware.prices import price_of
+from servesim.runtime.energy.report import EnergyReport
+from servesim.runtime.metrics import finished, makespan
+from servesim.runtime.records import Records
+
+if TYPE_CHECKING:
+    from servesim.scenario.build import Deployment, Served
+
+_SECONDS_PER_HOUR = 3600.0
+_JOULES_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True, slots=True)
+class CostReport:
+    """Dollars and grams of a run.
+
+    Attributes:
+        usd: rent and electricity from the first arrival to the last token; None when a rent is
+            unknown.
+        usd_per_hour: rent of all devices.
+        usd_per_million_input, usd_per_million_output: the run's cost split by the time that
+            prefills and decodes take, over the finished requests' tokens.
+        usd_per_million: over all their tokens.
+        carbon_g: of the electricity; None when the power is not known.
+        basis: where rents come from.
+    """
+
+    usd: float | None
+    usd_per_hour: float | None
+    usd_per_million_input: float | None
+    usd_per_million_output: float | None
+    usd_per_million: float | None
+    carbon_g: float | None
+    basis: str
+
+
+def cost_of(deployment: Deployment, records: Records, energy: EnergyReport | None) -> CostReport:
+    """The cost of a run of ``deployment`` that took ``energy``."""
+    section = deployment.scenario.cost
+    kwh = energy.total / _JOULES_PER_KWH if energy else 0.0
+    carbon = kwh * section.carbon_g_per_kwh if energy else None
+    rents = [_rent(one, section.usd_per_device_hour) for one in deployment.served]
+    basis = "; ".join(dict.fromkeys(source for _, source in rents))
+    hourly = [rent for rent, _ in rents if rent is not None]
+    if len(hourly) < len(rents):
+        return CostReport(None, None, None, None, None, carbon, basis)
+    hours = makespan(records.requests) / _SECONDS_PER_HOUR
+    usd = sum(hourly) * hours + kwh * section.usd_per_kwh
+    done = finished(records.requests)
+    prompt = float(records.requests.column("prompt_tokens")[done].sum())
+    output = float(records.requests.column("output_tokens")[done].sum())
+    share = energy.prefill_share if energy else None
+    return CostReport(
+        usd=usd,
+        usd_per_hour=sum(hourly),
+        usd_per_million_input=None if share is None else _per_million(usd * share, prompt),
+        usd_per_million_output=None if share is None else _per_million(usd * (1 - share), output),
+        usd_per_million=_per_million(usd, prompt + output),
+        carbon_g=carbon,
+        basis=basis,
+    )
+
+
+def _rent(served: Served, given: float | None) -> tuple[float | None, str]:
+    """Dollars an hour of all devices of an instance and its copies, and where that is from."""
+    devices = served.instance.count * served.graph.tensor_parallel_size
+    name = served.device.name
+    if given is not None:
+        return given * devices, "given"
+    price = price_of(name)
+    if price is None:
+        return None, f"no rent of {name} is known: give [cost] usd_per_device_hour"
+    return price.usd_per_hour * devices, f"{name}: {price.source}, {price.date}"
+
+
+def _per_million(usd: float, tokens: float) -> float | None:
+    return usd / tokens * 1e6 if tokens else None

@@ -1,0 +1,119 @@
+"""Power settings of a scenario: clocks and caps before a run, its energy after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from servesim.errors import InputError
+from servesim.hardware.cost import CostModel
+from servesim.hardware.device import Device
+from servesim.hardware.placement import Placement
+from servesim.hardware.power.accelerator import AcceleratorPower, accelerator_power
+from servesim.hardware.power.clock import ClockedCost, power_at_clock
+from servesim.hardware.power.server import ServerPower, server_power
+from servesim.runtime.energy.account import Powered
+from servesim.runtime.energy.capped import CappedStepModel
+from servesim.runtime.energy.report import EnergyReport, energy_report
+from servesim.runtime.energy.use import compile_use
+from servesim.runtime.records import Records
+from servesim.runtime.step_model import CompiledStepModel
+from servesim.scenario.sections import HardwareSection, PowerSection
+
+if TYPE_CHECKING:
+    from servesim.scenario.build import Deployment, Served
+
+
+def clock_share(section: HardwareSection, device: Device) -> float:
+    """The clock of the devices as a share of their highest.
+
+    Raises:
+        InputError: the clock is not positive, above the highest, or that is not known.
+    """
+    if section.clock_mhz is None:
+        return 1.0
+    share = section.clock_mhz * 1e6 / device.clock_hz if device.clock_hz else 0.0
+    if not 0.0 < share <= 1.0:
+        raise InputError(
+            f"clock_mhz must be above 0 and at most the {device.clock_hz / 1e6:.0f} MHz of"
+            f" {device.name}, not {section.clock_mhz:g}"
+        )
+    return share
+
+
+def clocked_costs(
+    section: HardwareSection, device: Device, costs: CostModel | None
+) -> CostModel | None:
+    """``costs``, or the device's own, at the section's clock; None for the device's own as is.
+
+    Raises:
+        InputError: as ``clock_share``.
+    """
+    share = clock_share(section, device)
+    return costs if share == 1.0 else ClockedCost(costs or device.cost_model, device, share)
+
+
+def powered_step_model(
+    section: HardwareSection, device: Device, placement: Placement, capture_sizes: Sequence[int]
+) -> CompiledStepModel:
+    """The step model of ``placement``, under the section's power cap if it has one.
+
+    Raises:
+        InputError: the cap cannot be kept, or what the device draws is not known.
+    """
+    if section.power_limit_watts is None:
+        return CompiledStepModel.compile(placement, capture_sizes=capture_sizes)
+    power = device_power(section, device)
+    if power is None:
+        raise InputError(f"what {device.name} draws is not known: give [hardware] power, too")
+    return CappedStepModel.under(placement, power, capture_sizes=capture_sizes)
+
+
+def device_power(section: HardwareSection, device: Device) -> AcceleratorPower | None:
+    """What one of the section's devices draws; None when nothing is known of it.
+
+    Raises:
+        InputError: a value cannot be used.
+    """
+    if not device.tdp_watts and not device.power and not section.power:
+        return None
+    power = accelerator_power(device, section.power, section.power_limit_watts)
+    share = clock_share(section, device)
+    return power if share == 1.0 else power_at_clock(power, share)
+
+
+def energy_of(
+    deployment: Deployment, records: Records, until_s: float | None = None
+) -> EnergyReport | None:
+    """The energy of a run of ``deployment``; None when nothing is known of a device's power.
+
+    Args:
+        until_s: end of the time that counts; the end of the last step by default.
+    """
+    powered: list[Powered] = []
+    for one in deployment.served:
+        found = _powered(one)
+        if found is None:
+            return None
+        powered += [found] * len(one.engines)
+    return energy_report(records, powered, servers(deployment.scenario.power), until_s)
+
+
+def servers(section: PowerSection) -> ServerPower:
+    """What is around the accelerators.
+
+    Raises:
+        InputError: a key or value cannot be used.
+    """
+    return server_power({name: getattr(section, name) for name in section.__dataclass_fields__})
+
+
+def _powered(served: Served) -> Powered | None:
+    section, powers = served.instance.hardware, {}
+    for name, device in served.placement.devices.items():
+        own = section if device is served.device else HardwareSection()
+        power = device_power(own, device)
+        if power is None:
+            return None
+        powers[name] = power
+    return Powered(compile_use(served.placement), powers, served.graph.tensor_parallel_size)
