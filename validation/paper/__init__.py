@@ -1,0 +1,1 @@
+"""The measured figures of the LLMServingSim 2.0 paper, one module each."""
