@@ -49,26 +49,15 @@ class AttentionGrid:
             raise InputError("an attention table needs decode-only and prefill measurements")
         decodes = _axis(n for n, _ in alone)
         contexts = _axis(p[3] for p in seconds if p[2])
-        plane = np.full((len(decodes), len(contexts)), np.nan)
-        for (n, kv), t in alone.items():
-            plane[decodes.index(n), contexts.index(kv)] = t
-        for axis, coordinates in ((1, contexts), (0, decodes)):
-            _between(plane, axis, coordinates)
-            _hold(plane, axis)
+        rows = _plane(alone, decodes, contexts)
         chunks, before, beside = (_axis(p[i] for p in mixed) for i in range(3))
         cube = _cube(mixed, (chunks, before, beside, contexts))
-        rows = tuple(tuple(row) for row in plane.tolist())
         flat = tuple(cube.ravel().tolist())
         return cls(decodes, contexts, rows, chunks, before, beside, flat)
 
     def decode_seconds(self, decodes: int, context: float) -> float:
         """Decodes alone at a mean context."""
-        i, u = locate(self.decodes, decodes)
-        j, v = locate(self.contexts, context)
-        low, high = self.alone[i], self.alone[i + 1]
-        a = low[j] + v * (low[j + 1] - low[j])
-        b = high[j] + v * (high[j + 1] - high[j])
-        return a + u * (b - a)
+        return _bilinear(self.alone, self.decodes, decodes, self.contexts, context)
 
     def mixed_seconds(
         self, chunk: float, chunk_context: float, decodes: int, context: float
@@ -100,10 +89,93 @@ class AttentionGrid:
         return a + u * (b - a)
 
 
+@dataclass(frozen=True)
+class PhaseGrid:
+    """Seconds of attention where prefills and decodes were measured apart.
+
+    Beside each other they are taken to run one after the other.
+
+    Attributes:
+        decodes, contexts, alone: as in ``AttentionGrid``.
+        chunks, chunk_contexts: axes of a prefill: new tokens and their context.
+        prefill: seconds by [chunk][chunk context].
+    """
+
+    decodes: tuple[int, ...]
+    contexts: tuple[int, ...]
+    alone: tuple[tuple[float, ...], ...]
+    chunks: tuple[int, ...]
+    chunk_contexts: tuple[int, ...]
+    prefill: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(
+        cls,
+        decode: Mapping[tuple[int, int], float],
+        prefill: Mapping[tuple[int, int], float],
+    ) -> PhaseGrid:
+        """From seconds by (decodes, context) and by (chunk, context of the chunk).
+
+        Raises:
+            InputError: one of them is empty.
+        """
+        if not decode or not prefill:
+            raise InputError("an attention table needs decode and prefill measurements")
+        decodes, contexts = _axis(n for n, _ in decode), _axis(kv for _, kv in decode)
+        chunks, before = _axis(n for n, _ in prefill), _axis(kv for _, kv in prefill)
+        alone, planes = _plane(decode, decodes, contexts), _plane(prefill, chunks, before)
+        return cls(decodes, contexts, alone, chunks, before, planes)
+
+    @property
+    def beside(self) -> tuple[int, ...]:
+        """Decodes measured beside a prefill: as many as alone."""
+        return self.decodes
+
+    def decode_seconds(self, decodes: int, context: float) -> float:
+        """Decodes alone at a mean context."""
+        return _bilinear(self.alone, self.decodes, decodes, self.contexts, context)
+
+    def mixed_seconds(
+        self, chunk: float, chunk_context: float, decodes: int, context: float
+    ) -> float:
+        """One prefill chunk and then decodes at a mean context."""
+        seconds = _bilinear(self.prefill, self.chunks, chunk, self.chunk_contexts, chunk_context)
+        return seconds + (self.decode_seconds(decodes, context) if decodes else 0.0)
+
+
+def _bilinear(
+    rows: Sequence[Sequence[float]],
+    xs: Sequence[float],
+    x: float,
+    ys: Sequence[float],
+    y: float,
+) -> float:
+    i, u = locate(xs, x)
+    j, v = locate(ys, y)
+    low, high = rows[i], rows[i + 1]
+    a = low[j] + v * (low[j + 1] - low[j])
+    b = high[j] + v * (high[j + 1] - high[j])
+    return a + u * (b - a)
+
+
 def _axis(values: Iterable[int]) -> tuple[int, ...]:
     """Ascending distinct values; a lone one gets a neighbour so that cells exist."""
     found = tuple(sorted(set(values)))
     return found if len(found) > 1 else (*found, found[0] + 1)
+
+
+def _plane(
+    measured: Mapping[tuple[int, int], float], xs: tuple[int, ...], ys: tuple[int, ...]
+) -> tuple[tuple[float, ...], ...]:
+    """Values at every x and y, what was not measured filled in along y, then x."""
+    values = np.full((len(xs), len(ys)), np.nan)
+    index = [{value: i for i, value in enumerate(axis)} for axis in (xs, ys)]
+    for (x, y), t in measured.items():
+        values[index[0][x], index[1][y]] = t
+    for axis, coordinates in ((1, ys), (0, xs)):
+        _between(values, axis, coordinates)
+        _hold(values, axis)
+    return tuple(tuple(row) for row in values.tolist())
 
 
 def _cube(mixed: Mapping[Point, float], axes: Sequence[tuple[int, ...]]) -> Floats:

@@ -3,7 +3,7 @@
 The layout of a bundle is ``<hardware>/<organisation>/<model>/<dtype>/tp<N>/`` with, in
 microseconds of kernel time: ``dense.csv`` (layer, tokens, time_us), ``per_sequence.csv`` (layer,
 sequences, time_us), ``attention.csv`` (prefill_chunk, kv_prefill, n_decode, kv_decode, time_us)
-and optionally ``skew.csv`` (see ``Skew``).
+and optionally ``skew.csv`` (see ``Skew``). The layouts of ``older_layers`` are read as well.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from servesim.hardware.tables.attention import AttentionGrid, Point
 from servesim.hardware.tables.csvfile import Row, read_csv
 from servesim.hardware.tables.grid import Curve
 from servesim.hardware.tables.mixed import AttentionTable
+from servesim.hardware.tables.older_layers import existing, phase_grid, v0_curves, vidur_curves
 from servesim.hardware.tables.skew import Skew, SkewSample
 
 
@@ -73,10 +74,18 @@ def load_layer_profile(
     Raises:
         InputError: no bundle there, several to choose from, no such degree, or a malformed file.
     """
-    place = find_bundle(Path(folder), model, dtype) / f"tp{tensor_parallel_size}"
+    found = find_bundle(Path(folder), model, dtype)
+    if existing(found, "mlp.csv").is_file():
+        curves = vidur_curves(found, tensor_parallel_size)
+        grid = phase_grid(found, tensor_parallel_size)
+        return LayerProfile(curves, AttentionTable(grid), fallback)
+    place = found / f"tp{tensor_parallel_size}"
     if not place.is_dir():
-        known = ", ".join(sorted(p.name for p in place.parent.glob("tp*"))) or "none"
-        raise InputError(f"{place.parent}: no profile for {place.name} (there: {known})")
+        known = ", ".join(sorted(p.name for p in found.glob("tp*"))) or "none"
+        raise InputError(f"{found}: no profile for {place.name} (there: {known})")
+    if not (place / "dense.csv").is_file():
+        grid = phase_grid(place, tensor_parallel_size)
+        return LayerProfile(v0_curves(place), AttentionTable(grid), fallback)
     curves = _curves(place / "dense.csv", "tokens")
     curves |= _curves(place / "per_sequence.csv", "sequences")
     # Measured on one layer, ``layernorm`` averages a plain norm and one that adds the residual.
@@ -97,7 +106,7 @@ def _curves(path: Path, count: str) -> dict[str, Curve]:
 
 
 def find_bundle(folder: Path, model: str | None = None, dtype: str | None = None) -> Path:
-    """The folder that holds ``tp<N>`` folders, at or below ``folder``.
+    """The folder that holds ``tp<N>`` folders (Vidur: ``mlp.csv``), at or below ``folder``.
 
     Args:
         model: Hugging Face id of the model wanted, when ``folder`` holds several.
@@ -108,11 +117,14 @@ def find_bundle(folder: Path, model: str | None = None, dtype: str | None = None
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    if folder.name.startswith("tp") and (folder / "dense.csv").is_file():
+    if folder.name.startswith("tp") and _is_measured(folder):
         return folder.parent
-    found = sorted({path.parent.parent for path in folder.rglob("tp*/dense.csv")})
+    found = sorted({path.parent.parent for path in folder.rglob("tp*/*") if _marks(path)})
+    found += sorted({path.parent for path in folder.rglob("mlp.csv*")})
     if not found:
-        raise InputError(f"{folder}: no layer profile (a folder tp<N> with dense.csv) in it")
+        raise InputError(
+            f"{folder}: no layer profile (tp<N>/dense.csv, tp<N>/layers.csv or mlp.csv) in it"
+        )
     for wanted in (model, dtype):
         named = [path for path in found if wanted and f"/{wanted}/" in f"/{path.as_posix()}/"]
         if len(found) > 1 and wanted:
@@ -123,6 +135,14 @@ def find_bundle(folder: Path, model: str | None = None, dtype: str | None = None
     if len(found) > 1:
         raise InputError(f"{folder}: several profiles, name one of: {_names(folder, found)}")
     return found[0]
+
+
+def _marks(path: Path) -> bool:
+    return path.name in {"dense.csv", "layers.csv", "layers.csv.gz"}
+
+
+def _is_measured(folder: Path) -> bool:
+    return any(_marks(path) for path in folder.iterdir())
 
 
 def _names(folder: Path, found: list[Path]) -> str:

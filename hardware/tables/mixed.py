@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from servesim.graph.work import AttentionWork, attended_pairs
 from servesim.hardware.cost import Cost, Source
-from servesim.hardware.tables.attention import AttentionGrid
+from servesim.hardware.tables.attention import AttentionGrid, PhaseGrid
 from servesim.hardware.tables.skew import Skew
 
 Prefills = Sequence[tuple[int, int]]
@@ -29,7 +29,7 @@ class AttentionTable:
     beside a prefill at their own count, alone at the next measured one (see ``_tail``).
     """
 
-    grid: AttentionGrid
+    grid: AttentionGrid | PhaseGrid
     skew: Skew | None = None
 
     def cost(self, work: AttentionWork) -> Cost:

@@ -1,5 +1,6 @@
 """Importing a bundle of layer latencies, made up here and measured where it is at hand."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,54 @@ def test_interpolation_predicts_measurements_left_out():
             w = (grid.contexts[middle] - low) / (high - low)
             errors.append(abs((row[a] + w * (row[b] - row[a])) / row[middle] - 1))
     assert sorted(errors)[len(errors) // 2] < 0.02
+
+
+V0_LAYERS = (
+    "layer_name,input,kv_cache,tp_size,latency(ns)\n"
+    + "".join(
+        f"{part},{n},0,1,{base * n}\n"
+        for part, base in (("q_proj", 400), ("k_proj", 100), ("v_proj", 100), ("o_proj", 300))
+        for n in (1, 10)
+    )
+    + "act_fn,1,0,1,33\n"
+)
+V0_ATTENTION = (
+    "prefill_chunk_size,kv_cache_size,batch_size,is_prefill,mean_ns,p50_ns\n"
+    "32,0,1,True,0,1000\n64,0,1,True,0,2000\n32,64,1,True,0,3000\n64,64,1,True,0,4000\n"
+    "0,32,1,False,0,500\n0,64,1,False,0,600\n0,32,9,False,0,900\n0,64,9,False,0,1400\n"
+)
+
+
+def test_the_first_llmservingsim_layout(tmp_path):
+    place = tmp_path / "hw" / "org" / "model" / "tp1"
+    place.mkdir(parents=True)
+    (place / "layers.csv.gz").write_bytes(gzip.compress(V0_LAYERS.encode()))
+    (place / "attention.csv").write_text(V0_ATTENTION)
+    profile = load_layer_profile(tmp_path, 1, Seven())
+    assert profile.cost(GemmWork(10, 1, 1, label="qkv_proj")).seconds == pytest.approx(6e-6)
+    assert profile.cost(GemmWork(1, 1, 1, label="o_proj")).seconds == pytest.approx(300e-9)
+    assert profile.cost(MemoryWork("activation", 1, 1.0, 1.0, label="act_fn")).seconds == 7
+    attention = profile.cost(AttentionWork(((64, 0),), 9, 9 * 65, 65, 4, 4, 8, 8))
+    assert attention == Cost(pytest.approx(2000e-9 + 1400e-9), Source.MEASURED)
+
+
+def test_vidurs_layout(tmp_path):
+    (tmp_path / "mlp.csv").write_text(
+        "num_tokens,num_tensor_parallel_workers,time_stats.attn_pre_proj.median,"
+        "time_stats.input_layernorm.median,time_stats.add.median\n"
+        "1,1,0.01,0.002,0.001\n9,1,0.05,0.004,0.003\n1,2,0.009,0.002,0.001\n9,2,0.02,0.004,0.003\n"
+    )
+    head = "time_stats.attn_prefill.median,time_stats.attn_decode.median,batch_size"
+    (tmp_path / "attention.csv").write_text(
+        f"{head},prefill_chunk_size,kv_cache_size,is_prefill,num_tensor_parallel_workers\n"
+        "0.1,,1,32,0,True,2\n0.2,,1,64,0,True,2\n,0.01,1,0,64,False,2\n,0.03,9,0,64,False,2\n"
+        "9,,1,32,0,True,1\n,9,1,0,64,False,1\n"
+    )
+    profile = load_layer_profile(tmp_path, 2, Seven())
+    assert profile.cost(GemmWork(9, 1, 1, label="qkv_proj")).seconds == pytest.approx(20e-6)
+    norm = profile.cost(MemoryWork("norm", 9, 1.0, 1.0, label="layernorm"))
+    assert norm.seconds == pytest.approx(7e-6)
+    decode = profile.cost(AttentionWork((), 5, 5 * 65, 65, 4, 4, 8, 8))
+    assert decode.seconds == pytest.approx(20e-6)
+    with pytest.raises(InputError, match=r"tensor_parallel_size 4 \(there: 1, 2\)"):
+        load_layer_profile(tmp_path, 4, Seven())

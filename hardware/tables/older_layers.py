@@ -1,0 +1,125 @@
+"""Layer latencies in two older layouts: LLMServingSim's first version, and Vidur's.
+
+LLMServingSim v0: ``tp<N>/layers.csv`` (layer_name, input, latency(ns)) and ``attention.csv``.
+Vidur: ``mlp.csv`` and ``attention.csv`` with a column for the tensor-parallel degree, times in
+milliseconds in columns ``time_stats.<operator>.median``. Both measured prefills and decodes apart;
+files may be gzipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from servesim.errors import InputError
+from servesim.hardware.tables.attention import PhaseGrid
+from servesim.hardware.tables.csvfile import Row, read_csv
+from servesim.hardware.tables.grid import Curve
+
+#: What the layouts call the parts of each serving kernel; parts run one after the other.
+V0_PARTS: Mapping[str, Sequence[str]] = {
+    "embedding": ("embedding",),
+    "layernorm": ("input_layernorm",),
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "rotary_emb": ("rope",),
+    "o_proj": ("o_proj",),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "act_fn": ("act_fn",),
+    "down_proj": ("down_proj",),
+    "final_layernorm": ("final_layernorm",),
+    "lm_head": ("lm_head",),
+}
+VIDUR_PARTS: Mapping[str, Sequence[str]] = {
+    "embedding": ("emb",),
+    "layernorm": ("input_layernorm", "add"),
+    "qkv_proj": ("attn_pre_proj",),
+    "rotary_emb": ("attn_rope",),
+    "o_proj": ("attn_post_proj",),
+    "gate_up_proj": ("mlp_up_proj",),
+    "act_fn": ("mlp_act",),
+    "down_proj": ("mlp_down_proj",),
+    "final_layernorm": ("input_layernorm", "add"),
+}
+_PREFILL, _DECODE = "time_stats.attn_prefill.median", "time_stats.attn_decode.median"
+
+
+def existing(place: Path, name: str) -> Path:
+    """``place/name``, or its gzipped form where only that exists."""
+    path = place / name
+    return path if path.is_file() else path.with_name(f"{name}.gz")
+
+
+def v0_curves(place: Path) -> dict[str, Curve]:
+    """Seconds by serving name over tokens, from ``layers.csv``."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for layer, tokens, seconds in read_csv(
+        existing(place, "layers.csv"),
+        lambda row: (row["layer_name"], float(row["input"]), float(row["latency(ns)"]) * 1e-9),
+    ):
+        points.setdefault(layer, []).append((tokens, seconds))
+    return _joined({name: Curve.of(found) for name, found in points.items()}, V0_PARTS)
+
+
+def vidur_curves(place: Path, tensor_parallel_size: int) -> dict[str, Curve]:
+    """Seconds by serving name over tokens, from ``mlp.csv``.
+
+    Raises:
+        InputError: the degree was not measured.
+    """
+    path = existing(place, "mlp.csv")
+    rows = read_csv(path, lambda row: (int(row["num_tensor_parallel_workers"]), row))
+    chosen = [row for ranks, row in rows if ranks == tensor_parallel_size]
+    if not chosen:
+        known = ", ".join(map(str, sorted({ranks for ranks, _ in rows})))
+        raise InputError(
+            f"{path}: no rows of tensor_parallel_size {tensor_parallel_size} ({known})"
+        )
+    parts = sorted({part for names in VIDUR_PARTS.values() for part in names})
+    curves = {}
+    for part in parts:
+        column = f"time_stats.{part}.median"
+        points = [
+            (float(r["num_tokens"]), float(r[column]) * 1e-3) for r in chosen if r.get(column)
+        ]
+        if points:
+            curves[part] = Curve.of(points)
+    return _joined(curves, VIDUR_PARTS)
+
+
+def phase_grid(place: Path, tensor_parallel_size: int) -> PhaseGrid:
+    """Attention from ``attention.csv`` of either layout."""
+    decode: dict[tuple[int, int], float] = {}
+    prefill: dict[tuple[int, int], float] = {}
+    for is_prefill, key, seconds in read_csv(existing(place, "attention.csv"), _attention_point):
+        if key[0] == tensor_parallel_size:
+            (prefill if is_prefill else decode)[key[1:]] = seconds
+    return PhaseGrid.of(decode, prefill)
+
+
+def _attention_point(row: Row) -> tuple[bool, tuple[int, int, int], float]:
+    """Whether a prefill, (degree, chunk or decodes, context), seconds; batches of one prefill."""
+    is_prefill = row["is_prefill"].lower() == "true"
+    first = int(row["prefill_chunk_size" if is_prefill else "batch_size"])
+    if "p50_ns" in row:
+        seconds = float(row["p50_ns"]) * 1e-9
+    else:
+        seconds = float(row[_PREFILL if is_prefill else _DECODE]) * 1e-3
+    ranks = int(row.get("num_tensor_parallel_workers") or 1)
+    return is_prefill, (ranks, first, int(row["kv_cache_size"])), seconds
+
+
+def _joined(curves: Mapping[str, Curve], kernels: Mapping[str, Sequence[str]]) -> dict[str, Curve]:
+    """The sum of each kernel's measured parts, over the counts all of them reach.
+
+    A part measured at one count only is left out: it says nothing of others.
+    """
+    found = {}
+    for name, parts in kernels.items():
+        present = [curves[p] for p in parts if p in curves and len(curves[p].xs) > 1]
+        if not present:
+            continue
+        low, high = max(c.xs[0] for c in present), min(c.xs[-1] for c in present)
+        counts = {x for c in present for x in c.xs if low <= x <= high}
+        if counts:
+            found[name] = Curve.of((x, sum(c.at(x) for c in present)) for x in sorted(counts))
+    return found
