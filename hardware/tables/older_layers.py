@@ -72,7 +72,7 @@ def vidur_curves(place: Path, tensor_parallel_size: int) -> dict[str, Curve]:
     if not chosen:
         known = ", ".join(map(str, sorted({ranks for ranks, _ in rows})))
         raise InputError(
-            f"{path}: no rows of tensor_parallel_size {tensor_parallel_size} ({known})"
+            f"{path}: no rows for tensor_parallel_size {tensor_parallel_size} (there: {known})"
         )
     parts = sorted({part for names in VIDUR_PARTS.values() for part in names})
     curves = {}
