@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from servesim.cli.render import columns, grid, heading, indented, percent
+from servesim.cli.render import columns, count, grid, heading, indented, percent
 from servesim.graph.opgraph import Block, OpGraph
 from servesim.graph.summary import ONE_TOKEN, flops_per_token
 from servesim.scenario.build import Deployment, Served
@@ -63,8 +63,9 @@ def model_facts(graph: OpGraph) -> list[tuple[str, str]]:
         ("parameters", parameters),
         ("layers", f"{graph.num_layers}"),
         ("weights", f"{gib(graph.weight_bytes)}{share}"),
-        ("KV cache", f"{binary(graph.kv_bytes_per_token)} a token{share}"),
     ]
+    if graph.kv_bytes_per_token:
+        facts.append(("KV cache", f"{binary(graph.kv_bytes_per_token)} a token{share}"))
     if graph.state_bytes_per_sequence:
         facts.append(("state", f"{binary(graph.state_bytes_per_sequence)} a sequence{share}"))
     facts.append(("linear work", f"{si(flops_per_token(graph), 'FLOP')} a token{share}"))
@@ -115,8 +116,10 @@ def memory_parts(one: Served) -> list[tuple[str, float]]:
 
 def kv_capacity(one: Served) -> str:
     """The size of the KV cache in words."""
-    engine, size = one.engines[0], one.config.block_size
-    return f"{engine.blocks * size:,} tokens in {engine.blocks:,} blocks of {size:,}"
+    blocks, size = one.engines[0].blocks, one.config.block_size
+    if not one.graph.kv_bytes_per_token:
+        return f"states of {blocks:,} sequences"
+    return f"{blocks * size:,} tokens in {blocks:,} blocks of {size:,}"
 
 
 def _print_graph(console: Console, graph: OpGraph) -> None:
@@ -127,7 +130,10 @@ def _print_graph(console: Console, graph: OpGraph) -> None:
     table = columns("operator", "kind", "shape", "weights", "FLOP a token", text=3)
     place = "before the layers"
     for block in graph.blocks:
-        title, place = (f"{block.count} layers", "after") if block.layers else (place, place)
+        if block.layers:
+            title, place = count(block.count, "layer"), "after the layers"
+        else:
+            title = place
         table.add_row(Text(title, style="dim italic"))
         for row in operator_rows(block):
             table.add_row(*row)
@@ -140,7 +146,7 @@ def operator_rows(block: Block) -> list[tuple[str, str, str, str, str]]:
     rows = []
     for op in block.ops:
         flops = op.work(ONE_TOKEN).flops if op.runs(ONE_TOKEN) else 0.0
-        shape = " x ".join(map(str, op.spec.shape))
+        shape = "x".join(map(str, op.spec.shape))
         weights = binary(op.spec.weight_bytes) if op.spec.weight_bytes else ""
         rows.append((op.name, op.kind, shape, weights, si(flops, "") if flops else ""))
     return rows
@@ -157,6 +163,7 @@ def _print_placement(console: Console, one: Served) -> None:
     indented(console, _bar([size for _, size in parts]))
     table, total = columns("", "", "", "", text=1), sum(size for _, size in parts)
     table.show_header = False
+    table.columns[0].no_wrap = True
     for (mark, colour), (name, size) in zip(_BAR, parts, strict=True):
         label = Text.assemble((mark, colour), f" {name}")
         remark = kv_capacity(one) if name == "KV cache" else ""

@@ -30,8 +30,8 @@ from servesim.scenario.typical import TypicalStep, typical_steps
 
 #: Above this share of extrapolated time a result comes with a warning.
 EXTRAPOLATED_LIMIT = 0.2
-#: Operators below this share of a step are shown together.
-_LEAST_SHARE = 0.02
+#: Operators of a step beyond so many, or below this share, are shown together.
+_MOST_ROWS, _LEAST_SHARE = 9, 0.02
 _BAR_WIDTH = 24
 
 
@@ -128,7 +128,7 @@ def step_title(step: TypicalStep) -> str:
 def step_rows(step: TypicalStep) -> list[tuple[str, str, str, str, float]]:
     """Operator, runs, milliseconds, source, share; operators that take little are one row."""
     total = step.seconds
-    shown = [cost for cost in step.costs if cost.seconds >= _LEAST_SHARE * total]
+    shown = [c for c in step.costs[:_MOST_ROWS] if c.seconds >= _LEAST_SHARE * total]
     rows = [(cost.label, cost.count, cost.seconds, cost.source.value) for cost in shown]
     rest = step.costs[len(shown) :]
     if rest:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,7 +54,17 @@ def _typical(served: Served, records: list[InstanceRecords]) -> TypicalStep | No
     sequences, each = round(decodes / steps), round(context / decodes)
     contexts = np.full(sequences, each, dtype=np.int64)
     batch = BatchShape((), sequences, sequences * each, each, contexts)
-    costs = served.step_model.cost_breakdown(batch)
-    return TypicalStep(
-        served, sequences, each, tuple(sorted(costs, key=lambda cost: -cost.seconds))
-    )
+    costs = _joined(served.step_model.cost_breakdown(batch))
+    ordered = sorted(costs, key=lambda cost: -cost.seconds)
+    return TypicalStep(served, sequences, each, tuple(ordered))
+
+
+def _joined(costs: Iterable[OpCost]) -> Iterable[OpCost]:
+    """Operators of one name, device and source as one."""
+    found: dict[tuple[str, str, str], OpCost] = {}
+    for cost in costs:
+        key = (cost.label, cost.device, cost.source.value)
+        before = found.get(key, replace(cost, count=0, seconds=0.0))
+        seconds = before.seconds + cost.seconds
+        found[key] = replace(cost, count=before.count + cost.count, seconds=seconds)
+    return found.values()
