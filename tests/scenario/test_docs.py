@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from servesim import Scenario
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.lengths import LENGTHS
 from servesim.runtime.routers import ROUTERS
@@ -27,6 +30,15 @@ def test_every_key_of_a_scenario_is_documented() -> None:
     kinds = [name for registry in REGISTRIES for name in registry.names()]
     missing = [word for word in (*TOP_LEVEL, *keys, *kinds) if word not in text]
     assert missing == []
+
+
+def test_every_scenario_shown_is_one() -> None:
+    text = (DOCS / "scenario.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(shown) >= 3
+    for snippet in shown:
+        base = Scenario.of(model="Qwen/Qwen3-0.6B", hardware="h100_sxm")
+        base.changed(**tomllib.loads(snippet))
 
 
 @pytest.mark.parametrize("columns", [REQUEST_COLUMNS, STEP_COLUMNS])
