@@ -27,8 +27,6 @@ STREAM_TENSORS = 4
 #: fp32 tensors of logits in the sampler: the cast logits, their softmax, the random draws.
 SAMPLER_TENSORS = 3
 _FP32 = 4.0
-
-
 #: Cached tokens that latent attention (MLA) expands at once: as many as 8 sequences of the longest
 #: length or 4 blocks of every sequence, but not more than the last number.
 _LATENT_SEQUENCES, _LATENT_BLOCKS, _LATENT_LIMIT = 8, 4, 64 * 1024

@@ -205,7 +205,7 @@ def _beside_the_graph(
     if tower is None or not any(op.kind == "embedding" for op, _ in graph.weighted_ops()):
         return rotary, 0.0
     traced = graph.weight_bytes - graph.operator_weight_bytes
-    whole = traced or tower.parameters * bytes_per_element(graph.dtype)
+    whole = max(traced, tower.parameters * bytes_per_element(graph.dtype))
     encoder = tower.encoder_bytes(graph.hidden_size, tokens, graph.dtype)
     return rotary + whole / graph.tensor_parallel_size - traced, encoder
 

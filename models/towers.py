@@ -15,24 +15,33 @@ Values = Mapping[str, Any]
 def rotary_bytes(config: ModelConfig, dtype: str) -> float:
     """Bytes of the tables of cosines and sines that vLLM builds while loading.
 
-    One row a position (as many as a linear or YaRN scaling stretches them to), one element a
-    rotated dimension; models with a rotary embedding of their own for windowed layers (Gemma 3)
-    have a second, unscaled table.
+    One table for each kind of rotary embedding (Gemma 3 has one of its own for windowed layers),
+    one row a position (as many as a linear or YaRN scaling stretches them to), one element a
+    rotated dimension.
     """
     values = config.language_values
     if not any(key.startswith(("rope", "rotary")) for key in values):
         return 0.0
-    positions = int(values.get("max_position_embeddings", 2048))
-    scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    kind = scaling.get("rope_type", scaling.get("type"))
-    rows = float(positions)
-    if kind == "linear":
-        rows *= scaling["factor"]
-    elif kind == "yarn" and "original_max_position_embeddings" in scaling:
-        rows = scaling["factor"] * scaling["original_max_position_embeddings"]
-    if "rope_local_base_freq" in values:
-        rows += positions
+    rows = sum(_rows(values, scaling) for scaling in _scalings(values))
     return rows * _rotated(values) * bytes_per_element(dtype)
+
+
+def _scalings(values: Values) -> list[Values]:
+    """The scaling of every rotary embedding; an empty one is none."""
+    given = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    nested = [each for each in given.values() if isinstance(each, Mapping)]
+    local: list[Values] = [{}] if "rope_local_base_freq" in values else []
+    return [*(nested or [given]), *local]
+
+
+def _rows(values: Values, scaling: Values) -> float:
+    positions = float(values.get("max_position_embeddings", 2048))
+    kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor", 1.0)
+    if kind == "linear":
+        return positions * factor
+    if kind == "yarn" and "original_max_position_embeddings" in scaling:
+        return float(factor * scaling["original_max_position_embeddings"])
+    return positions
 
 
 def _rotated(values: Values) -> float:
@@ -41,7 +50,9 @@ def _rotated(values: Values) -> float:
         return float(values["qk_rope_head_dim"])
     heads = values.get("num_attention_heads", 1)
     width = values.get("head_dim") or values.get("hidden_size", 0) // heads
-    share = values.get("partial_rotary_factor", values.get("rotary_pct", 1.0))
+    scaling = values.get("rope_parameters") or {}
+    share = scaling.get("partial_rotary_factor", values.get("rotary_pct", 1.0))
+    share = values.get("partial_rotary_factor", share)
     return float(values.get("rotary_dim") or width * share)
 
 
@@ -70,18 +81,18 @@ class VisionTower:
 
 
 def vision_tower(config: ModelConfig) -> VisionTower | None:
-    """The vision tower of a multimodal checkpoint; None where there is none."""
+    """The vision tower of a multimodal checkpoint; None where there is none of the usual kind."""
     values = config.values
     vision = values.get("vision_config") or values.get("thinker_config", {}).get("vision_config")
-    if not isinstance(vision, dict) or "patch_size" not in vision:
+    if not isinstance(vision, dict) or not _NEEDED <= vision.keys():
         return None
     merge = int(vision.get("spatial_merge_size", values.get("spatial_merge_size", 1)))
-    side = int(vision["patch_size"]) * merge
+    side = _side(vision["patch_size"]) * merge
     frames = int(vision.get("temporal_patch_size", 1))
-    image = vision.get("image_size")
-    tokens = values.get("mm_tokens_per_image") or (image and (image // side) ** 2) or None
+    image = _side(vision.get("image_size") or 0)
+    tokens = values.get("mm_tokens_per_image") or (image // side) ** 2 or None
     per_token = image**2 / tokens if image and tokens else float(side**2)
-    hidden_size = int(config.language_values["hidden_size"])
+    hidden_size = int(config.language_values.get("hidden_size", 0))
     return VisionTower(
         _transformer(vision) + _projector(vision, merge, hidden_size),
         tokens,
@@ -89,12 +100,21 @@ def vision_tower(config: ModelConfig) -> VisionTower | None:
     )
 
 
+#: Keys of a vision config without which its size cannot be told.
+_NEEDED = {"patch_size", "hidden_size", "intermediate_size"}
+
+
+def _side(size: Any) -> int:
+    """The side of a square given as a number or as height and width."""
+    return int(size[0] if isinstance(size, list | tuple) else size)
+
+
 def _transformer(vision: Values) -> int:
     """4·h² of attention and two matrices of the MLP (three when gated by SiLU) a layer."""
     hidden, width = int(vision["hidden_size"]), int(vision["intermediate_size"])
     layers = int(vision.get("num_hidden_layers", vision.get("depth", 0)))
     matrices = 3 if vision.get("hidden_act") == "silu" else 2
-    patch = 3 * int(vision["patch_size"]) ** 2 * int(vision.get("temporal_patch_size", 1))
+    patch = 3 * _side(vision["patch_size"]) ** 2 * int(vision.get("temporal_patch_size", 1))
     return layers * (4 * hidden**2 + matrices * hidden * width) + patch * hidden
 
 

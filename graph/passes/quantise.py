@@ -128,7 +128,9 @@ def with_state_dtype(graph: OpGraph, dtype: str) -> OpGraph:
     for block, before in zip(blocks, graph.blocks, strict=True):
         saved |= dict.fromkeys(block.layers, _state_bytes(before) - _state_bytes(block))
     caches = tuple(
-        replace(c, state_bytes=c.state_bytes - saved[c.layers[0]]) if c.kind == "state" else c
+        replace(c, state_bytes=c.state_bytes - saved.get(c.layers[0], 0.0))
+        if c.kind == "state"
+        else c
         for c in graph.caches
     )
     return replace(graph, blocks=blocks, caches=caches)

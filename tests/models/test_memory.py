@@ -17,7 +17,7 @@ from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.passes.quantise import QuantisationScheme, WeightFormat, apply_quantisation
 from servesim.graph.passes.stage import split_stages
 from servesim.models.activation import CUBLAS_BYTES, LargestStep, activation_peak
-from servesim.models.config import resolve
+from servesim.models.config import ModelConfig, resolve
 from servesim.models.memory import (
     LIBRARY_BYTES,
     MemoryOptions,
@@ -241,6 +241,26 @@ def test_rotary_tables() -> None:
     assert rotary_bytes(resolve("openai/gpt-oss-20b"), "bf16") == 131072 * 64 * 2
     assert rotary_bytes(resolve("microsoft/phi-2"), "fp16") == 2048 * 32 * 2
     assert rotary_bytes(resolve("openai-community/gpt2"), "bf16") == 0
+
+
+def test_rotary_tables_of_configs_written_by_newer_versions() -> None:
+    kinds = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {}}
+    values = {"model_type": "gemma3_text", "head_dim": 256, "max_position_embeddings": 131072}
+    config = ModelConfig("new", {**values, "rope_parameters": kinds}, "")
+    assert rotary_bytes(config, "bf16") == 9 * 131072 * 256 * 2
+    assert rotary_bytes(resolve("Qwen/Qwen3.5-9B"), "bf16") == 262144 * 64 * 2
+
+
+def test_towers_of_an_unusual_kind_are_left_out() -> None:
+    odd = ModelConfig("odd", {"model_type": "x", "vision_config": {"embed_dim": 1280}}, "")
+    assert vision_tower(odd) is None
+    sides = {"patch_size": [14, 14], "image_size": [448, 448], "depth": 1}
+    vision = {**sides, "hidden_size": 64, "intermediate_size": 256}
+    text = {"model_type": "x", "text_config": {"hidden_size": 32}, "vision_config": vision}
+    tower = vision_tower(ModelConfig("lists", text, ""))
+    assert tower is not None
+    assert tower.tokens_per_image == 32**2
+    assert tower.parameters == 4 * 64**2 + 2 * 64 * 256 + 3 * 14**2 * 64 + 64 * 32
 
 
 @pytest.mark.parametrize(
