@@ -13,7 +13,7 @@ from dataclasses import replace
 from enum import Enum
 
 from servesim.errors import InputError
-from servesim.graph.op import STREAM, Op
+from servesim.graph.op import STREAM, Op, OpSpec
 from servesim.graph.opgraph import Block, CacheGroup, OpGraph
 from servesim.graph.ops.attention import Attention
 from servesim.graph.ops.batched_gemm import BatchedGemm
@@ -24,6 +24,7 @@ from servesim.graph.ops.gemm import Gemm
 from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.ops.lm_head import LmHead
 from servesim.graph.ops.norm import Norm
+from servesim.graph.ops.other import Other
 from servesim.graph.ops.pointwise import Pointwise
 from servesim.graph.ops.recurrent import Recurrent
 
@@ -131,32 +132,32 @@ class _BlockSharder:
             gather = LogitsGather(spec.n, self._ranks, dtype=self._dtype)
             self._insert("logits_all_gather", gather, [op.name], "all_gather")
 
-    def _local(self, op: Op, states: set[State]) -> tuple[object, State]:
+    def _local(self, op: Op, states: set[State]) -> tuple[OpSpec, State]:
         """The operator of one rank, and how its result is held."""
-        spec, ranks, is_sharded = op.spec, self._ranks, State.SHARDED in states
+        spec, ranks = op.spec, self._ranks
+        local: OpSpec = spec
+        state = State.REPLICATED
         match spec:
-            case Gemm():
-                if is_sharded:
-                    return spec.rows(ranks), State.PARTIAL
-                if self._splits_columns(op):
-                    return spec.columns(ranks), State.SHARDED
+            case Gemm() if State.SHARDED in states:
+                local, state = spec.rows(ranks), State.PARTIAL
+            case Gemm() if self._splits_columns(op):
+                local, state = spec.columns(ranks), State.SHARDED
             case Embedding() if op.name == "embedding":
-                return spec.columns(ranks), State.PARTIAL
+                local, state = spec.columns(ranks), State.PARTIAL
             case LmHead():
-                return spec.columns(ranks), State.REPLICATED
+                local = spec.columns(ranks)
             case Experts():
-                return spec.local(ranks), State.PARTIAL
+                local, state = spec.local(ranks), State.PARTIAL
             case Attention() | BatchedGemm() | LatentExpand() | Recurrent():
-                return spec.local(ranks), State.SHARDED
-            case Norm() if is_sharded:
-                split = spec.local if spec.groups > 1 else spec.narrowed
-                return split(ranks), State.SHARDED
-            case Pointwise():
-                if is_sharded:
-                    return spec.local(ranks), State.SHARDED
-                if State.PARTIAL in states:
-                    return spec, State.PARTIAL
-        return spec, State.REPLICATED
+                local, state = spec.local(ranks), State.SHARDED
+            case Norm() if State.SHARDED in states:
+                local = spec.local(ranks) if spec.groups > 1 else spec.narrowed(ranks)
+                state = State.SHARDED
+            case Pointwise() | Other() if State.SHARDED in states:
+                local, state = spec.local(ranks), State.SHARDED
+            case Pointwise() if State.PARTIAL in states:
+                state = State.PARTIAL
+        return local, state
 
     def _splits_columns(self, op: Op) -> bool:
         """Whether the projection ``op`` serves something that works on separate heads or columns.
@@ -172,6 +173,8 @@ class _BlockSharder:
                 if spec.kernel == "router":
                     return False
                 pending += [(u, True) for u in self._users.get(user.name, ())]
+            elif isinstance(spec, Other):
+                pending += [(u, through) for u in self._users.get(user.name, ())]
             elif isinstance(spec, Norm):
                 gates_a_mixer = self._fed_by_mixer(user)
                 if spec.groups == 1 and not (gates_a_mixer or self._serves_mixer_only(user)):
@@ -232,15 +235,15 @@ class _BlockSharder:
         spec = Collective("all_gather", op.spec.width, self._ranks, dtype=self._dtype)
         self._insert("all_gather", spec, names, "all_gather")
 
-    def _insert(self, base: str, spec: object, names: list[str], label: str) -> None:
+    def _insert(self, base: str, spec: OpSpec, names: list[str], label: str) -> None:
         taken = sum(o.name == base or o.name.startswith(f"{base}.") for o in self._ops)
         name = f"{base}.{taken + 1}" if taken else base
         reads = tuple(dict.fromkeys(self._renamed.get(n, n) for n in names))
-        self._ops.append(Op(name, spec, reads, "", label))  # type: ignore[arg-type]
+        self._ops.append(Op(name, spec, reads, "", label))
         self._states |= dict.fromkeys(names, State.REPLICATED)
         self._renamed |= dict.fromkeys(names, name)
 
-    def _spec(self, name: str) -> object:
+    def _spec(self, name: str) -> OpSpec:
         return next(op.spec for op in self._block.ops if op.name == name)
 
 
@@ -249,7 +252,7 @@ def _is_sum(op: Op) -> bool:
     return isinstance(op.spec, Pointwise) and op.spec.kernel in {"elementwise", "gate"}
 
 
-def _width(spec: object) -> int:
+def _width(spec: OpSpec) -> int:
     """Elements a token of an operator's result."""
     match spec:
         case Gemm():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import Op
 from servesim.graph.opgraph import OpGraph
+from servesim.graph.unmatched import unmatched
 
 #: One token on an empty context: what ``flops`` and ``bytes`` of an operator refer to.
 ONE_TOKEN = BatchShape.of_tokens(1)
@@ -44,6 +46,7 @@ def summarise(graph: OpGraph) -> dict[str, Any]:
         ],
         "operators": [row for block in rows.values() for row in block],
         "blocks": rows,
+        "unmatched": [asdict(item) for item in unmatched(graph)],
         "notes": list(graph.notes),
     }
 

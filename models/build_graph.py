@@ -12,8 +12,9 @@ from servesim.graph.ir import PARAMETER, TraceGraph
 from servesim.graph.opgraph import Block, CacheGroup, OpGraph
 from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.experts import Experts
-from servesim.graph.passes.caches import cache_groups, states_read
+from servesim.graph.passes.caches import cache_groups, caches_of
 from servesim.graph.passes.canonical import canonicalise
+from servesim.graph.passes.decode_reads import caches_read
 from servesim.graph.trace.capture import TOKENS, capture
 from servesim.models.build import build_model, first_line, quiet
 from servesim.models.config import ModelConfig
@@ -64,7 +65,8 @@ def trace_module(model: Any, name: str, dtype: str) -> Traced:
         raise UnsupportedError(f"{name}: no decoder layers were found in the trace")
     caches = cache_groups(prefill, dtype)
     if not caches and decode is not None:
-        caches = states_read(decode, TOKENS, dtype)
+        caches = caches_read(decode, TOKENS, dtype)
+    caches = caches or caches_of(blocks)
     blocks, caches = _renumbered(blocks, caches)
     parameters = language_parameters(model, raw)
     parameters -= sum(n.attrs.get("unused", 0) * _times(raw, n.layer) for n in raw)

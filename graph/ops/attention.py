@@ -91,15 +91,16 @@ class Attention(Weightless):
 
     def _pieces(self, batch: BatchShape) -> Iterator[tuple[int, int]]:
         """Prefills, cut where a chunk ends: a new chunk starts on an empty context."""
+        if self.chunk is None:
+            yield from batch.prefills
+            return
         for new, context in batch.prefills:
-            if self.chunk is None:
-                yield new, context
-                continue
-            while new > 0:
-                inside = context % self.chunk
-                piece = min(new, self.chunk - inside)
+            start, end = context, context + new
+            while start < end:
+                inside = start % self.chunk
+                piece = min(end - start, self.chunk - inside)
                 yield piece, inside
-                new, context = new - piece, context + piece
+                start += piece
 
     def _decode_keys(self, batch: BatchShape) -> tuple[int, int]:
         """Keys of all decodes together and of the one that reads most, own token included."""

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.ir import Node, TraceGraph
-from servesim.graph.opgraph import CacheGroup
+from servesim.graph.opgraph import Block, CacheGroup
+from servesim.graph.ops.attention import Attention
+from servesim.graph.ops.recurrent import Recurrent
 from servesim.graph.passes.roles import sources
 
 
@@ -55,9 +57,9 @@ def stored_elements(graph: TraceGraph, node: Node) -> int:
     return sum(elements // graph.tokens for elements, _ in node.attrs["stored"])
 
 
-def cache_groups(graph: TraceGraph, dtype: str) -> tuple[CacheGroup, ...]:
+def cachegroup_layers(graph: TraceGraph, dtype: str) -> tuple[CacheGroup, ...]:
     """The caches of all layers, equal ones together; call after `mark_caches` and `mark_latent`."""
-    kept: dict[_Kept, list[int]] = {}
+    kept: dict[Kept, list[int]] = {}
     skipped = {r.layer for r in graph.repeats}
     for layer in dict.fromkeys(n.layer for n in graph):
         if layer is None or layer in skipped:
@@ -65,10 +67,11 @@ def cache_groups(graph: TraceGraph, dtype: str) -> tuple[CacheGroup, ...]:
         layers = [layer, *(r.layer for r in graph.repeats if r.like == layer)]
         for what in _kept_by(graph, [n for n in graph if n.layer == layer], dtype):
             kept.setdefault(what, []).extend(layers)
-    return _groups(kept)
+    return group_layers(kept)
 
 
-def _groups(kept: dict[_Kept, list[int]]) -> tuple[CacheGroup, ...]:
+def group_layers(kept: dict[Kept, list[int]]) -> tuple[CacheGroup, ...]:
+    """One group a kind of cache, from the layers that have it."""
     return tuple(
         CacheGroup(k.kind, tuple(sorted(set(layers))), k.bytes_per_token, k.window, k.state_bytes)
         for k, layers in kept.items()
@@ -76,18 +79,20 @@ def _groups(kept: dict[_Kept, list[int]]) -> tuple[CacheGroup, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class Kept:
+    """What one layer keeps; the fields are `CacheGroup`'s."""
+
     kind: str
     bytes_per_token: float
     window: int | None = None
     state_bytes: float = 0.0
 
 
-def _kept_by(graph: TraceGraph, nodes: list[Node], dtype: str) -> list[_Kept]:
+def _kept_by(graph: TraceGraph, nodes: list[Node], dtype: str) -> list[Kept]:
     """What one layer keeps: tokens' keys and values, and states of sequences."""
     tokens = [n for n in nodes if n.target in {"kv_update", "indexer_update"}]
     states = [n for n in nodes if n.target == "state_update"]
-    found: list[_Kept] = []
+    found: list[Kept] = []
     if tokens:
         elements = sum(stored_elements(graph, n) for n in tokens)
         attention = next((n.attrs for n in nodes if n.target == "attention"), {})
@@ -98,47 +103,25 @@ def _kept_by(graph: TraceGraph, nodes: list[Node], dtype: str) -> list[_Kept]:
             kind, window = "chunked", attention["chunk"]
         elif attention.get("window"):
             kind, window = "window", attention["window"]
-        found.append(_Kept(kind, elements * bytes_per_element(dtype), window))
+        found.append(Kept(kind, elements * bytes_per_element(dtype), window))
     if states:
         size = sum(elements * item for n in states for elements, item in n.attrs["stored"])
-        found.append(_Kept("state", 0.0, None, float(size)))
+        found.append(Kept("state", 0.0, None, float(size)))
     return found
 
 
-def states_read(decode: TraceGraph, tokens: int, dtype: str) -> tuple[CacheGroup, ...]:
-    """Caches of models that keep them in tensors of their own, from what a decode step reads.
-
-    Args:
-        decode: the decode step as recorded, before any pass.
-        tokens: tokens of the prefill before it: a tensor with such a dimension holds keys and
-            values, one without a state.
-    """
-    kept: dict[int | None, tuple[float, float]] = {}
-    readers: dict[int, int | None] = {}
-    for node in decode:
-        for i in node.inputs:
-            if node.layer is not None:
-                readers.setdefault(i, node.layer)
-    for node in decode:
-        stored = node.target == "constant" and not node.attrs["name"]
-        if not stored or node.id not in readers or decode.batch not in node.shape:
-            continue
-        elements, layer = node.numel / decode.batch, readers[node.id]
-        if decode.layers in node.shape:  # one tensor for all layers
-            elements, layer = elements / decode.layers, None
-        per_token, state = kept.get(layer, (0.0, 0.0))
-        if tokens in node.shape:
-            per_token += elements / tokens * bytes_per_element(dtype)
-        else:
-            state += elements * node.itemsize
-        kept[layer] = (per_token, state)
-    groups: dict[_Kept, list[int]] = {}
-    for layer, (per_token, state) in kept.items():
-        layers = [layer, *(r.layer for r in decode.repeats if r.like == layer)]
-        if layer is None:
-            layers = list(range(decode.layers))
-        if per_token:
-            groups.setdefault(_Kept("full", per_token), []).extend(layers)
-        if state:
-            groups.setdefault(_Kept("state", 0.0, None, state), []).extend(layers)
-    return _groups(groups)
+def caches_of(blocks: tuple[Block, ...]) -> tuple[CacheGroup, ...]:
+    """What an engine must keep for models whose code keeps nothing: keys, values and states."""
+    kept: dict[Kept, list[int]] = {}
+    for block in blocks:
+        for op in block.ops:
+            spec = op.spec
+            if isinstance(spec, Attention):
+                width = spec.kv_heads * (spec.head_dim + spec.value_dim)
+                what = Kept("full", width * bytes_per_element(spec.kv_dtype))
+            elif isinstance(spec, Recurrent):
+                what = Kept("state", 0.0, None, spec.state_bytes)
+            else:
+                continue
+            kept.setdefault(what, []).extend(block.layers)
+    return group_layers(kept)

@@ -89,8 +89,8 @@ class _Emitter:
                 taken[base] += 1
                 unique[base] = base if taken[base] == 1 else f"{base}.{taken[base]}"
                 label = base if unique[base] != base else ""
-                reads = tuple(unique.get(r, r) if r not in inputs else r for r in reads)
-                made.append(Op(unique[base], spec, reads, below_layer(node.scope), label))
+                names = tuple(r if r in inputs else unique.get(r, r) for r in reads)
+                made.append(Op(unique[base], spec, names, below_layer(node.scope), label))
             self._names[node.id] = _results(made)
             ops += made
         return Block(name, tuple(ops))

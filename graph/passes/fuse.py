@@ -6,27 +6,26 @@ from collections import defaultdict
 
 from servesim.graph.ir import Node, TraceGraph, drop, replace_inputs
 from servesim.graph.passes.roles import is_anchor, is_carrier
-from servesim.graph.passes.simplify import base_name, parameters_of
+from servesim.graph.passes.simplify import aten, base_name, parameters_of
 
-_ACTIVATIONS = frozenset(
-    f"aten.{name}"
-    for name in (
-        "silu gelu relu sigmoid tanh leaky_relu elu softplus hardswish mish erf exp "  # noqa: SIM905
-        "threshold relu6 hardtanh log_sigmoid hardsigmoid celu selu prelu"
-    ).split()
+_ACTIVATIONS = aten(
+    "silu gelu relu sigmoid tanh leaky_relu elu softplus hardswish mish erf exp threshold relu6 "
+    "hardtanh log_sigmoid hardsigmoid celu selu prelu"
 )
 #: Element-wise arithmetic that fuses into any kernel's prologue or epilogue.
-POINTWISE = _ACTIVATIONS | frozenset(
-    f"aten.{name}"
-    for name in (
-        "add add_ mul mul_ sub sub_ div div_ neg rsub cat stack where clamp clamp_min clamp_max "  # noqa: SIM905
+POINTWISE = (
+    _ACTIVATIONS
+    | aten(
+        "add add_ mul mul_ sub sub_ div div_ neg rsub cat stack where clamp clamp_min clamp_max "
         "pow square sqrt rsqrt reciprocal abs masked_fill maximum minimum copy copy_ cos sin "
-        "addcmul lerp sign softplus log log1p expm1 zeros_like ones_like full_like slice_scatter "
-        "pad constant_pad_nd eq ne lt le gt ge logical_and logical_or logical_not bitwise_not "
-        "join index_put fill fill_ zero_ mean sum select_scatter as_strided_scatter rsqrt_ sqrt_ "
-        "clamp_ masked_fill_ sigmoid_ silu_ gelu_ relu_ tanh_ exp_ neg_ linalg_vector_norm isnan"
-    ).split()
-) | {"join", "getitem"}
+        "addcmul lerp sign log log1p expm1 zeros_like ones_like full_like slice_scatter pad "
+        "constant_pad_nd eq ne lt le gt ge logical_and logical_or logical_not bitwise_not "
+        "bitwise_and bitwise_or fill fill_ zero_ mean sum select_scatter as_strided_scatter "
+        "rsqrt_ sqrt_ clamp_ masked_fill_ sigmoid_ silu_ gelu_ relu_ tanh_ exp_ neg_ "
+        "linalg_vector_norm isnan"
+    )
+    | {"join", "getitem"}
+)
 _SELECTIONS = frozenset({"aten.topk", "aten.sort", "aten.argmax", "aten.max"})
 
 

@@ -55,7 +55,7 @@ def _clusters(
         rows = node.numel // node.shape[-1]
         for served, members in clusters:
             if served & serves and members[0].numel // members[0].shape[-1] == rows:
-                served |= serves
+                served.update(serves)
                 members.append(node)
                 break
         else:

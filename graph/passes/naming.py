@@ -44,26 +44,35 @@ class Namer:
         return fixed.get(node.target, node.target)
 
     def _linear(self, node: Node) -> str:
-        graph = self._graph
-        before = [graph.nodes[i] for i in sources(graph, node.inputs[0])]
-        near = [graph.nodes[i] for i in sinks(graph, self._users, node.id)]
         glue = self._glue_after(node)
-        merged = len(node.attrs["members"]) > 1
-        if node.layer is None and node.id in graph.outputs:
+        if node.layer is None and node.id in self._graph.outputs:
             return "lm_head"
         if "router" in glue:
             return "gate"
+        return self._mixer_projection(node, glue) or self._mlp(node, glue) or leaf(node.scope)
+
+    def _mixer_projection(self, node: Node, glue: set[str]) -> str:
+        """The name of a projection into or out of attention or a recurrence; "" for others."""
+        graph = self._graph
+        before = [graph.nodes[i] for i in sources(graph, node.inputs[0])]
+        near = [graph.nodes[i] for i in sinks(graph, self._users, node.id)]
+        merged = len(node.attrs["members"]) > 1
+        name = ""
         if any(n.target == "attention" for n in near):
             if merged or self._covers_keys(node, near):
-                return "fused_qkv_a_proj" if self._low_rank(near) else "qkv_proj"
-            return leaf(node.scope)
-        if any(n.target == "attention" for n in before):
-            return "o_proj"
-        if any(is_mixer(n) and n.target != "experts" for n in before) and not glue & {"activation"}:
-            return "out_proj" if node.shape[-1] >= node.attrs["k"] // 8 else leaf(node.scope)
-        if any(is_mixer(n) for n in near):
-            return "in_proj" if merged else leaf(node.scope)
-        return self._mlp(node, glue)
+                name = "fused_qkv_a_proj" if self._low_rank(near) else "qkv_proj"
+            else:
+                name = leaf(node.scope)
+        elif any(n.target == "attention" for n in before):
+            name = "o_proj"
+        elif (
+            any(is_mixer(n) and n.target != "experts" for n in before) and "activation" not in glue
+        ):
+            narrow = node.shape[-1] < node.attrs["k"] // 8
+            name = leaf(node.scope) if narrow else "out_proj"
+        elif any(is_mixer(n) for n in near):
+            name = "in_proj" if merged else leaf(node.scope)
+        return name
 
     def _low_rank(self, near: list[Node]) -> bool:
         return any(is_linear(n) for n in near)
@@ -89,7 +98,7 @@ class Namer:
                 return self._shared(node, "gate_up_proj")
             if node.shape[-1] == width:
                 return self._shared(node, "up_proj")
-        return leaf(node.scope)
+        return ""
 
     def _shared(self, node: Node, name: str) -> str:
         """An MLP beside routed experts is the shared experts'."""

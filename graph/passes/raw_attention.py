@@ -69,9 +69,7 @@ def _collapse(
     drop(graph, [i for i in (*between, scores.id) if i != output.id])
 
 
-def _between(
-    graph: TraceGraph, users: dict[int, list[int]], start: int, end: int
-) -> list[int]:
+def _between(graph: TraceGraph, users: dict[int, list[int]], start: int, end: int) -> list[int]:
     """Nodes on the paths from ``start`` to ``end``."""
     ahead: set[int] = set()
     pending = list(users[start])

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from servesim.graph.ir import PARAMETER, Node, TraceGraph, drop, replace_inputs
 
+
+def aten(names: str) -> frozenset[str]:
+    """``"add mul"`` -> ``{"aten.add", "aten.mul"}``."""
+    return frozenset(f"aten.{name}" for name in names.split())
+
+
 #: Operators that rename, reshape, select or cast; a fused kernel does them on the way.
-VIEWS = frozenset(
-    f"aten.{name}"
-    for name in (
-        "view reshape _unsafe_view _reshape_alias transpose t permute unsqueeze squeeze expand "  # noqa: SIM905
-        "slice select narrow split split_with_sizes chunk unbind detach alias clone contiguous "
-        "_to_copy to lift_fresh lift_fresh_copy flatten unflatten movedim view_as as_strided "
-        "diagonal positive numpy_T adjoint broadcast_to expand_as squeeze_ unsqueeze_ conj "
-        "view_as_real view_as_complex resolve_conj real _conj unfold flip roll repeat tile "
-        "repeat_interleave"
-    ).split()
+VIEWS = aten(
+    "view reshape _unsafe_view _reshape_alias transpose t permute unsqueeze squeeze expand slice "
+    "select narrow split split_with_sizes chunk unbind detach alias clone contiguous _to_copy to "
+    "lift_fresh lift_fresh_copy flatten unflatten movedim view_as as_strided diagonal positive "
+    "numpy_T adjoint broadcast_to expand_as squeeze_ unsqueeze_ conj view_as_real view_as_complex "
+    "resolve_conj real _conj unfold flip roll repeat tile repeat_interleave"
 )
 #: Operators that make room and compute nothing.
-_ALLOCATIONS = frozenset(
-    {"aten.empty", "aten.empty_like", "aten.new_empty", "aten.empty_strided"}
-    | {"aten.new_empty_strided"}
-)
+_ALLOCATIONS = aten("empty empty_like new_empty empty_strided new_empty_strided")
 
 
 def base_name(target: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from servesim.graph.ir import Node, TraceGraph
@@ -39,27 +40,33 @@ class Specs:
         self._owned: set[str] = set()
 
     def of(self, node: Node, addends: int = 0) -> OpSpec:
-        """The spec of ``node``."""
+        """The spec of ``node``; ``addends`` are the tensors a norm adds to its input first."""
         if is_linear(node):
             return self._linear(node)
-        if node.target == "attention":
-            return self._attention(node)
-        if node.target == "experts":
-            return self._experts(node)
-        if node.target == "embedding":
-            rows, width, tied = self._table(node)
-            return Embedding(rows, width, self._dtype, tied=tied)
         if node.target == "norm":
-            weights = self._own(node)
-            return Norm(
-                node.attrs["width"], node.attrs["groups"], addends, weights, dtype=self._dtype
-            )
+            return self._norm(node, addends)
         if node.target.startswith("kernel."):
             found = geometry(node)
             return self._other(node) if found is None else self._recurrent(node, found)
-        if base_name(node.target) == "aten.convolution":
-            return self._convolution(node)
-        return self._other(node) if is_anchor(node) else self._pointwise(node)
+        by_target: dict[str, Callable[[Node], OpSpec]] = {
+            "attention": self._attention,
+            "experts": self._experts,
+            "embedding": self._embedding,
+            "aten.convolution": self._convolution,
+        }
+        fallback = self._other if is_anchor(node) else self._pointwise
+        name = node.target if node.target in by_target else base_name(node.target)
+        return by_target.get(name, fallback)(node)
+
+    def _norm(self, node: Node, addends: int) -> Norm:
+        a = node.attrs
+        return Norm(a["width"], a["groups"], addends, self._own(node), dtype=self._dtype)
+
+    def _embedding(self, node: Node) -> Embedding:
+        width = node.shape[-1]
+        elements = max(parameters_of(node).values(), default=width)
+        tied = self._own(node) == 0
+        return Embedding(elements // width, width, self._dtype, tied=tied)
 
     def latent_attention(self, node: Node, inputs: tuple[str, ...]) -> list[Made]:
         """MLA: prefills expand keys and values, decodes attend to the latent vectors."""
@@ -90,18 +97,13 @@ class Specs:
         self._owned.update(new)
         return sum(new.values())
 
-    def _table(self, node: Node) -> tuple[int, int, bool]:
-        width = node.shape[-1]
-        elements = max(parameters_of(node).values(), default=width)
-        return elements // width, width, self._own(node) == 0
-
     def _linear(self, node: Node) -> OpSpec:
         n, k = node.shape[-1], node.attrs["k"]
         matrices = sum(max(p.values()) for _, _, p in node.attrs["members"])
         bias = sum(parameters_of(node).values()) > matrices
         tied = self._own(node) == 0
         rows = node.numel // n
-        if node.layer is None and rows == self._graph.batch and self._is_output(node):
+        if node.layer is None and self._is_output(node):
             return LmHead(n, k, bias, self._dtype, self._dtype, tied=tied)
         if "expands" in node.attrs:
             heads = self._graph.nodes[node.attrs["expands"]].attrs["heads"]
@@ -240,9 +242,7 @@ class Specs:
         strange = sorted({base_name(t) for t in a.get("members", ())} - POINTWISE)
         if node.target == "elementwise" and strange:
             names = " ".join(name.removeprefix("aten.") for name in strange)
-            return Other(
-                names, a["reads"], a["writes"], a["ops"], self._own(node), self._dtype
-            )
+            return Other(names, a["reads"], a["writes"], a["ops"], self._own(node), self._dtype)
         kernel = {"rotary": "rotary", "router": "router", "activation": "activation"}
         return Pointwise(
             kernel.get(node.target, "elementwise"),

@@ -22,8 +22,11 @@ BATCH, TOKENS = 2, 61
 def capture(model: torch.nn.Module, *, fold: bool = True) -> tuple[TraceGraph, TraceGraph | None]:
     """Record a prefill of `BATCH` x `TOKENS` tokens and one decode step after it.
 
+    A model that hands back no cache (it has none, or keeps its state in its modules) is given one
+    token all the same.
+
     Returns:
-        Both graphs; no decode graph for models that hand back no cache.
+        Both graphs; no decode graph if the step fails.
     """
     prefill, out = _prefill(model, fold)
     cache = getattr(out, "past_key_values", None)
@@ -31,8 +34,6 @@ def capture(model: torch.nn.Module, *, fold: bool = True) -> tuple[TraceGraph, T
         cache = getattr(out, "cache_params", None)
     if cache is None:
         cache = getattr(out, "state", None)
-    if cache is None:
-        return prefill, None
     decode = TraceGraph(BATCH, 1, context=TOKENS)
     try:
         _run(model, decode, 1, cache, fold)

@@ -154,14 +154,14 @@ def hook_experts(model: torch.nn.Module) -> None:
             continue
         stacked = [p for p in module.parameters(recurse=False) if p.ndim == 3]
         takes_choices = len(inspect.signature(module.forward).parameters) >= 3
-        if len(stacked) != 1 and (stacked or takes_choices):
-            hook = _experts
-        elif stacked:
-            hook = _expert_matrices
-        else:
-            continue
-        forward = functools.partial(hook, module)
-        module.forward = functools.wraps(module.forward)(forward)  # type: ignore[method-assign]
+        if len(stacked) == 1:
+            _replace_forward(module, _expert_matrices)
+        elif stacked or takes_choices:
+            _replace_forward(module, _experts)
+
+
+def _replace_forward(module: torch.nn.Module, hook: Callable[..., Any]) -> None:
+    module.forward = functools.wraps(module.forward)(functools.partial(hook, module))
 
 
 def _expert_matrices(self: Any, rows: torch.Tensor, *_: Any) -> torch.Tensor:

@@ -66,8 +66,10 @@ class LayerFolder:
         self._originals: list[torch.nn.Module] = []
         config = getattr(model, "config", None)
         layers = find_layers(model)
+        shared = _shared_parameters(layers)
         static = {
-            path: _signature(layer, config, layer_index(path)) for path, layer in layers.items()
+            path: (_signature(layer, config, layer_index(path)), shared[path])
+            for path, layer in layers.items()
         }
         for path, layer in layers.items():
             self._fold(path, layer, static[path])
@@ -81,7 +83,7 @@ class LayerFolder:
         original, index, place = layer.forward, layer_index(path), path.rsplit(".", 1)[0]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            key = (place, static, _call_signature(args, kwargs, self._recorder))
+            key = (place, static, _call_signature(args, kwargs, self._recorder, index))
             if key not in self._seen:
                 out = original(*args, **kwargs)
                 self._seen[key] = (index, out)
@@ -94,7 +96,7 @@ class LayerFolder:
             self._recorder.emit("repeat", (args, kwargs), fresh, {"like": like})
             return fresh
 
-        layer.forward = forward  # type: ignore[method-assign]
+        layer.forward = forward
         self._originals.append(layer)
 
     def _copy_cache(self, like: int, index: int) -> None:
@@ -107,14 +109,16 @@ def _empty_like(value: Any) -> Any:
     return torch.empty_like(value) if isinstance(value, torch.Tensor) else value
 
 
-def _call_signature(args: Any, kwargs: Any, recorder: Recorder) -> Any:
+def _call_signature(args: Any, kwargs: Any, recorder: Recorder, index: int) -> Any:
     """Shapes of the tensors a layer is called with, the other arguments, and what masks say."""
     named = {k: v for k, v in kwargs.items() if not _POSITION.search(k)}
     leaves, spec = tree_flatten((args, named))
-    return str(spec), tuple(_leaf(leaf, recorder) for leaf in leaves)
+    return str(spec), tuple(_leaf(leaf, recorder, index) for leaf in leaves)
 
 
-def _leaf(leaf: Any, recorder: Recorder) -> Any:
+def _leaf(leaf: Any, recorder: Recorder, index: int) -> Any:
+    if type(leaf) is int and leaf == index:
+        return "its own index"
     if isinstance(leaf, torch.Tensor):
         node = recorder.graph.nodes[recorder.node_of(leaf)]
         mask = tuple(sorted(node.attrs.items())) if node.target == "mask" else ()
@@ -128,6 +132,23 @@ def _signature(layer: torch.nn.Module, config: Any, index: int) -> Any:
         for name, module in layer.named_modules()
     )
     return modules, tuple(_per_layer(config, index))
+
+
+def _shared_parameters(layers: dict[str, torch.nn.Module]) -> dict[str, str]:
+    """Whether a layer shares parameters with others: ``first`` to have them, ``later``, or not.
+
+    Weights are counted where they appear first, so the first layer stands for itself.
+    """
+    holders: dict[int, list[str]] = {}
+    for path, layer in layers.items():
+        for parameter in layer.parameters():
+            holders.setdefault(id(parameter), []).append(path)
+    kinds = dict.fromkeys(layers, "")
+    for paths in holders.values():
+        if len(paths) > 1:
+            kinds |= {path: kinds[path] or "later" for path in paths[1:]}
+            kinds[paths[0]] = "first"
+    return kinds
 
 
 def _scalars(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:

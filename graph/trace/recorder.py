@@ -142,7 +142,7 @@ def _plain(value: Any) -> Any:
     return None
 
 
-class _Dispatch(TorchDispatchMode):
+class _Dispatch(TorchDispatchMode):  # type: ignore[misc]
     """Records what reaches the dispatcher."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -169,7 +169,7 @@ class _Dispatch(TorchDispatchMode):
         return out
 
 
-class _Functions(TorchFunctionMode):
+class _Functions(TorchFunctionMode):  # type: ignore[misc]
     """Keeps whole what the dispatcher would see in pieces."""
 
     def __init__(self, recorder: Recorder) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from servesim.errors import InputError
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.summary import summarise
+from servesim.graph.unmatched import unmatched
 from servesim.models.load import load_graph
 from servesim.units import si
 
@@ -17,17 +21,33 @@ HELP = "trace a model's real code into serving operators"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("model", help="built-in Hugging Face id, folder, or config.json")
+    parser.add_argument("model", nargs="?", help="built-in Hugging Face id, folder, or config.json")
     parser.add_argument(
         "--tensor-parallel-size", type=int, default=1, metavar="N", help="ranks sharing the model"
     )
     parser.add_argument("--dtype", metavar="D", help="bf16, fp16 or fp32 (default: checkpoint's)")
     parser.add_argument("--no-cache", action="store_true", help="trace anew")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--all", action="store_true", help="trace every causal-LM type of transformers"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="with --all: write a CSV table")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the graph of one rank."""
+    """Print the graph of one rank, or trace every type.
+
+    Raises:
+        InputError: not exactly one of MODEL and ``--all``, or ``--report`` without ``--all``.
+    """
+    if args.all:
+        if args.model:
+            raise InputError(f"give either a model or --all, not both ({args.model!r})")
+        return _cover_all(args.report)
+    if args.report:
+        raise InputError("--report needs --all")
+    if not args.model:
+        raise InputError("which model? give an id, a folder or a config.json, or --all")
     graph = load_graph(
         args.model,
         tensor_parallel_size=args.tensor_parallel_size,
@@ -40,6 +60,36 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("\n")
     else:
         _print_tables(graph, summary)
+    return 0
+
+
+def _cover_all(report: Path | None) -> int:
+    """Trace every causal-LM type, one line each."""
+    from rich.console import Console
+
+    from servesim.models import build_coverage as coverage
+
+    if report is not None and not report.parent.is_dir():
+        raise InputError(f"--report {str(report)!r}: there is no such folder")
+    console = Console()
+    colours = {coverage.OK: "green", coverage.FAILED: "red"}
+
+    def show(row: coverage.Row) -> None:
+        colour = colours.get(row.verdict, "yellow")
+        verdict = f"[{colour}]{row.verdict:<20}[/{colour}]"
+        console.print(
+            f"{row.model_type:<26} {verdict} {row.seconds:6.2f} s  {row.operators:4} operators  "
+            f"[dim]{row.attention} {row.state} {row.note}[/dim]",
+            highlight=False, overflow="ellipsis", no_wrap=True,
+        )  # fmt: skip
+
+    rows = coverage.cover_all(coverage.causal_types(), show)
+    counts = Counter(row.verdict for row in rows)
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    console.print(f"{len(rows)} types: {summary}")
+    if report is not None:
+        coverage.write_report(rows, report)
+        console.print(f"written: {report}")
     return 0
 
 
@@ -76,6 +126,11 @@ def _print_tables(graph: OpGraph, summary: dict[str, Any]) -> None:
             )  # fmt: skip
         console.print(table)
     console.print("[dim]FLOP and bytes of one run of the operator for a single token[/dim]")
+    for item in unmatched(graph):
+        console.print(
+            f"[yellow]unmatched: {item.name} ({item.target}) in {item.block}: "
+            f"{item.flops_share:.2%} of FLOP, {item.bytes_share:.2%} of bytes[/yellow]"
+        )
     for note in graph.notes:
         console.print(f"[dim]note: {note}[/dim]")
 
