@@ -11,6 +11,9 @@ from servesim.models.config import ModelConfig
 
 Values = Mapping[str, Any]
 
+#: Keys of a vision config without which its size cannot be told.
+_NEEDED = ("patch_size", "hidden_size", "intermediate_size")
+
 
 def rotary_bytes(config: ModelConfig, dtype: str) -> float:
     """Bytes of the tables of cosines and sines that vLLM builds while loading.
@@ -38,7 +41,7 @@ def _rows(values: Values, scaling: Values) -> float:
     positions = float(values.get("max_position_embeddings", 2048))
     kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor", 1.0)
     if kind == "linear":
-        return positions * factor
+        return float(positions * factor)
     if kind == "yarn" and "original_max_position_embeddings" in scaling:
         return float(factor * scaling["original_max_position_embeddings"])
     return positions
@@ -84,7 +87,7 @@ def vision_tower(config: ModelConfig) -> VisionTower | None:
     """The vision tower of a multimodal checkpoint; None where there is none of the usual kind."""
     values = config.values
     vision = values.get("vision_config") or values.get("thinker_config", {}).get("vision_config")
-    if not isinstance(vision, dict) or not _NEEDED <= vision.keys():
+    if not isinstance(vision, dict) or not all(key in vision for key in _NEEDED):
         return None
     merge = int(vision.get("spatial_merge_size", values.get("spatial_merge_size", 1)))
     side = _side(vision["patch_size"]) * merge
@@ -98,10 +101,6 @@ def vision_tower(config: ModelConfig) -> VisionTower | None:
         tokens,
         3.0 * frames * per_token,
     )
-
-
-#: Keys of a vision config without which its size cannot be told.
-_NEEDED = {"patch_size", "hidden_size", "intermediate_size"}
 
 
 def _side(size: Any) -> int:
