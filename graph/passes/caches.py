@@ -57,7 +57,7 @@ def stored_elements(graph: TraceGraph, node: Node) -> int:
     return sum(elements // graph.tokens for elements, _ in node.attrs["stored"])
 
 
-def cachegroup_layers(graph: TraceGraph, dtype: str) -> tuple[CacheGroup, ...]:
+def cache_groups(graph: TraceGraph, dtype: str) -> tuple[CacheGroup, ...]:
     """The caches of all layers, equal ones together; call after `mark_caches` and `mark_latent`."""
     kept: dict[Kept, list[int]] = {}
     skipped = {r.layer for r in graph.repeats}
