@@ -9,7 +9,7 @@
     ranks_2 = [6.2, 7.4, ...]                       # microseconds, one for each size
 
 A row may stop before the last size. ``borrow = "device"`` instead takes another device's curves,
-scaled by the bandwidth of the links; such costs count as analytical.
+scaled by the bandwidth of the links; scaled costs count as analytical.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def collective_cost(
 ) -> CollectiveCost:
     """The cost model of collectives among devices like ``device``.
 
-    The curves were measured between devices with peer access; without, closed forms answer.
+    The curves were measured between devices with peer access; without, closed forms answer. Over
+    a faster or slower link the same curves hold for more or fewer bytes.
 
     Args:
         load: finds the device curves are borrowed from.
@@ -48,12 +49,19 @@ def collective_cost(
     table: Mapping[str, Any] = device.calibration.get("collective", {})
     if not table or not link.peer_access:
         return CollectiveCost(link)
-    if "borrow" in table:
-        lender = load(table["borrow"])
-        lent = collective_cost(lender, load)
-        speed = link.bandwidth / lent.link.bandwidth * lent.speed
-        return CollectiveCost(link, lent.curves, speed, Source.ANALYTICAL)
-    return CollectiveCost(link, read_curves(table, device.name))
+    lender = load(table["borrow"]) if "borrow" in table else device
+    speed = link.bandwidth / _measured_link(lender).bandwidth
+    curves = read_curves(lender.calibration["collective"], lender.name)
+    same = lender is device and speed == 1
+    return CollectiveCost(link, curves, speed, Source.CALIBRATED if same else Source.ANALYTICAL)
+
+
+def _measured_link(device: Device) -> Link:
+    """The link with peer access, over which the device's curves were measured."""
+    for link in (device.scale_up, device.host_link):
+        if link is not None and link.peer_access:
+            return link
+    raise InputError(f"{device.name} has collectives but no link with peer access")
 
 
 def read_curves(table: Mapping[str, Any], where: str) -> dict[str, RankCurves]:

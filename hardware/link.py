@@ -26,7 +26,3 @@ class Link:
     devices: int | None = None
     multicast: bool = False
     peer_access: bool = True
-
-    def send_seconds(self, payload_bytes: float) -> float:
-        """Seconds to move ``payload_bytes`` across, at data-sheet bandwidth."""
-        return self.latency + payload_bytes / self.bandwidth

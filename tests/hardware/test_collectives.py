@@ -66,6 +66,15 @@ def test_curves_are_for_devices_with_peer_access():
     assert direct.seconds < staged.seconds / 2
 
 
+def test_a_faster_link_moves_more_in_the_same_time():
+    device = load_device("rtx_pro_6000")
+    fast = replace(device.host_link, bandwidth=2 * device.host_link.bandwidth)
+    there = collective_cost(device, load_device, fast).cost(all_reduce(2**26, 2))
+    here = collective_cost(device, load_device, device.host_link).cost(all_reduce(2**25, 2))
+    assert there.seconds == pytest.approx(here.seconds)
+    assert there.source == Source.ANALYTICAL
+
+
 def test_nothing_to_send_takes_no_time():
     costs = CollectiveCost(LINK)
     assert costs.cost(all_reduce(1e6, 1)).seconds == 0
