@@ -240,7 +240,7 @@ class Scheduler:
             if self._held_back.pop(seq.index, None) is None:
                 plan.paused.append(seq)
         self._prefilling.pop(seq.ticket, None)
-        self.cache.release(seq)
+        self.cache.release(seq, returns=True)
         del self.running[seq.ticket]
         seq.ticket = None
         seq.computed = 0

@@ -19,14 +19,14 @@ class Sequence:
             still while the sequence is ``decoding``: its ``DecodeSet`` counts for it.
         ticket: rank in the order of admission; None when not running.
         blocks: KV blocks held, in order (their identity matters), and ``held``, how many.
-        registered: leading blocks that others can find by their identity.
+        shared: identities of the leading blocks that other sequences may have too.
+        registered: leading blocks that are full and known by their identity.
         cached_tokens: prefix tokens found in the cache when first admitted.
         last_token_s: when its latest token came, kept only while it gets none.
         offset: belongs to the ``DecodeSet``.
     """
 
     __slots__ = (
-        "_ids",
         "_unshared",
         "blocks",
         "cached_tokens",
@@ -40,6 +40,7 @@ class Sequence:
         "offset",
         "preemptions",
         "registered",
+        "shared",
         "spec",
         "ticket",
     )
@@ -59,12 +60,12 @@ class Sequence:
         self.decoding = False
         self.finished = False
         self.offset = 0
-        self._ids = block_identities(spec, block_size)
+        self.shared = block_identities(spec, block_size)
         self._unshared = -1 - index * _MAX_BLOCKS
 
     def identity(self, block: int) -> int:
         """Identity of block number ``block``; negative if no other sequence can have it."""
-        return self._ids[block] if block < len(self._ids) else self._unshared - block
+        return self.shared[block] if block < len(self.shared) else self._unshared - block
 
 
 def block_identities(spec: RequestSpec, block_size: int) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ ATTENDED = ("decode_context", "prefill_context", "prefill_pairs")
 MEANS = ("running", "waiting", "kv_blocks")
 
 #: Rows kept by default before neighbours are joined.
-DEFAULT_LIMIT = 1 << 17
+DEFAULT_LIMIT = 1 << 16
 
 
 class StepRecords:

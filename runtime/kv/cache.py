@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
 from servesim.runtime.sequence import Sequence
@@ -35,17 +35,17 @@ class KVCache(Protocol):
     def grow(self, seq: Sequence, tokens: int) -> bool:
         """Let ``seq`` hold ``tokens`` in all; refused (False) unless the blocks are free."""
 
-    def extend(self, seqs: Iterable[Sequence]) -> None:
+    def extend(self, seqs: Collection[Sequence]) -> None:
         """Give each sequence one block more; at least as many must be free."""
 
     def register(self, seq: Sequence, tokens: int) -> None:
         """Let others find the full blocks among the first ``tokens`` of ``seq``."""
 
-    def fill(self, seqs: Iterable[Sequence]) -> None:
+    def fill(self, seqs: Collection[Sequence]) -> None:
         """Let others find all blocks that the sequences hold; each of them must be full."""
 
-    def release(self, seq: Sequence) -> None:
-        """Take back all blocks of ``seq``."""
+    def release(self, seq: Sequence, *, returns: bool = False) -> None:
+        """Take back all blocks of ``seq``; ``returns`` if it will be computed again."""
 
 
 def blocks_for(tokens: int, block_size: int) -> int:

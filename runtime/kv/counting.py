@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from servesim.runtime.kv.cache import blocks_for
 from servesim.runtime.sequence import Sequence
@@ -34,7 +34,7 @@ class CountingCache:
             seq.held += missing
         return True
 
-    def extend(self, seqs: Iterable[Sequence]) -> None:
+    def extend(self, seqs: Collection[Sequence]) -> None:
         """One block more for each."""
         for seq in seqs:
             seq.held += 1
@@ -43,10 +43,10 @@ class CountingCache:
     def register(self, seq: Sequence, tokens: int) -> None:
         """Nothing: nobody looks blocks up."""
 
-    def fill(self, seqs: Iterable[Sequence]) -> None:
+    def fill(self, seqs: Collection[Sequence]) -> None:
         """Nothing, likewise."""
 
-    def release(self, seq: Sequence) -> None:
+    def release(self, seq: Sequence, *, returns: bool = False) -> None:
         """Take back all blocks of ``seq``."""
         self.free += seq.held
         self.epoch += 1

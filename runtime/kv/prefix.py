@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from servesim.runtime.kv.cache import blocks_for
 from servesim.runtime.kv.pool import FreeList
@@ -14,6 +14,9 @@ class PrefixCache:
 
     A sequence's blocks are released last block first, so that the front of a prefix, which most
     others share, survives longest; blocks that are not full come back first of all.
+
+    Blocks that no other sequence can have are entered in the index only when their sequence is
+    preempted and will look for them: until then ``Sequence.registered`` is all that is kept.
     """
 
     def __init__(self, total: int, block_size: int) -> None:
@@ -21,16 +24,15 @@ class PrefixCache:
         self.block_size = block_size
         self.epoch = 0
         self._pool = FreeList(total)
-        self._holders = [0]  # sequences that hold each block used so far
-        self._identity: list[int | None] = [None]  # what each block used so far is known as
-        self._blocks: dict[int, int] = {}  # identity -> the block to reuse
+        self._more_holders: dict[int, int] = {}  # of the blocks that several sequences hold
+        self._index: dict[int, int] = {}  # identity -> the block to reuse
         self._copies: dict[int, list[int]] = {}  # identity -> further blocks that hold the same
 
     def find(self, seq: Sequence) -> list[int]:
         """Cached blocks from the start of ``seq``, leaving at least one token to compute."""
         found = []
         for number in range((seq.known - 1) // self.block_size):
-            block = self._blocks.get(seq.identity(number))
+            block = self._index.get(seq.identity(number))
             if block is None:
                 break
             found.append(block)
@@ -38,15 +40,15 @@ class PrefixCache:
 
     def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
         """Share ``found`` and take new blocks for the rest of ``tokens``."""
-        idle = [block for block in found if not self._holders[block]]
-        need = blocks_for(max(tokens, reserve), self.block_size) - len(found) + len(idle)
+        cached = self._pool.cached
+        idle = sum(block in cached for block in found)
+        need = blocks_for(max(tokens, reserve), self.block_size) - len(found) + idle
         if need > self.free:
             return False
-        for block in idle:
-            self._pool.reuse(block)
-        self.free -= len(idle)
+        self.free -= idle
         for block in found:
-            self._holders[block] += 1
+            if cached.pop(block, None) is None:
+                self._more_holders[block] = self._more_holders.get(block, 0) + 1
         seq.blocks = list(found)
         seq.registered = len(found)
         return self.grow(seq, tokens)
@@ -56,71 +58,78 @@ class PrefixCache:
         missing = blocks_for(tokens, self.block_size) - len(seq.blocks)
         if missing > self.free:
             return False
-        seq.blocks += [self._take() for _ in range(missing)]
+        if missing > 0:
+            seq.blocks += self._take(missing)
         return True
 
-    def extend(self, seqs: Iterable[Sequence]) -> None:
+    def extend(self, seqs: Collection[Sequence]) -> None:
         """One block more for each, in order."""
-        for seq in seqs:
-            seq.blocks.append(self._take())
+        for seq, block in zip(seqs, self._take(len(seqs)), strict=True):
+            seq.blocks.append(block)
 
     def register(self, seq: Sequence, tokens: int) -> None:
         """Make the full blocks among the first ``tokens`` known by their identities."""
-        for number in range(seq.registered, tokens // self.block_size):
-            self._register_block(seq, number)
+        self._register(seq, tokens // self.block_size)
 
-    def fill(self, seqs: Iterable[Sequence]) -> None:
+    def fill(self, seqs: Collection[Sequence]) -> None:
         """Make all blocks of each known."""
         for seq in seqs:
-            for number in range(seq.registered, len(seq.blocks)):
-                self._register_block(seq, number)
+            self._register(seq, len(seq.blocks))
 
-    def release(self, seq: Sequence) -> None:
+    def release(self, seq: Sequence, *, returns: bool = False) -> None:
         """Take back all blocks, last first; those nobody else holds are free but keep content."""
-        for block in reversed(seq.blocks):
-            self._holders[block] -= 1
-            if self._holders[block]:
+        if returns:
+            for number in range(len(seq.shared), seq.registered):
+                self._enter(seq.identity(number), seq.blocks[number])
+        kept = self.free
+        for number in range(len(seq.blocks) - 1, -1, -1):
+            block = seq.blocks[number]
+            if block in self._more_holders:
+                self._let_go(block)
                 continue
             self.free += 1
-            if self._identity[block] is None:
-                self._pool.put_blank(block)
+            if number < seq.registered:
+                self._pool.cached[block] = seq.identity(number)
             else:
-                self._pool.put_cached(block)
+                self._pool.put_blank(block)
+        self.epoch += self.free > kept
         seq.blocks = []
         seq.registered = 0
-        self.epoch += 1
 
-    def _register_block(self, seq: Sequence, number: int) -> None:
-        block, identity = seq.blocks[number], seq.identity(number)
-        self._identity[block] = identity
-        if identity >= 0:  # a waiting sequence may have been looking for it
-            self.epoch += 1
-        if self._blocks.setdefault(identity, block) != block:
+    def _register(self, seq: Sequence, full: int) -> None:
+        shared = min(full, len(seq.shared))
+        if seq.registered < shared:
+            self.epoch += 1  # a waiting sequence may have been looking for them
+            for number in range(seq.registered, shared):
+                self._enter(seq.shared[number], seq.blocks[number])
+        seq.registered = max(seq.registered, full)
+
+    def _enter(self, identity: int, block: int) -> None:
+        if self._index.setdefault(identity, block) != block:
             self._copies.setdefault(identity, []).append(block)
-        seq.registered = number + 1
 
-    def _take(self) -> int:
-        block = self._pool.take()
-        self.free -= 1
-        if block == len(self._holders):
-            self._holders.append(1)
-            self._identity.append(None)
-            return block
-        self._holders[block] = 1
-        identity = self._identity[block]
-        if identity is not None:
+    def _let_go(self, block: int) -> None:
+        if self._more_holders[block] == 1:
+            del self._more_holders[block]
+        else:
+            self._more_holders[block] -= 1
+
+    def _take(self, count: int) -> list[int]:
+        blocks, evicted = self._pool.take(count)
+        self.free -= count
+        for block, identity in evicted:
             self._forget(block, identity)
-        return block
+        return blocks
 
     def _forget(self, block: int, identity: int) -> None:
-        self._identity[block] = None
         copies = self._copies.get(identity)
         if copies is None:
-            del self._blocks[identity]
+            if self._index.get(identity) == block:
+                del self._index[identity]
             return
-        if self._blocks[identity] == block:
-            self._blocks[identity] = copies.pop(0)
-        else:
+        if self._index[identity] == block:
+            self._index[identity] = copies.pop(0)
+        elif block in copies:
             copies.remove(block)
         if not copies:
             del self._copies[identity]

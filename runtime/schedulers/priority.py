@@ -45,5 +45,8 @@ class Priority:
         heapq.heapify(self._waiting)
 
     def victim(self, running: dict[int, Sequence]) -> Sequence:
-        """The least urgent; the earlier admitted of equals."""
-        return max(running.values(), key=lambda seq: (seq.spec.priority, seq.spec.arrival_s))
+        """The least urgent, with ties broken as in the queue.
+
+        Were they broken otherwise, two sequences could preempt each other for ever.
+        """
+        return max(running.values(), key=_rank)

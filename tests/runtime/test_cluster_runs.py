@@ -14,6 +14,7 @@ from servesim.runtime.config import EngineConfig
 from servesim.runtime.engine import Instance
 from servesim.runtime.records import Status
 from servesim.runtime.routers import ROUTERS, Snapshot
+from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.step import LinearStepModel
 from servesim.runtime.workloads.closed_loop import ClosedLoop
 
@@ -46,6 +47,22 @@ def test_without_chunked_prefill_nothing_longer_than_a_step_can_run() -> None:
     assert records.reasons == {
         0: "69 tokens may need one prefill; max_num_batched_tokens is 64",
     }
+
+
+@pytest.mark.parametrize("policy", SCHEDULERS.names())
+@pytest.mark.parametrize("ahead", [False, True])
+def test_equals_do_not_preempt_each_other_for_ever(policy: str, ahead: bool) -> None:
+    # Each needs 5 of 5 blocks, both are admitted with their first chunk and grow side by side.
+    records = run(
+        [request(0, 0.0, 49, 22), request(1, 0.0, 49, 22)],
+        blocks=6,
+        long_prefill_token_threshold=3,
+        scheduler_reserve_full_isl=False,
+        scheduling_policy=policy,
+        async_scheduling=ahead,
+    )
+    assert records.requests.count(Status.FINISHED) == 2
+    assert sum(records.requests.preemptions) > 0
 
 
 def test_round_robin_takes_turns_and_instances_run_side_by_side() -> None:

@@ -129,18 +129,17 @@ def test_held_and_free_are_always_all(acts: list[tuple[int, int]]) -> None:
         assert len(blocks) + cache.free == cache.total
 
 
-def test_the_free_list_knows_how_many_it_has() -> None:
+def test_the_free_list_gives_blank_blocks_first_then_the_oldest() -> None:
     blocks = FreeList(3)
-    assert [blocks.take() for _ in range(3)] == [1, 2, 3]
+    assert blocks.take(3) == ([1, 2, 3], [])
     assert len(blocks) == 0
-    blocks.put_cached(2)
-    blocks.put_cached(1)
+    blocks.cached[2] = 20
+    blocks.cached[1] = 10
     blocks.put_blank(3)
     assert len(blocks) == 3
-    blocks.reuse(2)
-    assert [blocks.take() for _ in range(2)] == [3, 1]
+    assert blocks.take(2) == ([3, 2], [(2, 20)])
     with pytest.raises(KeyError):
-        blocks.take()
+        blocks.take(2)
 
 
 def test_token_blocks_are_numbered_by_their_whole_prefix() -> None:
