@@ -12,8 +12,9 @@ from servesim.hardware.device import Device
 from servesim.hardware.load import build
 
 #: Share of the rated power drawn beside the work itself while kernels run; and added by memory at
-#: full bandwidth and by arithmetic at its peak. Fitted to vLLM on H100 (docs/power.md).
-ACTIVE_SHARE, MEMORY_SHARE, COMPUTE_SHARE = 0.47, 0.24, 0.31
+#: full bandwidth and by arithmetic at its peak. Fitted by ``servesim validate energy`` to 405
+#: configurations of vLLM on H100 (ML.ENERGY v3): 319 W, 216 W and 541 W of 700 W.
+ACTIVE_SHARE, MEMORY_SHARE, COMPUTE_SHARE = 0.456, 0.309, 0.773
 #: Standing by, above idle: an estimate for devices of which nothing is known.
 STANDBY_SHARE = 0.1
 #: Seconds of standby after the last kernel, as measured on an RTX A6000 (LLMServingSim 2.0).

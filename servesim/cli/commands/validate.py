@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from servesim.cli.commands_validate import golden, paper, run_measured
+from servesim.cli.commands_validate import energy, golden, paper, run_measured
 
 HELP = "compare with recordings of vLLM's scheduler and with measured runs"
 
-_CHECKS = {"golden": golden, "run": run_measured, "paper": paper}
+_CHECKS = {"golden": golden, "run": run_measured, "paper": paper, "energy": energy}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,1 @@
+"""Measured energy of vLLM against what the step and power models predict."""
