@@ -20,10 +20,11 @@ class AttentionTable:
 
     Several prefills in a step count as the one chunk with as many query tokens Q and as many
     (query, key) pairs P: the thread blocks of the kernel and their arithmetic are the same. Its
-    context is (P − Q(Q+1)/2)/Q. Fresh prompts side by side can have fewer pairs than one chunk of
-    Q tokens on an empty context; then the time above that of the shortest chunk shrinks with the
-    pairs. A step never takes less than with any one of its prefills alone. Chunks longer than
-    measured are cut into measured ones, each on the context before it.
+    context is (P − Q(Q+1)/2)/Q. Fresh prompts side by side have fewer pairs than one chunk of Q
+    tokens on an empty context; their time follows the slope in the context below zero, as each
+    block does its fixed work whatever the keys. A step never takes less than with any one of its
+    prefills alone. Chunks longer than measured are cut into measured ones, each on the context
+    before it.
 
     Decodes of unequal contexts cost alpha of the way from all at the mean to all at the longest:
     beside a prefill at their own count, alone at the next measured one (see ``_tail``).
@@ -92,10 +93,9 @@ class AttentionTable:
         context = (pairs - tokens * (tokens + 1) / 2) / tokens
         seconds = self._chunk(tokens, max(context, 0.0), decodes, mean)
         if context < 0:
-            shortest = self._chunk(self.grid.chunks[0], 0, 0, 0)
-            single = self._chunk(tokens, 0, 0, 0)
-            spared = 1 - pairs / attended_pairs(tokens, 0)
-            seconds -= max(0.0, single - shortest) * spared
+            reach = next((c for c in self.grid.chunk_contexts if c >= tokens), 0)
+            reach = reach or self.grid.chunk_contexts[-1]
+            seconds += context * (self._chunk(tokens, reach, decodes, mean) - seconds) / reach
         alone = (self._chunk(new, max(before, 0), decodes, mean) for new, before in prefills)
         return max(seconds, *alone)
 

@@ -91,13 +91,10 @@ def test_several_prefills_count_as_one_with_as_many_pairs():
     assert found == pytest.approx(mixed_time(150, context, 0, 0))
 
 
-def test_fresh_prompts_side_by_side_cost_by_their_pairs():
-    one, two = TABLE.seconds([(256, 0)], 0, 0, 0), TABLE.seconds([(256, 0)] * 2, 0, 0, 0)
-    joined = TABLE.seconds([(512, 0)], 0, 0, 0)
-    shortest = mixed_time(16, 0, 0, 0)
-    share = 2 * (256 * 257) / (512 * 513)
-    assert two == pytest.approx(max(one, shortest + (joined - shortest) * share))
-    assert one <= two <= joined
+def test_fresh_prompts_side_by_side_follow_the_slope_in_the_context():
+    # 40·41/2 + 50·51/2 pairs are 2000 fewer than 90·91/2; each pair costs 0.001 here.
+    found = TABLE.seconds([(40, 0), (50, 0)], 0, 0, 0)
+    assert found == pytest.approx(mixed_time(90, 0, 0, 0) - 2.0)
 
 
 PREFILLS = st.lists(st.tuples(st.integers(1, 512), st.integers(0, 3000)), min_size=1, max_size=5)
