@@ -28,7 +28,7 @@ def capture(model: torch.nn.Module, *, fold: bool = True) -> tuple[TraceGraph, T
     Returns:
         Both graphs; no decode graph if the step fails.
     """
-    prefill, out = _prefill(model, fold)
+    prefill, out = record_prefill(model, fold)
     cache = getattr(out, "past_key_values", None)
     if cache is None:
         cache = getattr(out, "cache_params", None)
@@ -43,10 +43,13 @@ def capture(model: torch.nn.Module, *, fold: bool = True) -> tuple[TraceGraph, T
     return prefill, decode
 
 
-def _prefill(model: torch.nn.Module, fold: bool) -> tuple[TraceGraph, Any]:
+def record_prefill(model: torch.nn.Module, fold: bool = True) -> tuple[TraceGraph, Any]:
     """Record a prefill into an empty cache, or into the one that the model makes for itself.
 
     The last attempt makes new tensors on the meta device whatever device the code asks for.
+
+    Returns:
+        The graph and what the model returned.
     """
     empty = _empty_cache(model)
     attempts = ([(empty, False)] if empty is not None else []) + [(None, False), (None, True)]
