@@ -156,9 +156,6 @@ class Engine:
         self._current = None
         for seq in plan.first:
             requests.first_token_s[seq.index] = now
-        for seq in plan.resumed:
-            assert seq.last_token_s is not None
-            self.records.steps.add_pause(now - seq.last_token_s)
         finished = self.scheduler.update(plan)
         for seq in finished:
             requests.finished_s[seq.index] = now
@@ -176,6 +173,9 @@ class Engine:
             return False
         self._current = plan
         self._end_s = now + self._seconds(plan)
+        for seq in plan.resumed:  # before the step ahead, which may pause it again
+            assert seq.last_token_s is not None
+            self.records.steps.add_pause(self._end_s - seq.last_token_s)
         held = self.records.kv_blocks - plan.free_blocks
         self.records.steps.add(now, self._end_s, plan, held)
         if self.config.async_scheduling:

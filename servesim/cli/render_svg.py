@@ -162,11 +162,11 @@ def _text(cls: str, at: tuple[float, float], text: str) -> str:
 
 def _marks(chart: Chart, x: Scale, y: Scale) -> list[str]:
     out = []
-    for value, label in chart.marks:
+    for row, (value, label) in enumerate(chart.marks):
         at = x(value)
         cls, dx = ("note end", -4) if at > x.end - 40 else ("note", 4)
         out.append(_rule("mark", (at, y.end), (at, y.start)))
-        out.append(_text(cls, (at + dx, y.start - 8), label))
+        out.append(_text(cls, (at + dx, y.start - 8 - 14 * row), label))
     return out
 
 

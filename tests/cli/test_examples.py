@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from servesim import Result, Scenario, simulate
+from servesim.runtime import metrics
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = 24
@@ -43,6 +44,12 @@ def test_burst_preempts() -> None:
     got = run("burst")
     assert got.metrics.preemptions > 0
     assert got.metrics.kv_use_peak > 0.99
+    # Every gap between tokens is counted, those around preemptions too.
+    requests = got.records.requests
+    decoding = requests.column("finished_s") - requests.column("first_token_s")
+    gaps = metrics.itl(got.records.instances)
+    assert gaps.values.min() > 0
+    assert gaps.values @ gaps.weights == pytest.approx(decoding.sum())
 
 
 def test_closed_loop_keeps_its_users() -> None:
