@@ -39,6 +39,13 @@ class Efficiency:
     memory: float = 0.85
     launch: float = 2.5e-6
 
+    def __post_init__(self) -> None:
+        for what, share in (("compute", self.compute), ("memory", self.memory)):
+            if not 0 < share <= 1:
+                raise InputError(f"efficiency: {what} must be within (0, 1], not {share}")
+        if not self.launch >= 0:
+            raise InputError(f"efficiency: launch must not be negative: {self.launch}")
+
 
 @dataclass(frozen=True)
 class Device:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from servesim.errors import InputError
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """What connects a device to its peers or to its host.
+
+    Raises:
+        InputError: a bandwidth that is not positive or a negative latency.
 
     Attributes:
         name: e.g. ``NVLink 4`` or ``PCIe 5.0 x16``.
@@ -26,3 +31,9 @@ class Link:
     devices: int | None = None
     multicast: bool = False
     peer_access: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.bandwidth > 0:
+            raise InputError(f"link {self.name}: bandwidth must be positive, not {self.bandwidth}")
+        if not self.latency >= 0:
+            raise InputError(f"link {self.name}: latency must not be negative: {self.latency}")

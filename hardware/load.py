@@ -69,6 +69,8 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             raise InputError(f"{where}: {key} must be a number, not {value!r}")
         if wanted == "str" and not isinstance(value, str):
             raise InputError(f"{where}: {key} must be text, not {value!r}")
+        if wanted == "bool" and not isinstance(value, bool):
+            raise InputError(f"{where}: {key} must be true or false, not {value!r}")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in table:
