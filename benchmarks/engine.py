@@ -48,17 +48,17 @@ def decoding(batch: int, output_tokens: int) -> Workload:
     return WORKLOADS.build("burst", {**options, "output_tokens": output_tokens})
 
 
-def serving(requests: int, rate: float = 20.0) -> Workload:
-    """Conversational traffic: about 250 sequences at once, most steps with a prefill."""
+def serving(requests: int) -> Workload:
+    """Conversations of 256 users who wait for their answers: most steps have a prefill."""
     options = {
         "num_requests": requests,
-        "rate": rate,
+        "concurrency": 256,
         "prompt_tokens": "lognormal:mean=700,sigma=0.8,high=8000",
         "output_tokens": "lognormal:mean=300,sigma=0.6,high=2000",
         "prefix_groups": 10,
         "prefix_tokens": 256,
     }
-    return WORKLOADS.build("poisson", options)
+    return WORKLOADS.build("closed_loop", options)
 
 
 def with_layers(graph: OpGraph, layers: int) -> OpGraph:
@@ -124,13 +124,13 @@ def growth_with_requests() -> None:
 
 def memory_by_tokens() -> None:
     rows = []
-    for output in (1000, 4000, 16000, 64000):
+    for output in (10_000, 100_000, 1_000_000):
         gc.collect()
         tracemalloc.start()
         records, _ = timed(decoding(8, output), NULL, enable_prefix_caching=False)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        rows.append((8 * output, steps(records), f"{peak / 2**20:.1f}"))
+        rows.append((f"{8 * output:,}", f"{steps(records):,}", f"{peak / 2**20:.1f}"))
     table("Memory of a run, 8 requests", ("output tokens", "steps", "peak MiB"), rows)
 
 

@@ -63,9 +63,9 @@ class Sequence:
         self.shared = block_identities(spec, block_size)
         self._unshared = -1 - index * _MAX_BLOCKS
 
-    def identity(self, block: int) -> int:
-        """Identity of block number ``block``; negative if no other sequence can have it."""
-        return self.shared[block] if block < len(self.shared) else self._unshared - block
+    def unshared(self, first: int, end: int) -> range:
+        """Identities of blocks ``first`` to ``end`` - 1, all beyond ``shared``: negative."""
+        return range(self._unshared - first, self._unshared - end, -1)
 
 
 def block_identities(spec: RequestSpec, block_size: int) -> tuple[int, ...]:

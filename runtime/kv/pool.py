@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 
 class FreeList:
@@ -38,6 +39,6 @@ class FreeList:
         blocks += [block for block, _ in evicted]
         return blocks, evicted
 
-    def put_blank(self, block: int) -> None:
-        """Return a block that nobody can find, before all others."""
-        self._blank.append(block)
+    def put_blank(self, blocks: Iterable[int]) -> None:
+        """Return blocks that nobody can find, before all others."""
+        self._blank.extend(blocks)

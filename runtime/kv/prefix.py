@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import chain
 
 from servesim.runtime.kv.cache import blocks_for
 from servesim.runtime.kv.pool import FreeList
@@ -30,9 +31,10 @@ class PrefixCache:
 
     def find(self, seq: Sequence) -> list[int]:
         """Cached blocks from the start of ``seq``, leaving at least one token to compute."""
-        found = []
-        for number in range((seq.known - 1) // self.block_size):
-            block = self._index.get(seq.identity(number))
+        limit = (seq.known - 1) // self.block_size
+        found: list[int] = []
+        for identity in chain(seq.shared[:limit], seq.unshared(len(seq.shared), limit)):
+            block = self._index.get(identity)
             if block is None:
                 break
             found.append(block)
@@ -78,21 +80,20 @@ class PrefixCache:
 
     def release(self, seq: Sequence, *, returns: bool = False) -> None:
         """Take back all blocks, last first; those nobody else holds are free but keep content."""
+        blocks, registered = seq.blocks, seq.registered
+        shared = min(registered, len(seq.shared))
+        own = [*zip(blocks[shared:registered], seq.unshared(shared, registered), strict=True)]
         if returns:
-            for number in range(len(seq.shared), seq.registered):
-                self._enter(seq.identity(number), seq.blocks[number])
-        kept = self.free
-        for number in range(len(seq.blocks) - 1, -1, -1):
-            block = seq.blocks[number]
-            if block in self._more_holders:
-                self._let_go(block)
-                continue
-            self.free += 1
-            if number < seq.registered:
-                self._pool.cached[block] = seq.identity(number)
-            else:
-                self._pool.put_blank(block)
-        self.epoch += self.free > kept
+            for block, identity in own:
+                self._enter(identity, block)
+        self._pool.put_blank(blocks[registered:])
+        self._pool.cached.update(reversed(own))
+        self.free += len(blocks) - shared
+        for block, identity in zip(
+            reversed(blocks[:shared]), reversed(seq.shared[:shared]), strict=True
+        ):
+            self._let_go(block, identity)
+        self.epoch += 1
         seq.blocks = []
         seq.registered = 0
 
@@ -100,36 +101,41 @@ class PrefixCache:
         shared = min(full, len(seq.shared))
         if seq.registered < shared:
             self.epoch += 1  # a waiting sequence may have been looking for them
-            for number in range(seq.registered, shared):
-                self._enter(seq.shared[number], seq.blocks[number])
+            new = slice(seq.registered, shared)
+            for identity, block in zip(seq.shared[new], seq.blocks[new], strict=True):
+                self._enter(identity, block)
         seq.registered = max(seq.registered, full)
 
     def _enter(self, identity: int, block: int) -> None:
         if self._index.setdefault(identity, block) != block:
             self._copies.setdefault(identity, []).append(block)
 
-    def _let_go(self, block: int) -> None:
-        if self._more_holders[block] == 1:
+    def _let_go(self, block: int, identity: int) -> None:
+        more = self._more_holders.get(block, 0)
+        if more > 1:
+            self._more_holders[block] = more - 1
+        elif more:
             del self._more_holders[block]
         else:
-            self._more_holders[block] -= 1
+            self._pool.cached[block] = identity
+            self.free += 1
 
     def _take(self, count: int) -> list[int]:
         blocks, evicted = self._pool.take(count)
         self.free -= count
         for block, identity in evicted:
-            self._forget(block, identity)
+            if identity in self._index:
+                self._forget(block, identity)
         return blocks
 
     def _forget(self, block: int, identity: int) -> None:
-        copies = self._copies.get(identity)
-        if copies is None:
-            if self._index.get(identity) == block:
-                del self._index[identity]
-            return
-        if self._index[identity] == block:
+        copies = self._copies.get(identity, [])
+        if self._index[identity] != block:
+            if block in copies:
+                copies.remove(block)
+        elif copies:
             self._index[identity] = copies.pop(0)
-        elif block in copies:
-            copies.remove(block)
+        else:
+            del self._index[identity]
         if not copies:
-            del self._copies[identity]
+            self._copies.pop(identity, None)

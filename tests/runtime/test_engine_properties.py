@@ -76,6 +76,21 @@ def test_counted_decodes_are_exactly_the_visited_ones(case: Case) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(cases())
+def test_blocks_that_nobody_shares_need_no_identity(case: Case) -> None:
+    named = [_named(spec) for spec in case.requests]
+    assert everything(dataclasses.replace(case, requests=named).run()) == everything(case.run())
+
+
+def _named(spec: RequestSpec) -> RequestSpec:
+    """The same request with an identity of its own for every block that has none."""
+    blocks = (spec.prompt_tokens + spec.output_tokens) // spec.prefix_block_size
+    own = range(10_000 * (spec.id + 1), 10_000 * (spec.id + 1) + blocks)
+    ids = (*spec.prefix_block_ids, *own[len(spec.prefix_block_ids) :])
+    return dataclasses.replace(spec, prefix_block_ids=ids)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
 def test_every_request_ends_and_no_token_is_lost(case: Case) -> None:
     records = case.run()
     requests = records.requests

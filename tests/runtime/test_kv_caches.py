@@ -135,7 +135,7 @@ def test_the_free_list_gives_blank_blocks_first_then_the_oldest() -> None:
     assert len(blocks) == 0
     blocks.cached[2] = 20
     blocks.cached[1] = 10
-    blocks.put_blank(3)
+    blocks.put_blank([3])
     assert len(blocks) == 3
     assert blocks.take(2) == ([3, 2], [(2, 20)])
     with pytest.raises(KeyError):
