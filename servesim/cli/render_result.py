@@ -23,7 +23,7 @@ from servesim.cli.render import (
     percent,
 )
 from servesim.hardware.cost import Source
-from servesim.runtime.metrics import kv_use
+from servesim.runtime.metrics import Slo, goodput, kv_use
 from servesim.scenario.run import Result
 from servesim.scenario.summary import first_rejection, throughput
 from servesim.scenario.typical import TypicalStep, typical_steps
@@ -80,6 +80,7 @@ def result_facts(result: Result) -> list[tuple[str, str]]:
         ("KV use", f"{percent(metrics.kv_use_mean)} mean, {percent(metrics.kv_use_peak)} peak"),
         ("preemptions", f"{metrics.preemptions:,}"),
         ("prefix hits", f"{percent(metrics.prefix_hit_rate)} of prompt tokens"),
+        *power_facts(result),
         (
             "time",
             f"{number(metrics.makespan_s)} s simulated in {number(result.wall_s)} s "
@@ -87,6 +88,34 @@ def result_facts(result: Result) -> list[tuple[str, str]]:
         ),
         ("cost basis", cost_basis(result)),
     ]
+
+
+def power_facts(result: Result) -> list[tuple[str, str]]:
+    """Energy and cost, as far as power and price are known; goodput where there is an SLO."""
+    energy, cost, found = result.energy, result.cost, []
+    if result.scenario.slo != Slo():
+        good = goodput(result.records.requests, result.scenario.slo)
+        found.append(("goodput", f"{number(good)} requests/s within the SLO"))
+    if energy is not None:
+        alone = energy.total == energy.components["accelerators"]
+        found.append(
+            (
+                "energy",
+                f"{number(energy.joules_per_output_token)} J per output token, "
+                f"{number(energy.mean_watts)} W on average"
+                f"{' (accelerators alone)' if alone else ''}",
+            )
+        )
+    if cost.usd_per_million_input is not None and cost.usd_per_million_output is not None:
+        found.append(
+            (
+                "cost",
+                f"${cost.usd_per_million_input:.3g} per million input, "
+                f"${cost.usd_per_million_output:.3g} per million output tokens "
+                f"at ${cost.usd_per_hour:.3g}/h",
+            )
+        )
+    return found
 
 
 def cost_basis(result: Result) -> str:

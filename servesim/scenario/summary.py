@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from servesim import __version__
-from servesim.runtime.metrics import Report
+from servesim.runtime.energy.report import EnergyReport
+from servesim.runtime.metrics import Report, goodput
 from servesim.scenario.build import Served
 from servesim.scenario.run import Result
 
@@ -38,6 +39,9 @@ def summarise(result: Result) -> dict[str, Any]:
         "prefix_hit_rate": metrics.prefix_hit_rate,
         "makespan_s": metrics.makespan_s,
         "steps": metrics.steps,
+        "goodput_requests_per_s": goodput(result.records.requests, scenario.slo),
+        "energy": energy_values(result.energy) if result.energy else None,
+        "cost": dataclasses.asdict(result.cost),
         "time_by_source": {source.value: share for source, share in result.sources.items()},
     }
     return {key: _plain(value) for key, value in values.items()}
@@ -49,6 +53,23 @@ def throughput(metrics: Report) -> dict[str, float]:
         "requests_per_s": metrics.request_throughput,
         "prompt_tokens_per_s": metrics.total_throughput - metrics.output_throughput,
         "output_tokens_per_s": metrics.output_throughput,
+    }
+
+
+def energy_values(energy: EnergyReport) -> dict[str, Any]:
+    """Joules and watts of a run."""
+    return {
+        "joules": energy.total,
+        "mean_watts": energy.mean_watts,
+        "joules_per_output_token": energy.joules_per_output_token,
+        "joules_per_request": energy.joules_per_request,
+        "joules_by_component": dict(energy.components),
+        "accelerator_joules_by_state": dict(energy.states),
+        "active_joules_by_operator": dict(energy.families),
+        "active_joules_by_phase": {
+            "prefill": energy.prefill_joules,
+            "decode": energy.decode_joules,
+        },
     }
 
 
