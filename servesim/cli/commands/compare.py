@@ -1,0 +1,99 @@
+"""``servesim compare A.toml B.toml ...``: scenarios side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from servesim.errors import InputError
+
+if TYPE_CHECKING:
+    from servesim.scenario import Scenario
+    from servesim.scenario.compare import Row
+
+HELP = "simulate scenarios and set them side by side: latency, throughput, energy, cost"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="scenario files (TOML)")
+    slo = parser.add_argument_group("the objective for goodput, in place of the files' [slo]")
+    for name, text in (
+        ("ttft", "time to first token"),
+        ("tpot", "time per output token"),
+        ("e2e", "time to the last token"),
+    ):
+        slo.add_argument(f"--{name}", type=float, metavar="S", help=f"{text}, seconds")
+    parser.add_argument(
+        "--usd-per-device-hour", type=float, metavar="X", help="rent of every device"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate every scenario and print the comparison."""
+    from servesim.scenario import run as simulate
+    from servesim.scenario.compare import comparison
+
+    scenarios = [_scenario(file, args) for file in args.files]
+    rows = comparison([simulate(scenario) for scenario in scenarios])
+    names = _names(scenarios)
+    if args.json:
+        json.dump(_as_json(names, rows), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        _print(names, rows)
+    return 0
+
+
+def _scenario(file: str, args: argparse.Namespace) -> Scenario:
+    from servesim.scenario import Scenario
+
+    limits = {"ttft_s": args.ttft, "tpot_s": args.tpot, "e2e_s": args.e2e}
+    flags: dict[str, Any] = {"slo": {k: v for k, v in limits.items() if v is not None}}
+    if args.usd_per_device_hour is not None:
+        flags["cost"] = {"usd_per_device_hour": args.usd_per_device_hour}
+    if not Path(file).suffix:
+        raise InputError(f"{file} is no scenario file (TOML)")
+    return Scenario.load(file, flags)
+
+
+def _names(scenarios: list[Scenario]) -> list[str]:
+    """Their names; numbered where one comes twice."""
+    names = [scenario.name for scenario in scenarios]
+    return [
+        name if names.count(name) == 1 else f"{name} ({index})"
+        for index, name in enumerate(names, 1)
+    ]
+
+
+def _as_json(names: list[str], rows: list[Row]) -> dict[str, Any]:
+    return {
+        name: {row.key: row.values[column] for row in rows} for column, name in enumerate(names)
+    }
+
+
+def _print(names: list[str], rows: list[Row]) -> None:
+    from servesim.cli.render import columns, indented, make_console
+
+    console = make_console()
+    table = columns("", *names)
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before is not None and before.group != row.group:
+            table.add_section()
+        table.add_row(row.title, *(_cell(row, value) for value in row.values))
+    console.print()
+    indented(console, table)
+
+
+def _cell(row: Row, value: float | None) -> str:
+    from servesim.cli.render import number
+
+    if value is None:
+        return "-"
+    if row.group == "count":
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if row.group == "cost" else number(value * row.scale)
