@@ -37,10 +37,10 @@ STEPS: Mapping[str, Callable[[int], int]] = {
 #: What a link moves of its data-sheet bandwidth, and what starting a collective kernel costs, when
 #: nothing was measured (within the range of the calibrated devices: 0.6 to 0.8, 3 to 5 µs).
 EFFICIENCY, LAUNCH = 0.7, 4e-6
-#: NCCL's own figures for PCIe rings (src/graph/tuning.cc): seconds to start, seconds a step, and
-#: the share of the bandwidth that is payload. LL sends a flag with every four bytes, Simple waits
-#: for whole chunks.
-NCCL_PROTOCOLS = {"LL": (3.6e-6, 1.0e-6, 0.5), "Simple": (8.4e-6, 5.7e-6, 1.0)}
+#: NCCL 2.2x's own figures for rings over PCIe (src/graph/tuning.cc: baseLatencies, hwLatencies and
+#: the factor for LL): seconds to start, seconds a step, and the share of the bandwidth that is
+#: payload. LL sends a flag with every four bytes, Simple waits for whole chunks.
+NCCL_PROTOCOLS = {"LL": (6.6e-6, 1.0e-6, 0.5), "Simple": (8.4e-6, 5.7e-6, 1.0)}
 #: Above this payload vLLM leaves its one-shot and two-shot all-reduce for NCCL's: the measured
 #: latencies of both are equal from here on.
 CUSTOM_LIMIT = 8 * 2**20
