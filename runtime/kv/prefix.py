@@ -76,7 +76,10 @@ class PrefixCache:
     def fill(self, seqs: Collection[Sequence]) -> None:
         """Make all blocks of each known."""
         for seq in seqs:
-            self._register(seq, len(seq.blocks))
+            if seq.registered < len(seq.shared):
+                self._register(seq, len(seq.blocks))
+            else:
+                seq.registered = len(seq.blocks)
 
     def release(self, seq: Sequence, *, returns: bool = False) -> None:
         """Take back all blocks, last first; those nobody else holds are free but keep content."""
