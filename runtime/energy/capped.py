@@ -9,7 +9,7 @@ from servesim.graph.batch import BatchShape
 from servesim.hardware.placement import Placement
 from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.hardware.power.clock import LOWEST_CLOCK, ClockedCost, power_at_clock
-from servesim.runtime.energy.use import OpUse, compile_use, step_use
+from servesim.runtime.energy.use import StepUse, compile_use
 from servesim.runtime.step_model import CompiledStepModel
 
 #: Clocks tried, as shares of the highest; between two of them time is interpolated by power.
@@ -29,7 +29,7 @@ class CappedStepModel(CompiledStepModel):
 
     power: AcceleratorPower | None = None
     _levels: tuple[tuple[AcceleratorPower, CompiledStepModel], ...] = field(init=False, repr=False)
-    _uses: tuple[OpUse, ...] = field(init=False, repr=False)
+    _use: StepUse = field(init=False, repr=False)
 
     @classmethod
     def under(
@@ -41,7 +41,7 @@ class CappedStepModel(CompiledStepModel):
     def __post_init__(self) -> None:
         super().__post_init__()
         assert self.power is not None
-        self._uses = compile_use(self.placement)
+        self._use = StepUse(compile_use(self.placement))
         self._levels = tuple(
             (power_at_clock(self.power, share), self._at(share)) for share in _CLOCKS[1:]
         )
@@ -59,13 +59,13 @@ class CappedStepModel(CompiledStepModel):
         power = self.power
         if power is None or seconds <= 0.0:
             return seconds
-        memory, compute = step_use(self._uses, batch)
+        memory, compute = self._use.of(batch)
         limit = power.limit_watts
         watts = power.active_watts + power.work_joules(memory, compute) / seconds
         for slower, model in self._levels:
             if watts <= limit:
                 return seconds
-            longer = CompiledStepModel.seconds(model, batch)
+            longer = _seconds(model, batch)
             drawn = slower.active_watts + slower.work_joules(memory, compute) / longer
             if drawn <= limit:
                 part = (watts - limit) / (watts - drawn)
@@ -79,3 +79,9 @@ class CappedStepModel(CompiledStepModel):
         costs = ClockedCost(self.placement.cost_model(name), device, share)
         placement = replace(self.placement, costs={**self.placement.costs, name: costs})
         return CompiledStepModel.compile(placement, capture_sizes=self.capture_sizes)
+
+
+def _seconds(model: CompiledStepModel, batch: BatchShape) -> float:
+    if batch.prefills or batch.contexts is not None:
+        return model.seconds(batch)
+    return model.decode_seconds(batch.decodes, batch.decode_context, batch.decode_context_max)

@@ -25,6 +25,15 @@ Values = npt.NDArray[np.float64]
 
 #: What a use is made of: seconds at full bandwidth, seconds at peak arithmetic, bytes over links.
 MEMORY, COMPUTE, LINK = 0, 1, 2
+#: The sums over a batch that contextual operators are linear in.
+SUMS = (
+    "prefill_tokens",
+    "prefills",
+    "decodes",
+    "decode_context",
+    "prefill_context",
+    "prefill_pairs",
+)
 
 #: Tables hold every number up to the first and steps of this factor beyond.
 _DENSE, _STEP = 16, 1.1
@@ -103,21 +112,8 @@ class OpUse:
     def use(self, rows: StepColumns) -> Values:
         """(rows, 3): ``MEMORY``, ``COMPUTE`` and ``LINK`` of each step."""
         if self.depends == CONTEXT:
-            return np.asarray(rows.features(self.window) @ self._coefficients)
+            return np.asarray(rows.features(self.window) @ self.coefficients)
         return self._tabled(self._count(rows))[:, :3]
-
-    def one(self, batch: BatchShape, sums: tuple[float, ...]) -> tuple[float, float]:
-        """``MEMORY`` and ``COMPUTE`` of one step whose ``StepColumns`` are ``sums``."""
-        if self.depends == SEQUENCES:
-            return self._known(batch.sequences)[:2]
-        if self.depends != CONTEXT:
-            return self._known(batch.tokens)[:2]
-        seen = _clipped(sums, self.window)
-        memory, compute = self._rates
-        return (
-            sum(a * b for a, b in zip(memory, seen, strict=True)),
-            sum(a * b for a, b in zip(compute, seen, strict=True)),
-        )
 
     def seconds(self, rows: StepColumns) -> Values:
         """Seconds of each step; zero for contextual operators, whose time is what is left."""
@@ -134,11 +130,12 @@ class OpUse:
 
     def _tabled(self, count: Values) -> Values:
         knots = _knots(float(count.max(initial=1.0)))
-        table = np.array([self._known(int(knot)) for knot in knots])
+        table = np.array([self.known(int(knot)) for knot in knots])
         columns = [np.interp(count, knots, table[:, i]) for i in range(4)]
         return np.column_stack(columns) * (count > 0)[:, None]
 
-    def _known(self, count: int) -> tuple[float, float, float, float]:
+    def known(self, count: int) -> tuple[float, float, float, float]:
+        """(memory, compute, link, seconds) of a step of ``count`` tokens (or sequences)."""
         if count not in self._tables:
             batch = (
                 BatchShape((), count, count, 1)
@@ -153,13 +150,10 @@ class OpUse:
         return {}
 
     @cached_property
-    def _rates(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        memory, compute, _ = self._coefficients.T.tolist()
-        return tuple(memory), tuple(compute)
-
-    @cached_property
-    def _coefficients(self) -> Values:
-        """(6, 3): from batches whose contexts no window clips."""
+    def coefficients(self) -> Values:
+        """(6, 3): use of contextual operators for each of ``StepColumns.features``; found from
+        batches whose contexts no window clips.
+        """
         inside = int(min(self.window or 64, 64)) // 4
         batches = [_probe(*sizes) for sizes in _probes(inside)]
         features = np.array([_sums(batch) for batch in batches])
@@ -219,15 +213,39 @@ def use_of(work: Work, device: Device) -> tuple[float, float, float]:
     return memory, work.flops / peak, 0.0
 
 
-def step_use(uses: tuple[OpUse, ...], batch: BatchShape) -> tuple[float, float]:
-    """Seconds at full bandwidth and at peak arithmetic of one step: plain numbers, for loops."""
-    memory = compute = 0.0
-    sums = _sums(batch)
-    for one in uses:
-        more_memory, more_compute = one.one(batch, sums)
-        memory += more_memory
-        compute += more_compute
-    return memory, compute
+class StepUse:
+    """The use of single steps as plain numbers, for loops that ask one after another."""
+
+    def __init__(self, uses: tuple[OpUse, ...]) -> None:
+        self._tabled = [one for one in uses if one.depends != CONTEXT]
+        self._fixed: dict[tuple[int, int], tuple[float, float]] = {}
+        self._rates: dict[float | None, list[tuple[float, float]]] = {}
+        for one in uses:
+            if one.depends == CONTEXT:
+                before = self._rates.get(one.window, [(0.0, 0.0)] * len(SUMS))
+                self._rates[one.window] = [
+                    (memory + more[MEMORY], compute + more[COMPUTE])
+                    for (memory, compute), more in zip(before, one.coefficients, strict=True)
+                ]
+
+    def of(self, batch: BatchShape) -> tuple[float, float]:
+        """Seconds at full bandwidth, and at peak arithmetic."""
+        memory, compute = self._fixed_use(batch.tokens, batch.sequences)
+        sums = _sums(batch)
+        for window, rates in self._rates.items():
+            for count, (of_memory, of_compute) in zip(_clipped(sums, window), rates, strict=True):
+                memory += count * of_memory
+                compute += count * of_compute
+        return memory, compute
+
+    def _fixed_use(self, tokens: int, sequences: int) -> tuple[float, float]:
+        key = tokens, sequences
+        if key not in self._fixed:
+            parts = [
+                one.known(sequences if one.depends == SEQUENCES else tokens) for one in self._tabled
+            ]
+            self._fixed[key] = sum(p[MEMORY] for p in parts), sum(p[COMPUTE] for p in parts)
+        return self._fixed[key]
 
 
 def total_use(uses: tuple[OpUse, ...], rows: StepColumns) -> Mapping[tuple[str, str], Values]:

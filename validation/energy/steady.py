@@ -12,7 +12,7 @@ import numpy.typing as npt
 from servesim.errors import ServesimError
 from servesim.graph.batch import BatchShape
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.energy.use import OpUse, compile_use, step_use
+from servesim.runtime.energy.use import StepUse, compile_use
 from servesim.scenario.build import Served, serve
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.validation.energy.configurations import Measured
@@ -54,7 +54,7 @@ def steady_steps(rows: Sequence[Measured]) -> tuple[list[Steady], dict[str, str]
 def _steady(row: Measured) -> Steady:
     """Prefills come as often as requests end; half of an answer is context on average."""
     model, scheme = row.served_as
-    served, uses = _served(model, scheme, row.gpu, row.gpus)
+    served, use = _served(model, scheme, row.gpu, row.gpus)
     context = row.prompt_tokens + row.output_tokens / 2
     room = served.memory.kv_cache_tokens / context
     batch = max(1.0, min(float(row.max_num_seqs), room))
@@ -65,7 +65,7 @@ def _steady(row: Measured) -> Steady:
         ((row.prompt_tokens, 0),), decodes, decodes * int(context), int(context), contexts
     )
     step = served.step_model
-    alone, joined = _of(step.seconds(decode), uses, decode), _of(step.seconds(mixed), uses, mixed)
+    alone, joined = _of(step.seconds(decode), use, decode), _of(step.seconds(mixed), use, mixed)
     mean = alone + (joined - alone) * batch / row.output_tokens
     return Steady(
         measured=row,
@@ -78,14 +78,12 @@ def _steady(row: Measured) -> Steady:
     )
 
 
-def _of(seconds: float, uses: tuple[OpUse, ...], batch: BatchShape) -> npt.NDArray[np.float64]:
-    return np.array([seconds, *step_use(uses, batch)])
+def _of(seconds: float, use: StepUse, batch: BatchShape) -> npt.NDArray[np.float64]:
+    return np.array([seconds, *use.of(batch)])
 
 
 @cache
-def _served(
-    model: str, scheme: str | None, gpu: str, gpus: int
-) -> tuple[Served, tuple[OpUse, ...]]:
+def _served(model: str, scheme: str | None, gpu: str, gpus: int) -> tuple[Served, StepUse]:
     """Experts are split like all else: spreading whole ones over GPUs moves as many bytes."""
     instance = Instance(
         model=ModelSection(model, quantization=scheme),
@@ -93,4 +91,4 @@ def _served(
         engine=EngineConfig(tensor_parallel_size=gpus, max_model_len=16384),
     )
     served = serve(instance)
-    return served, compile_use(served.placement)
+    return served, StepUse(compile_use(served.placement))
