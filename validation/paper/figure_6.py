@@ -36,12 +36,13 @@ def scenario(settings: Mapping[str, Any], data: PaperData) -> Scenario:
     """The scenario that cluster settings of the paper describe."""
     node = settings["nodes"][0]
     instance, power = node["instances"][0], node["power"]
+    profile = data.profile_for(instance["hardware"])
     return Scenario.of(
         model=instance["model_name"],
         hardware={
             "device": instance["hardware"],
             "power": _accelerator(power["npu"][instance["hardware"]]),
-            **({"profile": data.profile} if data.profile else {}),
+            **({"profile": profile} if profile else {}),
         },
         engine={"tensor_parallel_size": instance["npu_num"]},
         workload={"kind": "jsonl", "path": data.workload(_WORKLOAD)},

@@ -39,7 +39,7 @@ class PaperData:
 
     Attributes:
         root: holds ``figure_*`` folders and ``workloads``.
-        profile: layer latencies to simulate with; the device's own costs when None.
+        profile: layer latencies to simulate with, in place of those beside ``root``.
     """
 
     root: Path
@@ -56,6 +56,13 @@ class PaperData:
             if (root / "workloads").is_dir():
                 return cls(root, profile)
         raise InputError(f"{folder}: no measurements of the paper (a folder workloads) in it")
+
+    def profile_for(self, hardware: str) -> Path | None:
+        """Layer latencies of ``hardware``: given, or in ``profiles-v0`` beside the data; None
+        leaves it to the device's own costs.
+        """
+        beside = self.root.parent / "profiles-v0" / hardware
+        return self.profile or (beside if beside.is_dir() else None)
 
     def workload(self, name: str) -> Path:
         """A trace's file.

@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "figures", nargs="*", metavar="N", help=f"figures ({known}); all by default"
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the measurements")
-    parser.add_argument("--profile", type=Path, metavar="DIR", help="measured layer latencies")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="DIR",
+        help="measured layer latencies (default: profiles-v0 beside the data)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
