@@ -20,6 +20,7 @@ from servesim.models.config import ModelConfig
 from servesim.models.towers import rotary_bytes, vision_tower
 from servesim.models.weights import loaded_bytes
 from servesim.units import GIB, gib
+from servesim.vllm_defaults import capture_sizes, step_limits
 
 # Measured on H100 under vLLM 0.19 (what it reports as non-torch memory of the profiling step).
 #: Kernel images and library handles loaded by the first step.
@@ -32,8 +33,6 @@ COLLECTIVE_BYTES_PER_PEER = 0.03 * GIB
 #: A captured CUDA graph, by layer, and the memory that all of them share.
 GRAPH_BYTES_PER_LAYER = 200 * 2**10
 GRAPH_POOL_BYTES = 0.25 * GIB
-#: From this much memory on vLLM takes larger steps (``get_batch_defaults``).
-_LARGE_DEVICE_BYTES = 70 * GIB
 
 _COUNTS = (
     "max_num_batched_tokens",
@@ -87,11 +86,12 @@ class MemoryOptions:
 
     def largest_step(self, memory_bytes: float, max_model_len: int) -> LargestStep:
         """The largest step; vLLM's defaults where the options do not say."""
-        large = memory_bytes >= _LARGE_DEVICE_BYTES
-        sequences = self.max_num_seqs or (1024 if large else 256)
+        default = step_limits(memory_bytes)
+        sequences = self.max_num_seqs or default.max_num_seqs
         tokens = self.max_num_batched_tokens
         if tokens is None:
-            tokens = min(max(8192 if large else 2048, sequences), sequences * max_model_len)
+            most = max(default.max_num_batched_tokens, sequences)
+            tokens = min(most, sequences * max_model_len)
         return LargestStep(tokens, min(sequences, tokens), max_model_len, self.block_size)
 
 
@@ -217,13 +217,6 @@ def library_bytes(tensor_parallel_size: int, pipeline_parallel_size: int = 1) ->
         return libraries
     peers = tensor_parallel_size - 1
     return libraries + COLLECTIVE_BYTES + COLLECTIVE_BYTES_PER_PEER * peers
-
-
-def capture_sizes(max_num_seqs: int) -> tuple[int, ...]:
-    """Batch sizes for which vLLM captures CUDA graphs by default: up to 512 tokens."""
-    largest = min(2 * max_num_seqs, 512)
-    sizes = [1, 2, 4, *range(8, min(largest + 1, 256), 8), *range(256, largest + 1, 16)]
-    return tuple(size for size in sizes if size <= largest)
 
 
 def cuda_graph_bytes(layers: int, max_num_seqs: int) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from servesim import vllm_defaults
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.dtypes import short_name
 from servesim.runtime.schedulers import SCHEDULERS
+from servesim.vllm_defaults import StepLimits
 
 _POSITIVE = (
+    "max_model_len",
     "max_num_seqs",
     "max_num_batched_tokens",
     "block_size",
@@ -25,8 +28,10 @@ class EngineConfig:
     """How one engine schedules, caches and is spread over devices.
 
     Attributes:
-        max_num_seqs: most sequences running at once.
-        max_num_batched_tokens: most new tokens in a step.
+        max_num_seqs: most sequences running at once (by default as many as vLLM takes on the
+            device).
+        max_num_batched_tokens: most new tokens in a step (by default as many as vLLM takes on
+            the device).
         max_model_len: longest prompt plus output; None for the model's own limit.
         block_size: tokens of a KV block.
         gpu_memory_utilization: share of the device memory the engine may use.
@@ -47,8 +52,8 @@ class EngineConfig:
         InputError: a value cannot be used.
     """
 
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 8192
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
     max_model_len: int | None = None
     block_size: int = 16
     gpu_memory_utilization: float = 0.9
@@ -68,10 +73,9 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            _require_int(name, getattr(self, name), least=1)
+            if (value := getattr(self, name)) is not None:
+                _require_int(name, value, least=1)
         _require_int("long_prefill_token_threshold", self.long_prefill_token_threshold, least=0)
-        if self.max_model_len is not None:
-            _require_int("max_model_len", self.max_model_len, least=1)
         if self.num_gpu_blocks_override is not None:
             _require_int("num_gpu_blocks_override", self.num_gpu_blocks_override, least=2)
         if not 0 < self.gpu_memory_utilization <= 1:
@@ -84,31 +88,47 @@ class EngineConfig:
         self._check_token_budget()
 
     def _check_token_budget(self) -> None:
-        if self.max_num_batched_tokens < self.max_num_seqs:
+        most, sequences = self.limits.max_num_batched_tokens, self.limits.max_num_seqs
+        if most < sequences:
             raise InputError(
-                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
-                f"max_num_seqs ({self.max_num_seqs}), so that every sequence can decode"
+                f"max_num_batched_tokens ({most}) must be at least max_num_seqs ({sequences}), so "
+                f"that every sequence can decode"
             )
         if self.enable_chunked_prefill or self.max_model_len is None:
             return
-        if self.max_num_batched_tokens < self.max_model_len:
+        if most < self.max_model_len:
             raise InputError(
-                f"without chunked prefill max_num_batched_tokens ({self.max_num_batched_tokens}) "
-                f"must be at least max_model_len ({self.max_model_len})"
+                f"without chunked prefill max_num_batched_tokens ({most}) must be at least "
+                f"max_model_len ({self.max_model_len})"
             )
 
     @property
-    def cudagraph_capture_sizes(self) -> tuple[int, ...]:
-        """Token counts that smaller steps are padded to; none when ``enforce_eager``.
+    def limits(self) -> StepLimits:
+        """The limits of a step; where neither option is given, those of a small device."""
+        sequences, tokens = self.max_num_seqs, self.max_num_batched_tokens
+        default = vllm_defaults.SMALL
+        if sequences is None:
+            sequences = min(default.max_num_seqs, tokens or default.max_num_seqs)
+        if tokens is None:
+            tokens = max(default.max_num_batched_tokens, sequences)
+        return StepLimits(sequences, tokens)
 
-        vLLM's default (``VllmConfig._set_cudagraph_sizes``): 1, 2, 4, every 8 to 256 and every 16
-        beyond, up to twice ``max_num_seqs`` or 512.
-        """
+    def on(self, memory_bytes: float, device: str) -> EngineConfig:
+        """This config with vLLM's limits for ``device`` where none are given."""
+        default = vllm_defaults.step_limits(memory_bytes, device)
+        sequences = self.max_num_seqs or default.max_num_seqs
+        tokens = self.max_num_batched_tokens or max(default.max_num_batched_tokens, sequences)
+        if self.max_num_seqs is None:
+            sequences = min(sequences, tokens)
+        return replace(self, max_num_seqs=sequences, max_num_batched_tokens=tokens)
+
+    @property
+    def cudagraph_capture_sizes(self) -> tuple[int, ...]:
+        """Token counts that smaller steps are padded to; none when ``enforce_eager``."""
         if self.enforce_eager:
             return ()
-        most = min(2 * self.max_num_seqs, 512, self.max_num_batched_tokens)
-        sizes = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
-        return tuple(size for size in sizes if size <= most)
+        most = self.limits.max_num_batched_tokens
+        return tuple(n for n in vllm_defaults.capture_sizes(self.limits.max_num_seqs) if n <= most)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> EngineConfig:

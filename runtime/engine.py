@@ -118,7 +118,7 @@ class Engine:
         blocks = blocks_for(computed, self.config.block_size)
         if blocks > self.records.kv_blocks:
             return f"{tokens} tokens need {blocks} KV blocks; there are {self.records.kv_blocks}"
-        most = self.config.max_num_batched_tokens
+        most = self.config.limits.max_num_batched_tokens
         if not self.config.enable_chunked_prefill and computed > most:
             return f"{computed} tokens may need one prefill; max_num_batched_tokens is {most}"
         return None

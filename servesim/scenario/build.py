@@ -93,15 +93,14 @@ def serve(instance: Instance) -> Served:
     """
     _require_simulated(instance.engine)
     device = hardware.load_device(instance.hardware.device)
+    engine = instance.engine.on(device.memory.capacity_bytes, device.name)
     model = resolve(instance.model.id)
-    graph = load_model(model, instance.model, instance.engine)
-    memory = plan_memory(
-        graph, device.memory.capacity_bytes, memory_options(instance, device), model
-    )
+    graph = load_model(model, instance.model, engine)
+    memory = plan_memory(graph, device.memory.capacity_bytes, memory_options(engine, device), model)
     costs, collectives = _costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
     placement = Placement.tensor_parallel(graph, device, costs, collectives)
-    config = _completed(instance.engine, graph, memory)
+    config = _completed(engine, graph, memory)
     step_model = powered_step_model(
         instance.hardware, device, placement, config.cudagraph_capture_sizes
     )
@@ -122,10 +121,10 @@ def load_model(config: ModelConfig, section: ModelSection, engine: EngineConfig)
     return quantise(graph, config, section.quantization, engine.kv_cache_dtype)
 
 
-def memory_options(instance: Instance, device: Device) -> MemoryOptions:
+def memory_options(engine: EngineConfig, device: Device) -> MemoryOptions:
     """What the memory depends on of the engine's options."""
     shared = set(field_types(MemoryOptions)) & set(field_types(EngineConfig))
-    given = {name: getattr(instance.engine, name) for name in sorted(shared)}
+    given = {name: getattr(engine, name) for name in sorted(shared)}
     return MemoryOptions(**given, compute_units=device.cores)
 
 

@@ -22,7 +22,6 @@ from servesim.models.memory import (
     LIBRARY_BYTES,
     MemoryOptions,
     MemoryPlan,
-    capture_sizes,
     cuda_graph_bytes,
     library_bytes,
     plan_memory,
@@ -30,6 +29,7 @@ from servesim.models.memory import (
 from servesim.models.towers import rotary_bytes, vision_tower
 from servesim.models.weights import block_slack, loaded_bytes
 from servesim.units import GIB
+from servesim.vllm_defaults import capture_sizes
 
 MIB = 2**20
 SMALL = MemoryOptions(max_num_batched_tokens=2048, max_num_seqs=128)

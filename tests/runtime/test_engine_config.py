@@ -43,3 +43,20 @@ def test_options_refused(options: dict[str, Any], message: str) -> None:
 
 def test_policies_known() -> None:
     assert SCHEDULERS.names() == ("fcfs", "priority")
+
+
+def test_limits_are_vllms_for_the_device_unless_given() -> None:
+    config = EngineConfig()
+    assert config.on(80 * 2**30, "h100_sxm").limits == (1024, 8192)
+    assert config.on(80 * 2**30, "a100_sxm").limits == (256, 2048)
+    assert config.on(24 * 2**30, "l4").limits == (256, 2048)
+    given = EngineConfig(max_num_seqs=7, max_num_batched_tokens=99)
+    assert given.on(80 * 2**30, "h100_sxm").limits == (7, 99)
+
+
+def test_sequences_never_outnumber_the_tokens_of_a_step() -> None:
+    few = EngineConfig(max_num_batched_tokens=32)
+    assert few.limits == (32, 32)
+    assert few.on(80 * 2**30, "h100_sxm").limits == (32, 32)
+    many = EngineConfig(max_num_seqs=4000)
+    assert many.on(24 * 2**30, "l4").limits == (4000, 4000)

@@ -33,7 +33,7 @@ def test_a_file_gives_one_instance_named_after_it(tmp_path: Path) -> None:
     assert scenario.name == "one"
     (instance,) = scenario.instances
     assert instance.engine.max_num_seqs == 64
-    assert instance.engine.max_num_batched_tokens == 8192
+    assert instance.engine.max_num_batched_tokens is None  # the device decides
     assert scenario.workload.options == {"rate": 3.0}
     assert scenario.router.kind == "round_robin"
 
@@ -78,8 +78,9 @@ def test_options_are_checked_together_not_one_layer_at_a_time(tmp_path: Path) ->
     text = BASE.replace("max_num_seqs = 64", "max_num_batched_tokens = 32")
     path = write(tmp_path, text + "[[instance]]\nengine.max_num_seqs = 32\n")
     assert Scenario.load(path).instances[0].engine.max_num_batched_tokens == 32
+    flags = {"engine": {"max_num_seqs": 33}}
     with pytest.raises(InputError, match="max_num_batched_tokens"):
-        Scenario.load(write(tmp_path, text))
+        Scenario.load(write(tmp_path, text), flags)
 
 
 def test_nameless_instances_get_different_names(tmp_path: Path) -> None:

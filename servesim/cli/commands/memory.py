@@ -72,10 +72,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _memory_options(engine: dict[str, Any], device: Device) -> MemoryOptions:
-    """The engine's options that memory depends on, and the device's SMs."""
+    """The engine's options that memory depends on, vLLM's limits, and the device's SMs."""
     names = {field.name for field in dataclasses.fields(MemoryOptions)}
     chosen = {name: value for name, value in engine.items() if name in names}
-    return MemoryOptions(**chosen, compute_units=device.cores)
+    known = {field.name for field in dataclasses.fields(EngineConfig)}
+    config = EngineConfig.from_options({k: v for k, v in engine.items() if k in known})
+    limits = config.on(device.memory.capacity_bytes, device.name).limits._asdict()
+    return MemoryOptions(**{**chosen, **limits}, compute_units=device.cores)
 
 
 def _as_json(plan: MemoryPlan) -> dict[str, Any]:
