@@ -1,0 +1,107 @@
+"""Serving the running sequences of a step one by one, preempting when blocks run out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from servesim.runtime.plan import Grant, Plan
+from servesim.runtime.sequence import Sequence
+
+if TYPE_CHECKING:
+    from servesim.runtime.scheduler import Scheduler
+
+
+@dataclass(slots=True)
+class _Round:
+    """Where a round through the running sequences is.
+
+    Attributes:
+        order: the sequences left in it.
+        budget: tokens left in the step.
+        grants: what each sequence before ``position`` got, by index.
+    """
+
+    order: list[Sequence]
+    budget: int
+    position: int = 0
+    grants: dict[int, Grant] = field(default_factory=dict)
+
+    def serve(self, grant: Grant) -> None:
+        """Give a sequence its tokens."""
+        self.grants[grant.seq.index] = grant
+        self.budget -= grant.new
+
+    def drop(self, seq: Sequence) -> None:
+        """Forget a sequence that was preempted; what it got is to be had again."""
+        place = self.order.index(seq)
+        del self.order[place]
+        self.position -= place < self.position
+        grant = self.grants.pop(seq.index, None)
+        self.budget += grant.new if grant else 0
+
+
+def serve_visited(scheduler: Scheduler, plan: Plan) -> int:
+    """Serve the running sequences in turn; returns the tokens left in the step."""
+    turn = _Round(list(scheduler.running.values()), scheduler.limits.max_num_batched_tokens)
+    while turn.position < len(turn.order) and turn.budget > 0:
+        seq = turn.order[turn.position]
+        computed, want = _wants(scheduler, seq)
+        new = min(want, turn.budget)
+        if new:
+            if not _make_room(scheduler, seq, computed + new, turn, plan):
+                break
+            turn.serve(Grant(seq, computed, new))
+            _register(scheduler, seq, computed, new)
+        turn.position += 1
+    plan.prefills = [grant for grant in turn.grants.values() if not grant.seq.decoding]
+    _hold_back(scheduler, plan, turn.grants)
+    return turn.budget
+
+
+def _wants(scheduler: Scheduler, seq: Sequence) -> tuple[int, int]:
+    """Computed tokens of a running sequence, and how many it should get."""
+    if seq.decoding:
+        return scheduler.decodes.computed(seq), 1
+    if seq.ticket in scheduler.prefilling:
+        return seq.computed, scheduler.chunk(seq.known - seq.computed)
+    return seq.computed, 0  # its last token is under way
+
+
+def _make_room(scheduler: Scheduler, seq: Sequence, tokens: int, turn: _Round, plan: Plan) -> bool:
+    """Blocks for ``tokens`` of ``seq``, preempting as needed; False if it gave way itself."""
+    while not scheduler.cache.grow(seq, tokens):
+        victim = scheduler.policy.victim(scheduler.running)
+        turn.drop(victim)
+        scheduler.preempt(victim, plan)
+        if victim is seq:
+            return False
+    return True
+
+
+def _register(scheduler: Scheduler, seq: Sequence, computed: int, new: int) -> None:
+    """Let others find the full blocks whose tokens are all known.
+
+    With asynchronous scheduling the latest token of a decode is not, unless it was held back.
+    """
+    under_way = (
+        scheduler.config.async_scheduling and seq.decoding and seq.index not in scheduler.held_back
+    )
+    scheduler.cache.register(seq, computed if under_way else computed + new)
+
+
+def _hold_back(scheduler: Scheduler, plan: Plan, grants: dict[int, Grant]) -> None:
+    """Note which decoding sequences got nothing, and which get a token again."""
+    before, scheduler.held_back = scheduler.held_back, {}
+    for seq in scheduler.running.values():
+        if not seq.decoding:
+            continue
+        if seq.index not in grants:
+            scheduler.held_back[seq.index] = seq
+            if seq.index not in before:
+                plan.paused.append(seq)
+        elif seq.index in before:
+            plan.resumed.append(seq)
+            plan.decodes_resumed += 1
+    for seq in scheduler.held_back.values():
+        scheduler.decodes.remove(seq)
