@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -54,3 +54,14 @@ class Curve:
             return self.ys[-1] + max(0.0, slope) * (x - last)
         i, w = locate(self.xs, x)
         return self.ys[i] + w * (self.ys[i + 1] - self.ys[i])
+
+    def stair(self, x: float) -> float:
+        """The value at the next measured count from ``x`` on, as of work done in whole tiles.
+
+        Only where the next count is near (within an eighth of ``x``, less than a tile as soon as
+        tiles are filled); between counts further apart, and beyond the last, as ``at``.
+        """
+        i = bisect_left(self.xs, x)
+        if i < len(self.xs) and self.xs[i] - x <= x / 8:
+            return self.ys[i]
+        return self.at(x)

@@ -52,7 +52,8 @@ class LayerProfile:
         if count <= 0:
             return Cost(0.0, Source.MEASURED)
         source = Source.MEASURED if curve.inside(count) else Source.EXTRAPOLATED
-        return Cost(curve.at(count), source)
+        tiled = isinstance(work, GemmWork)
+        return Cost(curve.stair(count) if tiled else curve.at(count), source)
 
 
 def load_layer_profile(
