@@ -183,7 +183,7 @@ class _BlockSharder:
             elif isinstance(spec, Experts):
                 return False
             elif isinstance(spec, Gemm):
-                splits |= through
+                splits |= through and not _is_narrow(op.spec)
             else:
                 splits |= isinstance(spec, (Attention, BatchedGemm, Recurrent))
         return splits
@@ -250,6 +250,11 @@ class _BlockSharder:
 def _is_sum(op: Op) -> bool:
     """Whether ``op`` is linear in its inputs, so that partial sums may pass."""
     return isinstance(op.spec, Pointwise) and op.spec.kernel in {"elementwise", "gate"}
+
+
+def _is_narrow(spec: OpSpec) -> bool:
+    """A bottleneck so narrow that splitting it would cost more than it saves."""
+    return isinstance(spec, Gemm) and spec.n * 8 <= spec.k
 
 
 def _width(spec: OpSpec) -> int:

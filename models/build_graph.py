@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,13 +26,11 @@ class Traced:
     Attributes:
         graph: of the prefill; what an engine runs.
         decode: blocks of the decode step, empty for models that hand back no cache.
-        raw: the recorded prefill before any pass.
         model: the module on meta tensors.
     """
 
     graph: OpGraph
     decode: tuple[Block, ...]
-    raw: TraceGraph
     model: Any
 
 
@@ -59,7 +56,7 @@ def trace_module(model: Any, name: str, dtype: str) -> Traced:
             raise
         except Exception as error:
             raise UnsupportedError(f"{name} cannot be traced: {first_line(error)}") from error
-    raw = copy.deepcopy(prefill)
+    parameters = language_parameters(model, prefill)
     blocks = canonicalise(prefill, dtype)
     if not any(block.layers for block in blocks):
         raise UnsupportedError(f"{name}: no decoder layers were found in the trace")
@@ -68,11 +65,9 @@ def trace_module(model: Any, name: str, dtype: str) -> Traced:
         caches = caches_read(decode, TOKENS, dtype)
     caches = caches or caches_of(blocks)
     blocks, caches = _renumbered(blocks, caches)
-    parameters = language_parameters(model, raw)
-    parameters -= sum(n.attrs.get("unused", 0) * _times(raw, n.layer) for n in raw)
     graph = _graph(model, name, dtype, blocks, caches, parameters, tuple(prefill.notes))
     steps = () if decode is None else canonicalise(decode, dtype)
-    return Traced(graph, steps, raw, model)
+    return Traced(graph, steps, model)
 
 
 def _capture(model: Any) -> tuple[TraceGraph, TraceGraph | None]:
@@ -136,11 +131,13 @@ def _times(graph: TraceGraph, layer: int | None) -> int:
 def language_parameters(model: Any, graph: TraceGraph) -> int:
     """Parameters of the language model: of the parts of ``model`` that running it touched.
 
-    Vision and audio towers, which text alone does not run, are left out whole.
+    Vision and audio towers, which text alone does not run, are left out whole, and so are stacked
+    matrices of experts that do not exist.
     """
     touched = {_part(n.attrs["name"]) for n in graph if n.target == PARAMETER}
     named = model.named_parameters()
-    return sum(p.numel() for name, p in named if _part(name) in touched)
+    held: int = sum(p.numel() for name, p in named if _part(name) in touched)
+    return held - sum(n.attrs.get("unused", 0) * _times(graph, n.layer) for n in graph)
 
 
 def _part(name: str) -> tuple[str, ...]:

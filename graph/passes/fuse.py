@@ -38,8 +38,14 @@ def fuse_glue(graph: TraceGraph) -> None:
     stage = _stages(graph)
     groups = _components(graph, stage)
     users = graph.users()
+    merged: dict[int, int] = {}
     for members in groups:
         _collapse(graph, users, members)
+        merged |= dict.fromkeys(members[:-1], members[-1])
+    replace_inputs(graph, merged)
+    drop(graph, merged)
+    # A fused node stands where its last member stood; its readers may come before.
+    _reorder(graph)
 
 
 def _is_glue(node: Node) -> bool:
@@ -128,11 +134,6 @@ def _collapse(graph: TraceGraph, users: dict[int, list[int]], members: list[int]
     }
     last.target = role_of(nodes)
     last.inputs, last.attrs = tuple(inputs), attrs
-    replace_inputs(graph, dict.fromkeys(members[:-1], last.id))
-    drop(graph, members[:-1])
-    last.inputs = tuple(i for i in last.inputs if i != last.id)
-    # The node now stands where its last member stood; its readers may come before.
-    _reorder(graph)
 
 
 def _elements_read(nodes: list[Node], inside: set[int]) -> int:

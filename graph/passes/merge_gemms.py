@@ -45,22 +45,27 @@ def _input_width(node: Node) -> int:
 def _clusters(
     graph: TraceGraph, users: dict[int, list[int]], group: list[Node]
 ) -> list[list[Node]]:
-    """Split linears of one input by what they serve."""
-    clusters: list[tuple[set[int], list[Node]]] = []
+    """Split linears of one input by what they serve.
+
+    Low-rank projections (their result goes through another projection before attention) merge
+    with each other only: they are not split by heads.
+    """
+    clusters: list[tuple[set[int], tuple[bool, int], list[Node]]] = []
     for node in group:
         near = sinks(graph, users, node.id)
         far = [s for i in near if is_linear(graph.nodes[i]) for s in sinks(graph, users, i)]
         mixers = {i for i in far if is_mixer(graph.nodes[i])}
         serves = {i for i in near if graph.nodes[i].target != "repeat"} | mixers
-        rows = node.numel // node.shape[-1]
-        for served, members in clusters:
-            if served & serves and members[0].numel // members[0].shape[-1] == rows:
+        low_rank = any(graph.nodes[i].target == "attention" for i in far)
+        shape = (low_rank, node.numel // node.shape[-1])
+        for served, like, members in clusters:
+            if served & serves and like == shape:
                 served.update(serves)
                 members.append(node)
                 break
         else:
-            clusters.append((serves, [node]))
-    return [members for _, members in clusters if len(members) > 1]
+            clusters.append((serves, shape, [node]))
+    return [members for _, _, members in clusters if len(members) > 1]
 
 
 def _merge(graph: TraceGraph, cluster: list[Node]) -> None:

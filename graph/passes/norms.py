@@ -29,6 +29,7 @@ def collapse_norms(graph: TraceGraph) -> None:
     """
     users = graph.users()
     taken: set[int] = set()
+    merged: dict[int, int] = {}
     for node in list(graph):
         if node.id in taken:
             continue
@@ -40,6 +41,10 @@ def collapse_norms(graph: TraceGraph) -> None:
             if found is not None and not found & taken:
                 taken |= found
                 _collapse(graph, found)
+                merged |= dict.fromkeys(found, max(found))
+    merged = {inner: last for inner, last in merged.items() if inner != last}
+    replace_inputs(graph, merged)
+    drop(graph, merged)
 
 
 def _mark_whole(graph: TraceGraph, node: Node) -> None:
@@ -116,6 +121,3 @@ def _collapse(graph: TraceGraph, found: set[int]) -> None:
         "width": width,
         "groups": max(1, last.numel // max(1, graph.rows * width)),
     }
-    replace_inputs(graph, dict.fromkeys(order[:-1], last.id))
-    drop(graph, order[:-1])
-    last.inputs = tuple(i for i in last.inputs if i != last.id)
