@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Route = tuple[Link, ...]
 
+#: Seconds that break ties: of ways with equal latency the one of fewest hops.
+_HOP = 1e-12
+
 
 @dataclass(frozen=True)
 class Topology:
@@ -48,18 +51,27 @@ class Topology:
             UnknownNameError: no such device.
             UnsupportedError: no way leads there.
         """
+        way = self.way(start, end)
+        return tuple(self._graph[a][b]["link"] for a, b in pairwise(way))
+
+    def way(self, start: str, end: str) -> tuple[str, ...]:
+        """The nodes on the way from ``start`` to ``end``: of least latency, then of fewest hops.
+
+        Raises:
+            UnknownNameError: no such device.
+            UnsupportedError: no way leads there.
+        """
         for name in (start, end):
             if name not in self.nodes:
                 raise UnknownNameError("device", name, self.nodes)
         if start == end:
-            return ()
+            return (start,)
         import networkx as nx
 
         try:
-            path = nx.dijkstra_path(self._graph, start, end, weight="latency")
+            return tuple(nx.dijkstra_path(self._graph, start, end, weight="latency"))
         except nx.NetworkXNoPath as error:
             raise UnsupportedError(f"no link leads from {start} to {end}") from error
-        return tuple(self._graph[a][b]["link"] for a, b in pairwise(path))
 
     @cached_property
     def _graph(self) -> nx.Graph[str]:
@@ -69,7 +81,7 @@ class Topology:
         graph: nx.Graph[str] = nx.Graph()
         graph.add_nodes_from(self.nodes)
         for a, b, link in sorted(self.edges, key=lambda edge: edge[2].bandwidth):
-            graph.add_edge(a, b, link=link, latency=link.latency)
+            graph.add_edge(a, b, link=link, latency=link.latency + _HOP)
         return graph
 
 

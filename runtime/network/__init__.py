@@ -1,0 +1,1 @@
+"""The network between instances: transfers that share links max-min fairly."""
