@@ -118,12 +118,17 @@ def _time_charts(result: Result) -> list[Chart]:
         return Series(name, times, values.tolist(), stepped=True)
 
     running, waiting = series("running", course.running), series("waiting", course.waiting)
-    return [
+    charts = [
         Chart("Output tokens", (series("output", course.output_rate),), "s", "per second"),
         Chart("Prompt tokens", (series("prompt", course.prompt_rate),), "s", "per second"),
         Chart("Requests", (running, waiting), "s"),
         Chart("KV cache in use", (series("KV", 100 * course.kv_share),), "s", "%", filled=True),
     ]
+    if result.energy is not None:
+        edges = np.append(course.starts, course.starts[-1] + course.width)
+        power = series("power", result.energy.watts(edges))
+        charts.append(Chart("Power", (power,), "s", "W", filled=True))
+    return charts
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:

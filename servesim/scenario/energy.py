@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from servesim.errors import InputError
 from servesim.hardware.cost import CostModel
@@ -105,7 +107,21 @@ def servers(section: PowerSection) -> ServerPower:
     Raises:
         InputError: a key or value cannot be used.
     """
-    return server_power({name: getattr(section, name) for name in section.__dataclass_fields__})
+    return server_power({name: getattr(section, name) for name in ServerPower.__dataclass_fields__})
+
+
+def power_lines(energy: EnergyReport | None, resolution_s: float) -> Iterator[str]:
+    """Power over time as CSV: the start of each interval, and the mean watts in it.
+
+    Raises:
+        InputError: it is not known.
+    """
+    if energy is None:
+        raise InputError("what the devices draw is not known: give [hardware] power")
+    edges = np.append(np.arange(0.0, energy.seconds, resolution_s), energy.seconds)
+    yield "time_s,watts\n"
+    for start, watts in zip(edges[:-1], energy.watts(edges), strict=True):
+        yield f"{start:.10g},{watts:.6g}\n"
 
 
 def _powered(served: Served) -> Powered | None:

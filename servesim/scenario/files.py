@@ -22,7 +22,7 @@ from servesim.scenario.summary import summarise
 
 REQUEST_COLUMNS = (
     "id", "instance", "status", "prompt_tokens", "output_tokens", "cached_tokens", "preemptions",
-    *TIMES, "ttft_s", "tpot_s", "e2e_s", "rejected_because",
+    *TIMES, "ttft_s", "tpot_s", "e2e_s", "energy_j", "rejected_because",
 )  # fmt: skip
 STEP_COLUMNS = ("instance", "start_s", "end_s", *SUMS, *MEANS)
 
@@ -98,7 +98,9 @@ def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterator[list[Any]]) 
 def _request_rows(result: Result) -> Iterator[list[Any]]:
     requests = result.records.requests
     names = [one.name for one in result.records.instances]
+    drawn = iter(result.energy.request_joules if result.energy else ())
     for row in range(len(requests)):
+        finished = requests.status[row] == Status.FINISHED
         times = [getattr(requests, name)[row] for name in TIMES]
         yield [
             requests.id[row],
@@ -109,6 +111,7 @@ def _request_rows(result: Result) -> Iterator[list[Any]]:
             requests.cached_tokens[row],
             requests.preemptions[row],
             *map(_seconds, (*times, *_latencies(requests, row))),
+            _number(next(drawn)) if finished and result.energy else "",
             requests.reasons.get(row, ""),
         ]
 

@@ -66,6 +66,10 @@ class PowerSection:
         base_watts: of one: board, fans, losses of the power supply.
         cpu, dram, link, nic, storage: tables of ``hardware/power/server.py``, of one server.
         pue: what the building draws for each watt of a server.
+        resolution_s: of power over time.
+
+    Raises:
+        InputError: a resolution that is not positive.
     """
 
     count: int = 1
@@ -76,6 +80,11 @@ class PowerSection:
     nic: Mapping[str, Any] = field(default_factory=dict)
     storage: Mapping[str, Any] = field(default_factory=dict)
     pue: float = 1.0
+    resolution_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.resolution_s > 0:
+            raise InputError(f"[power] resolution_s must be positive, not {self.resolution_s}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +119,13 @@ class OutputSection:
         folder: of ``requests.csv``, ``steps.csv`` and ``summary.json``.
         report: an HTML report.
         trace: a Perfetto (Chrome) trace.
+        power: a CSV file of power over time.
     """
 
     folder: Path | None = None
     report: Path | None = None
     trace: Path | None = None
+    power: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def test_the_report_is_whole_and_needs_nothing_else(result: Result) -> None:
     page = Nesting()
     page.feed(text)
     assert page.open == []
-    assert page.counts["svg"] == 8
+    assert page.counts["svg"] == 9
     assert not re.search(r"(src|href)=|url\(|@import|https?://", text)
 
 

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _flag(output, "--output-dir", "output.folder", "DIR", "default: out/<scenario>", str)
     _flag(output, "--report", "output.report", "FILE.html", "write an HTML report", str)
     _flag(output, "--trace", "output.trace", "FILE.json", "write a Perfetto trace", str)
+    _flag(output, "--power", "output.power", "FILE.csv", "write power over time", str)
     output.add_argument("--json", action="store_true", help="print the summary as JSON")
     output.add_argument("--quiet", action="store_true", help="print nothing")
     add_flags(parser, EngineConfig, "engine", "engine options (vLLM's names)")
@@ -123,7 +124,7 @@ def _require_writable(scenario: Scenario, folder: Path) -> None:
     from servesim.scenario.files import require_writable, require_writable_file
 
     require_writable(folder)
-    for file in (scenario.output.report, scenario.output.trace):
+    for file in (scenario.output.report, scenario.output.trace, scenario.output.power):
         if file is not None:
             require_writable_file(file)
 
@@ -131,6 +132,7 @@ def _require_writable(scenario: Scenario, folder: Path) -> None:
 def _write(result: Result, folder: Path) -> tuple[Path, ...]:
     from servesim.cli.render_report import report_html
     from servesim.cli.render_trace import trace_lines
+    from servesim.scenario.energy import power_lines
     from servesim.scenario.files import write_results, write_text
 
     files = write_results(result, folder)
@@ -139,6 +141,9 @@ def _write(result: Result, folder: Path) -> tuple[Path, ...]:
         files += (write_text([report_html(result)], output.report),)
     if output.trace is not None:
         files += (write_text(trace_lines(result.records), output.trace),)
+    if output.power is not None:
+        lines = power_lines(result.energy, result.scenario.power.resolution_s)
+        files += (write_text(lines, output.power),)
     return files
 
 
