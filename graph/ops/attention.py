@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from servesim.graph.batch import BatchShape
+from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import CONTEXT
 from servesim.graph.ops import KINDS
-from servesim.graph.ops.base import Weightless, split_kv_heads, split_units
+from servesim.graph.ops.base import split_kv_heads, split_units
 from servesim.graph.work import AttentionWork
 
 
 @KINDS.register("attention")
 @dataclass(frozen=True, slots=True)
-class Attention(Weightless):
+class Attention:
     """softmax(QK^T)V for every new token over its sequence's keys.
 
     Attributes:
@@ -28,6 +29,7 @@ class Attention(Weightless):
         sinks: a learned logit a head takes part in the softmax.
         shared_kv: keys and values are another layer's: read, not written.
         causal: a token sees no later one.
+        weights: elements of parameters it reads itself (sinks, position biases).
     """
 
     kind: ClassVar[str] = "attention"
@@ -48,6 +50,17 @@ class Attention(Weightless):
     causal: bool = True
     dtype: str = "bf16"
     kv_dtype: str = "bf16"
+    weights: int = 0
+
+    @property
+    def weight_elements(self) -> int:
+        """Sinks and position biases."""
+        return self.weights
+
+    @property
+    def weight_bytes(self) -> float:
+        """Sinks and position biases."""
+        return self.weights * bytes_per_element(self.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,4 +137,5 @@ class Attention(Weightless):
         """
         heads = split_units("attention heads", self.heads, ranks)
         kv_heads = self.kv_heads if self.latent else split_kv_heads(self.kv_heads, ranks)
-        return replace(self, heads=heads, kv_heads=kv_heads)
+        weights = self.weights // ranks
+        return replace(self, heads=heads, kv_heads=kv_heads, weights=weights)

@@ -18,6 +18,7 @@ VIEWS = aten(
     "numpy_T adjoint broadcast_to expand_as squeeze_ unsqueeze_ conj view_as_real view_as_complex "
     "resolve_conj real _conj unfold flip roll repeat tile repeat_interleave"
 )
+_SELECTIONS = aten("index index_select")
 #: Operators that make room and compute nothing.
 _ALLOCATIONS = aten("empty empty_like new_empty empty_strided new_empty_strided")
 
@@ -55,7 +56,7 @@ def simplify(graph: TraceGraph) -> None:
         node.attrs["operands"] = len(node.inputs)
         node.attrs["read_views"] = tuple(sources)
         node.inputs = tuple(sources)
-        passes = base_name(node.target) in VIEWS or node.target in {"getitem", "join"}
+        passes = _is_view(node, len(sources)) or node.target in {"getitem", "join"}
         if passes and sources and not (node.target == "join" and len(set(sources)) > 1):
             renamed[node.id] = sources[0]
             gone.append(node.id)
@@ -81,6 +82,12 @@ def _measure_reads(graph: TraceGraph, renamed: dict[int, int]) -> None:
             size = min((graph.nodes[v].numel for v in views if graph.nodes[v].shape), default=0)
             reads.append((tuple(views), size))
         node.attrs["reads_of"] = tuple(reads)
+
+
+def _is_view(node: Node, sources: int) -> bool:
+    """Views, and selections whose positions are known before the step."""
+    name = base_name(node.target)
+    return name in VIEWS or (name in _SELECTIONS and sources == 1)
 
 
 def parameters_of(node: Node) -> dict[str, int]:

@@ -76,6 +76,7 @@ class Specs:
         prefill = replace(prefill, kv_heads=heads, phase="prefill")
         decode = replace(
             prefill,
+            weights=0,
             kv_heads=1,
             head_dim=latent.rank + latent.rope,
             value_dim=latent.rank,
@@ -145,7 +146,6 @@ class Specs:
 
     def _attention(self, node: Node) -> Attention:
         a = node.attrs
-        self._own(node)
         return Attention(
             heads=a["heads"],
             kv_heads=a["kv_heads"],
@@ -160,6 +160,7 @@ class Specs:
             causal=bool(a.get("causal", True)),
             dtype=self._dtype,
             kv_dtype=self._dtype,
+            weights=self._own(node),
         )
 
     def _experts(self, node: Node) -> Experts:
