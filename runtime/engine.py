@@ -16,7 +16,7 @@ from servesim.errors import InputError, ServesimError
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.kv import build_cache
 from servesim.runtime.kv.cache import blocks_for
-from servesim.runtime.plan import Plan
+from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.records import InstanceRecords, RequestRecords, Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.scheduler import Scheduler, SchedulerModes
@@ -89,14 +89,14 @@ class Engine:
         )
         self._model = instance.step_model
         self._requests = requests
-        modes = SchedulerModes(options.visit_all, contexts=self._model.needs_contexts)
-        cache = build_cache(self.config, instance.blocks)
-        policy = SCHEDULERS.build(self.config.scheduling_policy)
-        self.scheduler = Scheduler(self.config, policy, cache, modes)
+        self._modes = SchedulerModes(options.visit_all, contexts=self._model.needs_contexts)
+        self.scheduler = self._new_scheduler()
+        self.outside = 0  # sequences that hold blocks without being scheduled
+        self.tells_prefills = False  # return from ``run`` at each step with a prefill
         self._inbox: deque[Sequence] = deque()
         self._current: Plan | None = None  # on the device
         self._ahead: Plan | None = None  # scheduled while it runs
-        self._end_s = 0.0
+        self._start_s = self._end_s = 0.0
 
     @property
     def idle(self) -> bool:
@@ -106,7 +106,12 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Requests not admitted yet, or preempted."""
-        return len(self._inbox) + len(self.scheduler.policy)
+        return len(self._inbox) + len(self.scheduler.policy) + len(self.scheduler.received)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing at all is here."""
+        return self.idle and not (self._inbox or self.scheduler.busy or self.outside)
 
     def refusal(self, spec: RequestSpec) -> str | None:
         """Why a request could never run here; None if it can."""
@@ -123,9 +128,48 @@ class Engine:
             return f"{computed} tokens may need one prefill; max_num_batched_tokens is {most}"
         return None
 
-    def submit(self, spec: RequestSpec, row: int) -> None:
-        """Put a request, row ``row`` of the records, into the inbox."""
-        self._inbox.append(Sequence(spec, row, self.config.block_size))
+    def submit(self, spec: RequestSpec, row: int, *, hands_over: bool = False) -> None:
+        """Put a request, row ``row`` of the records, into the inbox.
+
+        Args:
+            hands_over: keep its blocks when it finishes, until ``release``.
+        """
+        seq = Sequence(spec, row, self.config.block_size)
+        seq.hands_over = hands_over
+        self._inbox.append(seq)
+
+    def reserve(self, spec: RequestSpec, row: int, generated: int) -> Sequence | None:
+        """Blocks for a request whose KV will come from elsewhere; None if there is no room now.
+
+        There is room when it would run at once: nobody waits, and a place in the batch is free.
+
+        Args:
+            generated: tokens of the answer already known.
+        """
+        scheduler = self.scheduler
+        running = len(scheduler.running) + len(scheduler.received) + self.outside
+        if len(scheduler.policy) or running >= self.config.limits.max_num_seqs:
+            return None
+        seq = Sequence(spec, row, self.config.block_size)
+        seq.known += generated
+        found = scheduler.cache.find(seq)
+        if not scheduler.cache.admit(seq, found, seq.known, seq.known):
+            return None
+        seq.cached_tokens = len(found) * self.config.block_size
+        seq.computed = seq.known - 1
+        self.outside += 1
+        return seq
+
+    def receive(self, seq: Sequence, token_s: float | None) -> None:
+        """Run a sequence with reserved blocks: its KV is here; ``token_s`` is its last token's."""
+        seq.last_token_s = token_s
+        self.outside -= 1
+        self.scheduler.received.append(seq)
+
+    def release(self, seq: Sequence) -> None:
+        """Free the blocks of a sequence that was handed over, or will not come after all."""
+        self.scheduler.cache.release(seq)
+        self.outside -= 1
 
     def run(self, now: float, horizon: float) -> float | None:
         """Start the next step at ``now``, and further ones as long as nobody need be told.
@@ -143,7 +187,8 @@ class Engine:
         """
         while self._start(now):
             assert self._current is not None
-            if self._current.finishing or self._end_s >= horizon:
+            told = self._current.finishing or (self.tells_prefills and self._current.prefills)
+            if told or self._end_s >= horizon:
                 return self._end_s
             self.complete()
             now = self._end_s
@@ -158,10 +203,28 @@ class Engine:
             requests.first_token_s[seq.index] = now
         finished = self.scheduler.update(plan)
         for seq in finished:
+            requests.preemptions[seq.index] += seq.preemptions
+            if seq.hands_over:
+                self.outside += seq.ticket is not None
+                continue
             requests.finished_s[seq.index] = now
-            requests.preemptions[seq.index] = seq.preemptions
             requests.status[seq.index] = Status.FINISHED
         return finished
+
+    def prefills(self) -> tuple[float, float, list[Grant]]:
+        """Start, end and prefills of the step under way."""
+        assert self._current is not None
+        return self._start_s, self._end_s, self._current.prefills
+
+    def fail(self) -> list[Sequence]:
+        """Lose everything at once; returns the sequences that were here, scheduled or waiting."""
+        lost = [*self._inbox, *self.scheduler.running.values(), *self.scheduler.received]
+        lost += [self.scheduler.policy.pop() for _ in range(len(self.scheduler.policy))]
+        self._inbox.clear()
+        self._current = self._ahead = None
+        self.outside = 0
+        self.scheduler = self._new_scheduler()
+        return lost
 
     def _start(self, now: float) -> bool:
         """Put the next step on the device."""
@@ -172,6 +235,7 @@ class Engine:
             self._require_idle()
             return False
         self._current = plan
+        self._start_s = now
         self._end_s = now + self._seconds(plan)
         for seq in plan.resumed:  # before the step ahead, which may pause it again
             assert seq.last_token_s is not None
@@ -210,8 +274,13 @@ class Engine:
             raise ServesimError(f"the step model gave {seconds} s for {plan.shape()}")
         return seconds
 
+    def _new_scheduler(self) -> Scheduler:
+        cache = build_cache(self.config, self.records.kv_blocks + 1)
+        policy = SCHEDULERS.build(self.config.scheduling_policy)
+        return Scheduler(self.config, policy, cache, self._modes)
+
     def _require_idle(self) -> None:
-        if self.scheduler.busy:
+        if self.scheduler.busy and not self.outside:
             raise ServesimError(
                 f"{self.records.name}: {len(self.scheduler.policy)} requests wait that can never "
                 f"be admitted, {self.scheduler.cache.free} KV blocks free"

@@ -11,6 +11,7 @@ decoding one is sure of its token and its block, else ``visited`` one by one.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from servesim.runtime.config import EngineConfig
@@ -50,6 +51,8 @@ class Scheduler:
         decodes: those of them that gain a token every step.
         prefilling: those that have several known tokens to compute, by ticket too.
         held_back: those of ``decodes`` that got no token in the last step, by index.
+        received: sequences whose KV came from another instance: they hold their blocks, lack only
+            their latest token, and are admitted before all others.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Scheduler:
         self.decodes = DecodeSet(config.block_size)
         self.prefilling: dict[int, Sequence] = {}
         self.held_back: dict[int, Sequence] = {}
+        self.received: deque[Sequence] = deque()
         self._next_ticket = 0
         self._refused: tuple[Sequence, int] | None = None  # found no room in this epoch of the KV
 
@@ -78,7 +82,7 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether any sequence runs or waits."""
-        return bool(self.running) or len(self.policy) > 0
+        return bool(self.running or self.received) or len(self.policy) > 0
 
     def schedule(self) -> Plan:
         """Decide the next step and count its tokens as computed."""
@@ -87,7 +91,7 @@ class Scheduler:
         if budget is None:
             budget = serve_visited(self, plan)
         if not plan.preempted:
-            self._admit(plan, budget)
+            self._admit(plan, self._admit_received(plan, budget))
         if self.modes.listing:
             plan.listing = self._listing(plan)
         self._advance(plan)
@@ -103,7 +107,8 @@ class Scheduler:
                 self.policy.remove(seq)
             else:
                 self.cache.register(seq, seq.computed)
-                self.cache.release(seq)
+                if not seq.hands_over:
+                    self.cache.release(seq)
                 del self.running[seq.ticket]
         return plan.finishing
 
@@ -128,6 +133,17 @@ class Scheduler:
         seq.preemptions += 1
         self.policy.put_back(seq)
         plan.preempted.append(seq)
+
+    def _admit_received(self, plan: Plan, budget: int) -> int:
+        """Admit what came from other instances; returns the tokens left in the step."""
+        most = self.limits.max_num_seqs
+        while self.received and budget > 0 and len(self.running) < most:
+            seq = self.received.popleft()
+            self._start(seq, seq.computed, plan)
+            self.cache.register(seq, seq.known)
+            plan.prefills.append(Grant(seq, seq.computed, seq.known - seq.computed))
+            budget -= 1
+        return budget
 
     def _admit(self, plan: Plan, budget: int) -> None:
         """Admit waiting sequences, in the policy's order, until one does not fit."""
@@ -177,7 +193,8 @@ class Scheduler:
             seq.computed = computed + new
             if seq.computed == seq.known:
                 self._end_prefill(seq, plan)
-        plan.running, plan.waiting = len(self.running), len(self.policy)
+        plan.running = len(self.running)
+        plan.waiting = len(self.policy) + len(self.received)
         plan.free_blocks = self.cache.free
 
     def _end_prefill(self, seq: Sequence, plan: Plan) -> None:

@@ -23,6 +23,7 @@ class Sequence:
         registered: leading blocks that are full and known by their identity.
         cached_tokens: prefix tokens found in the cache when first admitted.
         last_token_s: when its latest token came, kept only while it gets none.
+        hands_over: keeps its blocks when it finishes: its KV goes on to another instance.
         offset: belongs to the ``DecodeSet``.
     """
 
@@ -33,6 +34,7 @@ class Sequence:
         "computed",
         "decoding",
         "finished",
+        "hands_over",
         "held",
         "index",
         "known",
@@ -59,6 +61,7 @@ class Sequence:
         self.last_token_s: float | None = None
         self.decoding = False
         self.finished = False
+        self.hands_over = False
         self.offset = 0
         self.shared = block_identities(spec, block_size)
         self._unshared = -1 - index * _MAX_BLOCKS
