@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Round:
+class Round:
     """Where a round through the running sequences is.
 
     Attributes:
@@ -43,7 +43,7 @@ class _Round:
 
 def serve_visited(scheduler: Scheduler, plan: Plan) -> int:
     """Serve the running sequences in turn; returns the tokens left in the step."""
-    turn = _Round(list(scheduler.running.values()), scheduler.limits.max_num_batched_tokens)
+    turn = Round(list(scheduler.running.values()), scheduler.limits.max_num_batched_tokens)
     while turn.position < len(turn.order) and turn.budget > 0:
         seq = turn.order[turn.position]
         computed, want = _wants(scheduler, seq)
@@ -62,13 +62,14 @@ def serve_visited(scheduler: Scheduler, plan: Plan) -> int:
 def _wants(scheduler: Scheduler, seq: Sequence) -> tuple[int, int]:
     """Computed tokens of a running sequence, and how many it should get."""
     if seq.decoding:
-        return scheduler.decodes.computed(seq), 1
+        decodes = scheduler.decodes_of(seq)
+        return decodes.computed(seq), int(decodes is scheduler.decodes)
     if seq.ticket in scheduler.prefilling:
         return seq.computed, scheduler.chunk(seq.known - seq.computed)
     return seq.computed, 0  # its last token is under way
 
 
-def _make_room(scheduler: Scheduler, seq: Sequence, tokens: int, turn: _Round, plan: Plan) -> bool:
+def _make_room(scheduler: Scheduler, seq: Sequence, tokens: int, turn: Round, plan: Plan) -> bool:
     """Blocks for ``tokens`` of ``seq``, preempting as needed; False if it gave way itself."""
     while not scheduler.cache.grow(seq, tokens):
         victim = scheduler.policy.victim(scheduler.running)
@@ -94,7 +95,7 @@ def _hold_back(scheduler: Scheduler, plan: Plan, grants: dict[int, Grant]) -> No
     """Note which decoding sequences got nothing, and which get a token again."""
     before, scheduler.held_back = scheduler.held_back, {}
     for seq in scheduler.running.values():
-        if not seq.decoding:
+        if not seq.decoding or scheduler.decodes_of(seq) is not scheduler.decodes:
             continue
         if seq.index not in grants:
             scheduler.held_back[seq.index] = seq

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from runtime_runs import SLOW, Given, everything, request, run
@@ -13,10 +14,11 @@ from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.engine import Instance
 from servesim.runtime.records import Status
+from servesim.runtime.request import RequestSpec
 from servesim.runtime.routers import ROUTERS, Snapshot
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.step import LinearStepModel
-from servesim.runtime.workloads.closed_loop import ClosedLoop
+from servesim.runtime.workloads.closed_loop import ClosedLoop, ClosedLoopSource
 
 CONFIG = EngineConfig(max_num_seqs=8, max_num_batched_tokens=64, async_scheduling=False)
 
@@ -109,6 +111,26 @@ def test_a_closed_loop_keeps_its_concurrency() -> None:
     # Two at once take 3 s, then half a second later two more, then the last one alone: 2 s.
     assert list(requests.arrival_s) == pytest.approx([0, 0, 3.5, 3.5, 7.0])
     assert list(requests.finished_s) == pytest.approx([3, 3, 6.5, 6.5, 9.0])
+
+
+def test_an_engine_does_not_run_ahead_of_what_others_cause() -> None:
+    requests = {0: (10, 50), 1: (10, 1), 2: (10, 1)}
+
+    class Source(ClosedLoopSource):
+        def take(self) -> RequestSpec:
+            spec = super().take()
+            prompt, output = requests[spec.id]
+            return replace(spec, prompt_tokens=prompt, output_tokens=output)
+
+    class Loop(ClosedLoop):
+        def source(self) -> ClosedLoopSource:
+            return Source(self.bodies(), 2, 0.0)
+
+    records = simulate(Loop(num_requests=3), [Instance(CONFIG, SLOW, 100)] * 2).requests
+    # The second engine answers at 2 s, and the next request goes to the first, amid its decodes.
+    assert list(records.instance) == [0, 1, 0]
+    assert list(records.arrival_s) == [0, 0, 2.0]
+    assert records.queued_s[2] - records.arrival_s[2] <= 1.1
 
 
 def test_a_closed_loop_goes_on_after_a_rejection() -> None:

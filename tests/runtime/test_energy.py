@@ -158,9 +158,16 @@ DECODE = BatchShape((), 4, 4 * 900, 900)
 ALONE = Placement.tensor_parallel(graph(ranks=1), GPU)
 
 
-def capped(limit_watts: float) -> CappedStepModel:
-    power = AcceleratorPower(50.0, 90.0, 2.0, 200.0, 100.0, 300.0, limit_watts)
-    return CappedStepModel.under(ALONE, power)
+def capped(cap_watts: float, own_watts: float = 600.0) -> CappedStepModel:
+    power = AcceleratorPower(50.0, 90.0, 2.0, 200.0, 100.0, 300.0, own_watts)
+    return CappedStepModel.under(ALONE, power, cap_watts)
+
+
+def test_a_cap_at_the_devices_own_limit_costs_nothing() -> None:
+    """Even where the step asks for more: its time is that of a device at that limit."""
+    at_its_own = capped(250.0, own_watts=250.0).seconds(PREFILL)
+    assert at_its_own == CompiledStepModel.compile(ALONE).seconds(PREFILL)
+    assert at_its_own < capped(249.0, own_watts=250.0).seconds(PREFILL) < 1.01 * at_its_own
 
 
 @pytest.mark.parametrize("batch", [PREFILL, DECODE])

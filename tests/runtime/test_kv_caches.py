@@ -113,6 +113,21 @@ def test_shared_blocks_that_nobody_holds_count_as_needed() -> None:
     assert not cache.admit(late, cache.find(late), 16, 0)  # 2 idle found and 2 new: 4 of 3
 
 
+def test_the_epoch_grows_when_a_refused_sequence_might_fit() -> None:
+    cache = PrefixCache(4, SIZE)
+    holder, late = sequence(0, 12, 1, 2, 3), sequence(1, 16, 1, 2, 3, 4)
+    assert cache.admit(holder, [], 12, 0)
+    cache.register(holder, 8)
+    assert not cache.admit(late, cache.find(late), 16, 0)  # 2 more, 1 is free
+    epoch = cache.epoch
+    cache.register(holder, 12)
+    assert cache.epoch > epoch
+    assert cache.admit(late, cache.find(late), 16, 0)
+    epoch = cache.epoch
+    cache.release(holder)
+    assert cache.epoch > epoch
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), max_size=60))
 @settings(max_examples=60)
 def test_held_and_free_are_always_all(acts: list[tuple[int, int]]) -> None:

@@ -82,6 +82,23 @@ def test_without_chunked_prefill_a_prompt_waits_for_a_step_of_its_own() -> None:
     assert list(records.instances[0].steps.decodes) == [0, 1, 1]
 
 
+def test_an_arrival_as_a_step_ends_joins_the_next_one() -> None:
+    records = run([request(0, 0.0, 10, 3), request(1, 2.0, 10, 1)])
+    assert records.instances[0].steps.end_s[0] == 2.0  # 1 + 0.1 * 10
+    assert records.requests.queued_s[1] == 2.0
+    assert list(records.instances[0].steps.prefill_tokens) == [10, 10, 0]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_block_filled_by_the_last_decode_is_found_by_the_next_turn(ahead: bool) -> None:
+    turns = [
+        request(0, 0.0, 5, 4, prefix_block_ids=(1, 2), prefix_block_size=4),
+        request(1, 100.0, 12, 1, prefix_block_ids=(1, 2, 3), prefix_block_size=4),
+    ]
+    records = run(turns, block_size=4, async_scheduling=ahead)
+    assert list(records.requests.cached_tokens) == [0, 8]
+
+
 def test_preemption_by_hand() -> None:
     # 4 usable blocks of 4 tokens; both fill two blocks with 8 tokens. At the third token the first
     # takes the second's, which starts again when the first is done.

@@ -16,6 +16,7 @@ from servesim.runtime.request import RequestSpec
 from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.runtime.workloads.jsonl import JsonLines
 
+GENERATED = ("burst", "closed_loop", "fixed_rate", "poisson")
 GOOD = {"arrival_s": 0.5, "prompt_tokens": 40, "output_tokens": 3}
 
 
@@ -28,7 +29,7 @@ def drawn(workload: Workload) -> list[RequestSpec]:
     return requests
 
 
-@pytest.mark.parametrize("name", [name for name in WORKLOADS.names() if name != "jsonl"])
+@pytest.mark.parametrize("name", GENERATED)
 def test_every_generated_workload_is_whole_ordered_and_repeatable(name: str) -> None:
     options = {"num_requests": 50, "prompt_tokens": "uniform:low=10,high=99", "seed": 3}
     workload = WORKLOADS.build(name, options)
@@ -41,7 +42,7 @@ def test_every_generated_workload_is_whole_ordered_and_repeatable(name: str) -> 
     assert requests != drawn(WORKLOADS.build(name, {**options, "seed": 4}))
 
 
-@pytest.mark.parametrize("name", [name for name in WORKLOADS.names() if name != "jsonl"])
+@pytest.mark.parametrize("name", GENERATED)
 def test_seeds_change_one_thing_at_a_time(name: str) -> None:
     short = drawn(
         WORKLOADS.build(name, {"prompt_tokens": 10, "output_tokens": "uniform:low=1,high=9"})
@@ -179,17 +180,17 @@ def test_a_file_of_requests(tmp_path: Path) -> None:
         "",
         {**GOOD, "arrival_s": 1, "id": 7, "priority": 2, "prefix_block_ids": [4, 5]},
     )
-    first, second = JsonLines(path=path).requests()
+    first, second = JsonLines(path=path).entries()
     assert (first.id, first.arrival_s, first.prompt_tokens, first.output_tokens) == (0, 0.5, 40, 3)
     assert (second.id, second.priority, second.prefix_block_ids) == (7, 2, (4, 5))
-    assert JsonLines(path=path, max_requests=1).requests() == [first]
+    assert JsonLines(path=path, max_requests=1).entries() == [first]
     assert drawn(JsonLines(path=path)) == [first, second]
     path = written(
         tmp_path,
         {"arrival_s": 0, "output_tokens": 1, "prompt_token_ids": tokens},
         {**GOOD, "prompt_tokens": 33, "token_ids": [*tokens[:20], *tokens[:13]]},
     )
-    first, second = JsonLines(path=path).requests()
+    first, second = JsonLines(path=path).entries()
     assert (first.prompt_tokens, first.prefix_block_ids) == (33, (0, 1))
     assert second.prefix_block_ids == (0, 2)
 
@@ -197,10 +198,10 @@ def test_a_file_of_requests(tmp_path: Path) -> None:
 def test_a_file_packed_with_gzip(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(GOOD).encode()))
-    assert len(JsonLines(path=path).requests()) == 1
+    assert len(JsonLines(path=path).entries()) == 1
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(InputError, match="cannot read"):
-        JsonLines(path=path).requests()
+        JsonLines(path=path).entries()
 
 
 @pytest.mark.parametrize(
