@@ -8,14 +8,19 @@ import math
 def touched_experts(tokens: int, experts: int, top_k: int, local: int, distribution: str) -> float:
     """Local experts that get at least one of ``tokens`` tokens.
 
-    ``balanced`` deals pairs round; any other distribution draws ``top_k`` experts a token with
-    the shares of :func:`expert_shares`.
+    ``balanced`` deals pairs round. A power law rounds the load of each expert and gives what
+    rounding lost to experts without any. Any other distribution draws ``top_k`` experts a token.
     """
+    pairs = tokens * top_k
     if distribution == "balanced":
-        return min(experts, tokens * top_k) * local / experts
-    shares = expert_shares(tokens, experts, top_k, distribution)
-    missed = sum((1.0 - min(1.0, share * top_k)) ** tokens for share in shares)
-    return (experts - missed) * local / experts
+        return min(experts, pairs) * local / experts
+    if not distribution.startswith("power_law_"):
+        return local * (1.0 - (1.0 - top_k / experts) ** tokens)
+    loads = [share * pairs for share in expert_shares(tokens, experts, top_k, distribution)]
+    rounded = [min(tokens, math.floor(load + 0.5)) for load in loads]
+    lost = max(0, pairs - sum(rounded))
+    touched = min(experts, sum(load > 0 for load in rounded) + lost)
+    return touched * local / experts
 
 
 def expert_shares(tokens: int, experts: int, top_k: int, distribution: str) -> list[float]:
@@ -25,8 +30,6 @@ def expert_shares(tokens: int, experts: int, top_k: int, distribution: str) -> l
     are more pairs than experts, from 0.01 to 2 otherwise, as AIConfigurator's benchmark draws
     them.
     """
-    if not distribution.startswith("power_law_"):
-        return [1.0 / experts] * experts
     power = 1.0 - float(distribution.removeprefix("power_law_"))
     low, high = (1.0, 0.8 * tokens) if tokens * top_k > experts else (0.01, 2.0)
     high = max(high, 2.0 * low)

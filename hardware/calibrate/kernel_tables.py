@@ -205,10 +205,16 @@ def moe_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
                 f"moe.{moe_key(work)}",
                 f"{r['hidden_size']}x{r['inter_size']}:{r['num_experts']}/{r['topk']}",
                 origin,
-                regime="serving" if tokens <= 8192 else "over 8192 tokens",
+                regime=_moe_regime(work, int(r["moe_ep_size"])),
             )
         )
     return rows
+
+
+def _moe_regime(work: MoeWork, ranks: int) -> str:
+    if work.intermediate % 64 or ranks > 32:
+        return "outside serving sizes (odd widths, over 32 ranks)"
+    return "serving" if work.tokens <= 8192 else "over 8192 tokens"
 
 
 def recurrent_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:

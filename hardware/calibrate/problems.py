@@ -19,9 +19,18 @@ from servesim.hardware.forms.recurrent import RecurrentForm
 MachineFor = Callable[[str], Machine]
 
 
+#: Rows up to which memory decides, so that fewer rows must not take longer: the factors there
+#: are fitted as rises from one to the next.
+_RISING = 128
+
+
 def _gemm_form(coefficients: Mapping[str, float]) -> GemmForm:
     plain = {k: v for k, v in coefficients.items() if not k.startswith("rows_")}
-    return GemmForm(**plain, rows=tuple(coefficients[f"rows_{m}"] for m in ROWS))
+    rows: list[float] = []
+    for m in ROWS:
+        factor = coefficients[f"rows_{m}"]
+        rows.append(factor * rows[-1] if rows and m <= _RISING else factor)
+    return GemmForm(**plain, rows=tuple(rows))
 
 
 _BUILD: dict[str, Callable[[Mapping[str, float]], Any]] = {
@@ -46,17 +55,23 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "sharpness": Parameter(2.5, 1.0, 10.0),
         "smoothing": Parameter(0.4, 0.02, 1.0),
         "cache": Parameter(2.0, 0.5, 10.0),
-        **{f"rows_{m}": Parameter(1.0, 0.7, 1.4) for m in ROWS},
+        "pad": Parameter(1e-7, 1e-8, 2e-5),
+        **{
+            f"rows_{m}": Parameter(1.01, 1.0, 1.5) if 1 < m <= _RISING else Parameter(1.0, 0.6, 1.7)
+            for m in ROWS
+        },
     },
     "decode": {
         "launch": Parameter(7e-6, 5e-7, 5e-5),
         "batch": Parameter(1e-6, 1e-8, 2e-5),
         "combine": Parameter(2e-6, 1e-8, 2e-5),
+        "join": Parameter(3e-8, 1e-9, 1e-6),
         "tile": Parameter(2e-6, 1e-7, 2e-5),
         "stream": Parameter(4.0, 0.5, 50.0),
         "compute": Parameter(0.5, 0.05, 1.2),
         "resident_tiles": Parameter(1.0, 0.5, 4.0),
         "memory": _MEMORY,
+        "ramp": Parameter(1e-5, 1e-8, 1e-4),
         "cache": Parameter(2.5, 0.5, 10.0),
         "sharpness": Parameter(2.5, 1.0, 10.0),
         "smoothing": Parameter(0.4, 0.02, 1.0),
@@ -107,7 +122,10 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "sharpness": Parameter(2.0, 1.0, 10.0),
     },
 }
+#: Forms whose kernels start by quantising 16-bit inputs.
+_QUANTISED = ("gemm.fp8", "gemm.nvfp4", "gemm.int8")
 _CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
+    "gemm": {"least": (0.0, 128.0, 256.0), "ragged": (0.0, 256.0)},
     "decode": {"block": (64.0, 128.0, 256.0)},
     "prefill": {"rows": (64.0, 128.0, 256.0), "packed": (0.0, 1.0)},
 }
@@ -125,9 +143,17 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
     if family not in _BUILD:
         raise UnknownNameError("form", family, _BUILD)
     choices = dict(_CHOICES.get(family, {}))
+    parameters = dict(_PARAMETERS[family])
+    if form.startswith(_QUANTISED):
+        parameters["quantise"] = Parameter(1.0, 0.1, 20.0)
     if family == "prefill":
         choices["joint"] = (1.0,) if joint else (0.0,)
-    return Problem(predictor(form, machine), _PARAMETERS[family], choices)
+    return Problem(predictor(form, machine), parameters, choices)
+
+
+def built_form(form: str, coefficients: Mapping[str, float]) -> Any:
+    """The form object that fitted ``coefficients`` stand for."""
+    return _BUILD[form.split(".", maxsplit=1)[0]](coefficients)
 
 
 def predictor(form: str, machine: MachineFor) -> Callable[[Mapping[str, float], Row], float]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from servesim.errors import InputError
 from servesim.graph.work import AttentionWork
 from servesim.hardware.calibrate.errors import ErrorLine, error_line, error_lines
 from servesim.hardware.calibrate.fit import Fit, Problem, fit, scaled, thinned
-from servesim.hardware.calibrate.problems import problem
+from servesim.hardware.calibrate.problems import built_form, problem
 from servesim.hardware.calibrate.row import Row, held_out
 from servesim.hardware.calibrated import machine_of
 from servesim.hardware.device import Device
+from servesim.hardware.forms.attention import decodes_as_blocks
 from servesim.hardware.forms.extent import extent
 
 #: Held-out rows an error table looks at, for each form.
@@ -54,8 +55,8 @@ def calibrate(
     """Every form that ``rows`` allow, fitted with whole shapes held out.
 
     Rows of ``exclude_models`` never enter a fit; they are then what errors are reported on.
-    ``joint``: attention of mixed batches, and decodes with a window, run as blocks of the
-    prefill kernel (FlashAttention 2).
+    ``joint``: attention of mixed batches, and some decodes, run as blocks of the prefill kernel
+    (FlashAttention 2).
 
     Raises:
         InputError: no row is left to fit.
@@ -63,7 +64,7 @@ def calibrate(
     groups: dict[str, list[Row]] = {}
     for row in rows:
         form = row.form
-        if joint and isinstance(row.work, AttentionWork) and row.work.window:
+        if joint and isinstance(row.work, AttentionWork) and decodes_as_blocks(row.work):
             form = form.replace("decode.", "prefill.")
         groups.setdefault(form, []).append(replace(row, form=form))
     results = []
@@ -134,12 +135,4 @@ def as_table(result: FormResult, source: str) -> dict[str, Any]:
     table["range"] = {name: [low, high] for name, (low, high) in result.ranges.items()}
     if result.fitted.origins:
         table["origins"] = {o: round(f, 4) for o, f in result.fitted.origins.items()}
-    rows: list[float] = []
-    for name, value in result.fitted.coefficients.items():
-        if name.startswith("rows_"):
-            rows.append(value)
-        else:
-            table[name] = value
-    if rows:
-        table["rows"] = rows
-    return table
+    return table | asdict(built_form(result.form, result.fitted.coefficients))

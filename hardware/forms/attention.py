@@ -18,14 +18,17 @@ class DecodeForm:
 
     Attributes:
         launch: seconds of the smallest kernel.
-        batch: seconds more with several sequences (gathering and swapping of heads).
-        combine: seconds to join splits, once the mean context exceeds ``block``.
+        batch: seconds that swapping heads and groups takes with several sequences, KV heads and
+            heads a KV head.
+        combine, join: seconds to join splits, and for each of them, once the mean context
+            exceeds ``block``.
         block: keys a split takes at least.
         tile: seconds of a tile beside its keys.
         stream: bytes/s one tile reads, as a multiple of ``bandwidth / cores``.
         compute: share of peak arithmetic inside a tile (decides for latent attention).
         resident_tiles: tiles a core holds at once.
         memory: share of peak bandwidth.
+        ramp: seconds that large reads from many tiles take more, however large.
         cache: bytes/s of the last-level cache, as a multiple of bandwidth.
         sharpness: of the blend of tiles and memory.
         skew: share of the way from the mean context to the longest that a batch pays.
@@ -44,6 +47,8 @@ class DecodeForm:
     sharpness: float
     smoothing: float = 0.5
     skew: float = 0.05
+    ramp: float = 0.0
+    join: float = 0.0
 
     def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of the decodes of ``work`` alone; ``resident``: share of the cache's bytes in L2."""
@@ -63,17 +68,20 @@ class DecodeForm:
             key_flops * slots / (self.compute * machine.flops),
         )
         rounds = waves(tiles * splits / slots, self.smoothing)
+        tiled = rounds * (self.tile + mean / splits * key)
         moved = count * mean * work.kv_bytes_per_token
         memory = moved * (
             (1.0 - resident) / (self.memory * machine.bandwidth)
             + resident / (self.cache * machine.bandwidth)
         )
-        fixed = self.launch + rounds * self.tile
-        if count > 1:
+        full = moved / (moved + machine.cache_bytes) * tiles / (tiles + machine.cores)
+        memory += self.ramp * full * (1.0 - resident)
+        fixed = self.launch
+        if count > 1 and 1 < work.kv_heads < work.heads:
             fixed += self.batch
         if mean > self.block and not work.window:
-            fixed += self.combine
-        return fixed + blended_max(rounds * mean / splits * key, memory, self.sharpness)
+            fixed += self.combine + self.join * splits
+        return fixed + blended_max(tiled, memory, self.sharpness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ class PrefillForm:
         sharpness: of the blend of tiles and memory.
         packed: 1 when a block holds the queries of all heads of a KV head, 0 of one head.
         joint: 1 when decodes of a mixed batch run as blocks of the same kernel, without splits;
-            0 when they run beside it. Decodes with a window run like those of a mixed batch.
+            0 when they run beside it.
     """
 
     launch: float
@@ -168,6 +176,15 @@ def _block_keys(new: int, context: int, blocks: int, queries: float, window: int
     return growing * context + queries * growing * (growing + 1) / 2 + full
 
 
+def decodes_as_blocks(work: AttentionWork) -> bool:
+    """Whether a joint kernel runs decodes as blocks even without prefills.
+
+    FlashAttention 2 splits keys only where it can swap the heads of a group for queries: several
+    heads a KV head, and no window.
+    """
+    return bool(work.window) or work.heads == work.kv_heads
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionForm:
     """Decodes, prefills and their mixture."""
@@ -177,7 +194,8 @@ class AttentionForm:
 
     def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of ``work``; ``resident`` as in :class:`DecodeForm`."""
-        if not work.prefills and not (work.window and self.prefill.joint):
+        alone = not work.prefills and not (self.prefill.joint and decodes_as_blocks(work))
+        if alone:
             return self.decode.seconds(work, machine, resident)
         if not work.decodes or self.prefill.joint:
             return self.prefill.seconds(work, machine)

@@ -11,7 +11,7 @@ from servesim.graph.work import GemmWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
 
 #: Output tiles (rows, columns) and splits of k a library chooses among.
-TILES = ((16, 64), (64, 64), (64, 128), (128, 128), (64, 256), (128, 256))
+TILES = ((16, 64), (64, 64), (64, 128), (128, 128), (64, 256), (128, 256), (256, 128))
 SPLITS = (1, 2, 3, 4, 6, 8)
 
 #: Numbers of rows at which ``GemmForm.rows`` is given; linear in log m between, constant beyond.
@@ -35,6 +35,11 @@ class GemmForm:
         smoothing: share of wave quantisation that is hidden, 0 to 1.
         cache: bytes/s of the last-level cache, as a multiple of bandwidth.
         rows: what library heuristics add or save by m, at ``ROWS``.
+        least: rows of the smallest tile used where twice as many would still be filled.
+        ragged: rows computed beside m when m is no multiple of 8.
+        pad: seconds that padding to a multiple of 4 rows takes.
+        quantise: bytes/s at which a kernel before it turns 16-bit inputs into the format of the
+            arithmetic, as a multiple of bandwidth; 0 where inputs come in that format.
     """
 
     launch: float
@@ -48,6 +53,10 @@ class GemmForm:
     smoothing: float
     cache: float
     rows: tuple[float, ...] = (1.0,) * len(ROWS)
+    least: float = 0.0
+    ragged: float = 0.0
+    pad: float = 0.0
+    quantise: float = 0.0
 
     def seconds(self, work: GemmWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of ``work``.
@@ -69,8 +78,11 @@ class GemmForm:
         weight_width = bytes_per_element(work.weight)
         partial = 8.0 * batch * m * n / (self.reduce * bandwidth)
         best = math.inf
+        computed = m + self.ragged if m > 16 and m % 8 else m
         for rows, columns in TILES:
-            tiles = batch * math.ceil(m / rows) * math.ceil(n / columns)
+            if rows < self.least and 2 * rows <= m:
+                continue
+            tiles = batch * math.ceil(computed / rows) * math.ceil(n / columns)
             step = max(
                 2.0 * rows * columns * per_flop,
                 (rows * width + columns * weight_width) * per_byte,
@@ -80,7 +92,10 @@ class GemmForm:
                 if split > 1:
                     time += self.split + split * partial
                 best = min(best, time)
-        return self._rows(m) * (self.launch + blended_max(best, memory, self.sharpness))
+        fixed = self.launch + self.pad if m % 4 else self.launch
+        if self.quantise:
+            fixed += batch * m * k * (2.0 + width) / (self.quantise * bandwidth)
+        return self._rows(m) * (fixed + blended_max(best, memory, self.sharpness))
 
     def _rows(self, m: int) -> float:
         x = math.log(m) if m > 0 else 0.0

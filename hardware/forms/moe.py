@@ -16,12 +16,12 @@ TILE_COLUMNS = 128
 
 @dataclass(frozen=True, slots=True)
 class MoeForm:
-    """``launch + pairs·pair/cores + min over tiles of blended_max(tiles, experts' weights)``.
+    """``launch + tokens·top_k·pair/cores + least over tiles of blended_max(tiles, weights)``.
 
     Attributes:
         launch: seconds of routing, sorting and two empty grouped products.
-        pair: seconds a core spends on a (token, expert) pair beside its products: gather,
-            activation, weighted sum, per kilobyte of hidden state.
+        pair: seconds a core spends on a (token, expert) pair beside its products (gather,
+            activation, weighted sum), for a kilobyte of hidden state.
         memory: share of peak bandwidth that streaming the touched experts' weights reaches.
         compute: share of peak arithmetic inside a tile.
         feed: bytes/s at which all cores load operands, as a multiple of bandwidth.
@@ -73,7 +73,8 @@ class MoeForm:
                 time += waves(tiles / machine.cores, self.smoothing) * (step * k + self.tile)
             best = min(best, time)
         memory = touched * work.expert_bytes / (self.memory * machine.bandwidth)
-        moving = pairs * self.pair * work.hidden * width / 1024.0 / machine.cores
+        dealt = work.tokens * work.top_k  # on every rank: those of other ranks' experts count too
+        moving = dealt * self.pair * work.hidden * width / 1024.0 / machine.cores
         fixed = self.launch + moving + touched * self.expert
         return fixed + blended_max(best, memory, self.sharpness)
 
