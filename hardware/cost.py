@@ -35,3 +35,12 @@ class CostModel(Protocol):
         Raises:
             UnsupportedError: this device cannot run such work.
         """
+
+
+def kernels_alone(model: CostModel) -> bool:
+    """Whether ``model`` gives the time of kernels alone, without the gap to the next one.
+
+    A cost model says so with an attribute ``kernels_alone``; most measure or are fitted to
+    kernels one after another, gaps included.
+    """
+    return bool(getattr(model, "kernels_alone", False))

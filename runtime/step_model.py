@@ -8,14 +8,22 @@ from dataclasses import dataclass, field
 
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, SEQUENCES, TOKENS, Op, OpSpec
-from servesim.graph.work import AttentionWork, Work
-from servesim.hardware.cost import Cost, Source
+from servesim.graph.work import AttentionWork, CollectiveWork, Work
+from servesim.hardware.cost import Cost, Source, kernels_alone
 from servesim.hardware.placement import Placement
 
 SOURCES = tuple(Source)
 _INDEX = {source: i for i, source in enumerate(SOURCES)}
 #: Options of an attention spec that make its work depend on every context, not on their sum.
 _CLIPPING = ("window", "chunk", "selected")
+
+#: Seconds from one kernel's end to the next one's start, in a CUDA graph and launched into a
+#: stream: kernels of 2.9 µs took 3.4 µs and 3.8 µs each (A. Gray, Getting Started with CUDA Graphs,
+#: NVIDIA technical blog, 2019). Added where costs are those of kernels alone.
+GRAPH_GAP_S, STREAM_GAP_S = 0.5e-6, 0.9e-6
+GAPS = "gaps between kernels"
+#: A batch in which every operator runs.
+_PROBE = BatchShape(((2, 1),), 1, 1, 1)
 
 #: Seconds by source, in the order of ``SOURCES``.
 Seconds = list[float]
@@ -42,13 +50,18 @@ class OpCost:
 
 @dataclass(frozen=True)
 class _Group:
-    """Equal operators: one cost, ``count`` times a step."""
+    """Equal operators: one cost, ``count`` times a step.
+
+    Attributes:
+        alone: whether the cost is that of a kernel without the gap to the next one.
+    """
 
     op: Op
     count: int
     label: str
     device: str
     cost: Callable[[Work], Cost]
+    alone: bool
 
     def of(self, batch: BatchShape) -> Cost | None:
         """The cost of one run for ``batch``; None when it does not run."""
@@ -90,6 +103,7 @@ class CompiledStepModel:
         self._sequences = [g for g in groups if g.op.spec.depends == SEQUENCES]
         self._context = [g for g in groups if g.op.spec.depends == CONTEXT]
         self.needs_contexts = any(_clips(g.op) for g in self._context)
+        self._kernels_alone = sum(g.count for g in groups if g.alone)
         self._by_tokens: dict[int, Seconds] = {}
         self._by_sequences: dict[int, Seconds] = {}
         self._by_decodes: dict[int, tuple[float, Seconds]] = {}
@@ -153,11 +167,19 @@ class CompiledStepModel:
             if cost is not None:
                 seconds = group.count * cost.seconds
                 rows.append(OpCost(group.label, group.device, group.count, seconds, cost.source))
+        gaps = self._gap_seconds(padded.tokens) if batch.tokens else 0.0
+        if gaps:
+            name, count = self.placement.default, self._kernels_alone
+            rows.append(OpCost(GAPS, name, count, gaps, Source.ANALYTICAL))
         for transfer in self.placement.transfers:
             cost, ends = transfer.cost(batch), "->".join(transfer.ends)
             seconds = transfer.count * cost.seconds
             rows.append(OpCost("transfer", ends, transfer.count, seconds, cost.source))
         return tuple(rows)
+
+    def reset(self) -> None:
+        """Forget the seconds answered so far."""
+        self.spent[:] = [0.0] * len(SOURCES)
 
     def source_seconds(self) -> dict[Source, float]:
         """Seconds of all answers so far by source."""
@@ -171,9 +193,16 @@ class CompiledStepModel:
     def _token_seconds(self, tokens: int) -> Seconds:
         known = self._by_tokens.get(tokens)
         if known is None:
-            batch = BatchShape.of_tokens(self._padded(tokens))
-            known = self._by_tokens[tokens] = _total(self._tokens, batch)
+            padded = self._padded(tokens)
+            known = _total(self._tokens, BatchShape.of_tokens(padded))
+            known[_INDEX[Source.ANALYTICAL]] += self._gap_seconds(padded)
+            self._by_tokens[tokens] = known
         return known
+
+    def _gap_seconds(self, padded: int) -> float:
+        """Gaps between the kernels of a step padded to so many tokens."""
+        captured = bool(self.capture_sizes) and padded <= self.capture_sizes[-1]
+        return self._kernels_alone * (GRAPH_GAP_S if captured else STREAM_GAP_S)
 
     def _sequence_seconds(self, sequences: int) -> Seconds:
         known = self._by_sequences.get(sequences)
@@ -207,7 +236,9 @@ def _groups(placement: Placement) -> Iterable[_Group]:
             first, count = found.get(key, (op, 0))
             found[key] = first, count + block.count
     for (_, label, name), (op, count) in found.items():
-        yield _Group(op, count, label, name, _coster(placement, name))
+        collective = isinstance(op.work(_PROBE), CollectiveWork)
+        alone = not collective and kernels_alone(placement.cost_model(name))
+        yield _Group(op, count, label, name, _coster(placement, name), alone)
 
 
 def _coster(placement: Placement, name: str) -> Callable[[Work], Cost]:

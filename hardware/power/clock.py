@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from servesim.graph.work import Work
-from servesim.hardware.cost import Cost, CostModel
+from servesim.hardware.cost import Cost, CostModel, kernels_alone
 from servesim.hardware.device import Device
 from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.hardware.roofline import FAMILIES, RooflineCost
@@ -31,6 +31,11 @@ class ClockedCost:
     base: CostModel
     device: Device
     share: float
+
+    @property
+    def kernels_alone(self) -> bool:
+        """As ``base``: gaps between kernels do not depend on the clock."""
+        return kernels_alone(self.base)
 
     def cost(self, work: Work) -> Cost:
         """The cost of ``work`` at the lower clock.

@@ -31,11 +31,13 @@ class LayerProfile:
         curves: seconds by layer name over tokens (LM head and sampler: over sequences).
         attention: seconds of attention by batch.
         fallback: answers for work the bundle has no layer for.
+        kernels_alone: whether the times leave out the gaps between kernels.
     """
 
     curves: Mapping[str, Curve]
     attention: AttentionTable
     fallback: CostModel
+    kernels_alone: bool = False
 
     def cost(self, work: Work) -> Cost:
         """Measured within the bundle's range, continued and marked extrapolated beyond it.
@@ -93,7 +95,7 @@ def load_layer_profile(
     # In a whole model all but the first add it, as the final one does.
     if "layernorm" in curves:
         curves["layernorm"] = curves.get("final_layernorm", curves["layernorm"])
-    return LayerProfile(curves, _attention(place), fallback)
+    return LayerProfile(curves, _attention(place), fallback, kernels_alone=True)
 
 
 def _curves(path: Path, count: str) -> dict[str, Curve]:

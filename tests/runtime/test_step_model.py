@@ -1,6 +1,7 @@
 """A compiled step is the sum over its operators, whatever the way it is asked."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -186,6 +187,33 @@ def test_steps_are_padded_to_captured_sizes():
     assert padded.decode_seconds(100, 100, 1) == pytest.approx(
         plain.decode_seconds(100, 100, 1) + extra
     )
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A microsecond for every kernel, without the gap to the next one."""
+
+    kernels_alone: bool = True
+
+    def cost(self, work):
+        return Cost(1e-6, Source.MEASURED)
+
+
+def test_gaps_between_kernels_are_added_where_costs_leave_them_out():
+    placement = Placement.tensor_parallel(graph(), GPU, Bare(), Bare())
+    step = CompiledStepModel.compile(placement, capture_sizes=(8,))
+    runs = 3 * 6 + 1  # three layers of six operators and the head
+    kernels = runs - 3  # an all-reduce in each layer is no kernel of the table
+    assert step.decode_seconds(8, 80, 10) == pytest.approx(runs * 1e-6 + kernels * 0.5e-6)
+    assert step.decode_seconds(9, 90, 10) == pytest.approx(runs * 1e-6 + kernels * 0.9e-6)
+    batch = BatchShape(((100, 0),))
+    assert step.seconds(batch) == pytest.approx(runs * 1e-6 + kernels * 0.9e-6)
+    assert sum(row.seconds for row in step.cost_breakdown(batch)) == pytest.approx(
+        step.seconds(batch)
+    )
+    assert step.source_seconds()[Source.ANALYTICAL] > 0
+    whole = Placement.tensor_parallel(graph(), GPU, Bare(kernels_alone=False), Bare())
+    assert CompiledStepModel.compile(whole).seconds(batch) == pytest.approx(runs * 1e-6)
 
 
 def test_transfers_between_devices_are_part_of_the_step():
