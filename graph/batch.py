@@ -21,6 +21,9 @@ class BatchShape:
         decode_context_max: the largest of them (0 without decodes).
         contexts: the decodes' contexts one by one, when the model needs more than their sum
             (sliding windows, chunked attention); int64, any order.
+        padded_tokens: tokens that the step is padded to, where other ranks of a group have more.
+        group_tokens: tokens, after padding, of all data-parallel ranks that share experts; 0 when
+            the ranks do not wait for each other.
     """
 
     prefills: tuple[tuple[int, int], ...] = ()
@@ -28,6 +31,8 @@ class BatchShape:
     decode_context: int = 0
     decode_context_max: int = 0
     contexts: npt.NDArray[np.int64] | None = None
+    padded_tokens: int = 0
+    group_tokens: int = 0
 
     @classmethod
     def of(cls, sequences: Iterable[tuple[int, int]]) -> BatchShape:

@@ -119,11 +119,13 @@ class _BlockSharder:
         if State.PARTIAL in states and not _is_sum(op):
             self._reduce([n for n in op.inputs if self._states[n] is State.PARTIAL])
             states = {self._states[name] for name in op.inputs}
-        if State.SHARDED in states and isinstance(spec, Norm) and self._spans_ranks(op):
-            self._gather(op)
-            states = {State.REPLICATED}
-        local, state = self._local(op, states)
         inputs = tuple(dict.fromkeys(self._renamed.get(n, n) for n in op.inputs))
+        if State.SHARDED in states and isinstance(spec, Norm) and self._spans_ranks(op):
+            # Every rank norms the whole vector and goes on with its own heads.
+            inputs = (self._gather(op),)
+            local, state = op.spec, State.SHARDED
+        else:
+            local, state = self._local(op, states)
         self._ops.append(replace(op, spec=local, inputs=inputs))
         self._states[op.name] = state
         if isinstance(spec, Embedding) and state is State.PARTIAL:
@@ -228,20 +230,24 @@ class _BlockSharder:
             spec = Collective("all_reduce", width, self._ranks, dtype=self._dtype)
             self._insert("all_reduce", spec, names, "all_reduce")
 
-    def _gather(self, op: Op) -> None:
-        """All-gather what a norm over the whole width reads."""
-        names = [n for n in op.inputs if self._states[n] is State.SHARDED]
+    def _gather(self, op: Op) -> str:
+        """All-gather what a norm over the whole width reads; the collective's name."""
         assert isinstance(op.spec, Norm)
         spec = Collective("all_gather", op.spec.width, self._ranks, dtype=self._dtype)
-        self._insert("all_gather", spec, names, "all_gather")
+        return self._append("all_gather", spec, op.inputs)
 
     def _insert(self, base: str, spec: OpSpec, names: list[str], label: str) -> None:
+        """Put a collective behind ``names``; who reads them later reads its result."""
+        name = self._append(base, spec, names, label)
+        self._states |= dict.fromkeys(names, State.REPLICATED)
+        self._renamed |= dict.fromkeys(names, name)
+
+    def _append(self, base: str, spec: OpSpec, names: Sequence[str], label: str = "") -> str:
         taken = sum(o.name == base or o.name.startswith(f"{base}.") for o in self._ops)
         name = f"{base}.{taken + 1}" if taken else base
         reads = tuple(dict.fromkeys(self._renamed.get(n, n) for n in names))
-        self._ops.append(Op(name, spec, reads, "", label))
-        self._states |= dict.fromkeys(names, State.REPLICATED)
-        self._renamed |= dict.fromkeys(names, name)
+        self._ops.append(Op(name, spec, reads, "", label or base))
+        return name
 
     def _spec(self, name: str) -> OpSpec:
         return next(op.spec for op in self._block.ops if op.name == name)

@@ -10,13 +10,14 @@ from servesim.graph.passes.simplify import parameters_of
 
 
 def merge_norms(graph: TraceGraph) -> None:
-    """Merge norms of equal width that read the same projection and serve the same attention."""
+    """Merge norms of single heads that read the same projection and serve the same attention."""
     users = graph.users()
     groups: dict[tuple[object, ...], list[Node]] = defaultdict(list)
     for node in graph:
         if node.target == "norm" and node.layer is not None:
             served = tuple(i for i in sinks(graph, users, node.id) if is_mixer(graph.nodes[i]))
-            if served:
+            widths = [graph.nodes[i].attrs.get("head_dim") for i in served]
+            if served and node.attrs["width"] in widths:
                 groups[node.inputs, node.attrs["width"], served].append(node)
     for first, *rest in groups.values():
         for node in rest:
