@@ -225,7 +225,9 @@ class StepUse:
                 before = self._rates.get(one.window, [(0.0, 0.0)] * len(SUMS))
                 self._rates[one.window] = [
                     (memory + more[MEMORY], compute + more[COMPUTE])
-                    for (memory, compute), more in zip(before, one.coefficients.tolist(), strict=True)
+                    for (memory, compute), more in zip(
+                        before, one.coefficients.tolist(), strict=True
+                    )
                 ]
 
     def of(self, batch: BatchShape) -> tuple[float, float]:

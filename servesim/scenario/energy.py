@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,10 +66,12 @@ def powered_step_model(
     """
     if section.power_limit_watts is None:
         return CompiledStepModel.compile(placement, capture_sizes=capture_sizes)
-    power = device_power(section, device)
+    power = device_power(replace(section, power_limit_watts=None), device)
     if power is None:
         raise InputError(f"what {device.name} draws is not known: give [hardware] power, too")
-    return CappedStepModel.under(placement, power, capture_sizes=capture_sizes)
+    device_power(section, device)  # refuses a cap that cannot be kept
+    cap = section.power_limit_watts
+    return CappedStepModel.under(placement, power, cap, capture_sizes=capture_sizes)
 
 
 def device_power(section: HardwareSection, device: Device) -> AcceleratorPower | None:
