@@ -1,0 +1,95 @@
+"""Loading graphs: from disk when nothing changed, traced anew when anything did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from servesim.errors import InputError, UnknownNameError, UnsupportedError
+from servesim.models import load
+from servesim.models.load import cache_directory, load_graph
+
+MODEL = "HuggingFaceTB/SmolLM2-135M"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SERVESIM_CACHE", str(tmp_path / "cache"))
+    return cache_directory()
+
+
+def test_the_second_time_comes_from_disk(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_graph(MODEL)
+    assert len(list(own_cache.iterdir())) == 1
+    monkeypatch.setattr("servesim.models.build_graph.trace_graph", None)
+    assert load_graph(MODEL) == first
+
+
+def test_a_damaged_file_is_traced_anew(own_cache: Path) -> None:
+    first = load_graph(MODEL)
+    (file,) = own_cache.iterdir()
+    for damage in ("", "{", "[]", '{"model": "x"}', file.read_text()[:-40]):
+        file.write_text(damage)
+        assert load_graph(MODEL) == first
+    assert json.loads(file.read_text())
+
+
+def test_code_config_and_dtype_are_in_the_key(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_graph(MODEL)
+    load_graph(MODEL, dtype="fp16")
+    load_graph("HuggingFaceTB/SmolLM2-360M")
+    monkeypatch.setattr(load, "_code_hash", lambda: "another version")
+    load_graph(MODEL)
+    assert len(list(own_cache.iterdir())) == 4
+
+
+def test_without_the_cache_nothing_is_written(own_cache: Path) -> None:
+    load_graph(MODEL, cache=False)
+    assert not own_cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SERVESIM_CACHE", str(tmp_path / "file"))
+    assert load_graph(MODEL).num_layers == 30
+
+
+def test_a_cached_graph_needs_no_torch(own_cache: Path) -> None:
+    load_graph(MODEL)
+    code = (
+        "import sys; from servesim.models.load import load_graph; "
+        f"load_graph({MODEL!r}); print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_bad_input() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'meta-llama/Llama-3.1-8B'"):
+        load_graph("meta-llama/Llama-3.1-8")
+    with pytest.raises(InputError, match="no format to compute in"):
+        load_graph(MODEL, dtype="int4")
+    with pytest.raises(UnknownNameError, match="unknown dtype 'bf17'"):
+        load_graph(MODEL, dtype="bf17")
+    with pytest.raises(UnsupportedError, match="9 do not divide among 2"):
+        load_graph(MODEL, tensor_parallel_size=2)
+
+
+def test_a_config_that_builds_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "llama", "hidden_size": "wide"}))
+    with pytest.raises(InputError, match="'llama' does not build"):
+        load_graph(str(file))
+    file.write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(UnsupportedError, match="no causal language model"):
+        load_graph(str(file))
