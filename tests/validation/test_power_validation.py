@@ -36,7 +36,7 @@ def test_energy_of_models_not_fitted_on(capsys: pytest.CaptureFixture[str]) -> N
     if not data.is_file():
         pytest.skip("no measured energy")
     assert main(["validate", "energy", "--data", str(data), "--json"]) == 0
-    got = json.loads(capsys.readouterr().out)
+    got = json.loads(capsys.readouterr().out)["energy"]["H100"]
     assert got["configurations"] == 405
     assert got["skipped"] == {}
     assert got["held_out"]["joules_per_token"] < 0.15
@@ -60,6 +60,7 @@ def _steady(batch: int, kernels_s: float, compute_s: float) -> Steady:
         "gpqa",
         "H100",
         2,
+        1,
         batch,
         batch,
         500.0,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnknownNameError
 
 #: Prompt tokens by task: the data set gives none. Estimates from what the tasks are: GPQA diamond
 #: questions, LM Arena conversations, code around a gap, an image or a video with a question.
@@ -34,6 +34,7 @@ class Measured:
     """One configuration.
 
     Attributes:
+        gpus, replicas: GPUs of all replicas, and how many of these there are.
         max_num_seqs: requests in the server at a time, as far as they fit.
         batch: of them on average.
         output_tokens: mean length of an answer.
@@ -46,6 +47,7 @@ class Measured:
     task: str
     gpu: str
     gpus: int
+    replicas: int
     max_num_seqs: int
     batch: float
     output_tokens: float
@@ -55,8 +57,19 @@ class Measured:
 
     @property
     def prompt_tokens(self) -> int:
-        """Mean length of a prompt: an estimate."""
+        """Mean length of a prompt: an estimate.
+
+        Raises:
+            UnknownNameError: there is none for the task.
+        """
+        if self.task not in PROMPT_TOKENS:
+            raise UnknownNameError("task", self.task, PROMPT_TOKENS)
         return PROMPT_TOKENS[self.task]
+
+    @property
+    def tensor_parallel(self) -> int:
+        """GPUs that a model is sharded over, experts included."""
+        return self.gpus // self.replicas
 
     @property
     def step_s(self) -> float:
@@ -70,16 +83,16 @@ class Measured:
 
 
 def read_configurations(path: Path) -> tuple[Measured, ...]:
-    """The rows of a CSV file, or of the only one in a folder.
+    """The rows of a CSV file, or of all in a folder.
 
     Raises:
         InputError: it cannot be read, or lacks a column or value.
     """
     if path.is_dir():
-        found = sorted(path.glob("*.csv"))
-        if len(found) != 1:
-            raise InputError(f"{path}: {len(found)} CSV files; name one")
-        path = found[0]
+        files = sorted(path.glob("*.csv"))
+        if not files:
+            raise InputError(f"{path}: no CSV file in it")
+        return tuple(row for file in files for row in read_configurations(file))
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return tuple(_measured(row) for row in csv.DictReader(file))
@@ -91,13 +104,12 @@ def read_configurations(path: Path) -> tuple[Measured, ...]:
 
 def _measured(row: Mapping[str, str]) -> Measured:
     seqs = int(row["max_num_seqs"])
-    if row["task"] not in PROMPT_TOKENS:
-        raise InputError(f"unknown task {row['task']!r} (known: {', '.join(PROMPT_TOKENS)})")
     return Measured(
         model=row["model_id"],
         task=row["task"],
         gpu=row["gpu_model"],
         gpus=int(row["num_gpus"]),
+        replicas=int(row["data_parallel"] or 1),
         max_num_seqs=seqs,
         batch=float(row["avg_batch_size"] or seqs),
         output_tokens=float(row["avg_output_len"]),

@@ -56,7 +56,6 @@ class EnergyValidation:
         skipped: models that cannot be simulated, and why.
     """
 
-    gpu: str
     configurations: int
     held_out: Errors
     splits: tuple[Errors, ...]
@@ -67,26 +66,27 @@ class EnergyValidation:
     skipped: Mapping[str, str]
 
 
-def validate_energy(rows: Sequence[Measured]) -> EnergyValidation:
-    """Predict every configuration of one kind of GPU.
+def validate_energy(rows: Sequence[Measured]) -> dict[str, EnergyValidation]:
+    """Predict every configuration, by kind of GPU.
 
     Raises:
-        InputError: several kinds of GPU, or none of the models can be simulated.
+        InputError: too few of the models can be simulated.
     """
     gpus = sorted({row.gpu for row in rows})
-    if len(gpus) != 1:
-        raise InputError(f"configurations of one kind of GPU are needed, not of {gpus}")
-    power = accelerator_power(load_device(gpus[0]))
+    return {gpu: _validate(gpu, [row for row in rows if row.gpu == gpu]) for gpu in gpus}
+
+
+def _validate(gpu: str, rows: Sequence[Measured]) -> EnergyValidation:
+    power = accelerator_power(load_device(gpu))
     steps, skipped = steady_steps(rows)
     models = sorted({one.measured.model for one in steps})
     if len(models) < _GROUPS:
-        raise InputError(f"at least {_GROUPS} models that can be simulated are needed")
+        raise InputError(f"{gpu}: at least {_GROUPS} models that can be simulated are needed")
     tests = [_held_out(steps, models[group::_GROUPS], power) for group in range(_GROUPS)]
     together = [pair for test in tests for pair in test]
     time = fit_time(steps)
     tasks = sorted({one.measured.task for one in steps})
     return EnergyValidation(
-        gpu=gpus[0],
         configurations=len(rows),
         held_out=_errors(together),
         splits=tuple(_errors(test) for test in tests),

@@ -24,10 +24,10 @@ class Steady:
 
     Attributes:
         measured: what was measured of it.
-        batch: requests that decode.
+        batch: requests that decode, in all replicas.
         kernels_s: seconds of the model's kernels.
         memory_s, compute_s: what they would take at full bandwidth, and at peak arithmetic.
-        logits: sampled from.
+        logits: sampled from, in one replica.
         bandwidth: of the device's memory, bytes/s.
     """
 
@@ -47,17 +47,17 @@ def steady_steps(rows: Sequence[Measured]) -> tuple[list[Steady], dict[str, str]
         try:
             found.append(_steady(row))
         except ServesimError as error:
-            skipped[row.model] = str(error)
+            skipped[f"{row.model}, {row.task}"] = str(error)
     return found, skipped
 
 
 def _steady(row: Measured) -> Steady:
     """Prefills come as often as requests end; half of an answer is context on average."""
     model, scheme = row.served_as
-    served, use = _served(model, scheme, row.gpu, row.gpus)
+    served, use = _served(model, scheme, row.gpu, row.tensor_parallel)
     context = row.prompt_tokens + row.output_tokens / 2
     room = served.memory.kv_cache_tokens / context
-    batch = max(1.0, min(float(row.max_num_seqs), room))
+    batch = max(1.0, min(row.max_num_seqs / row.replicas, room))
     decodes = round(batch)
     contexts = np.full(decodes, int(context))
     decode = BatchShape((), decodes, decodes * int(context), int(context), contexts)
@@ -69,7 +69,7 @@ def _steady(row: Measured) -> Steady:
     mean = alone + (joined - alone) * batch / row.output_tokens
     return Steady(
         measured=row,
-        batch=batch,
+        batch=batch * row.replicas,
         kernels_s=float(mean[0]),
         memory_s=float(mean[1]),
         compute_s=float(mean[2]),

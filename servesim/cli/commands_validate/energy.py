@@ -17,27 +17,29 @@ HELP = "compare the energy of vLLM configurations with predictions for models no
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="CSV of measured configurations"
+        "--data", type=Path, required=True, metavar="FILE", help="CSV file, or a folder of them"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict every configuration and print the errors."""
-    result = validate_energy(read_configurations(args.data))
+    found = validate_energy(read_configurations(args.data))
     if args.json:
-        json.dump(asdict(result), sys.stdout, indent=1)
+        by_gpu = {gpu: asdict(result) for gpu, result in found.items()}
+        json.dump({"energy": by_gpu}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        _print(result)
+        for gpu, result in found.items():
+            _print(gpu, result)
     return 0
 
 
-def _print(result: EnergyValidation) -> None:
+def _print(gpu: str, result: EnergyValidation) -> None:
     from servesim.cli.render import columns, heading, indented, make_console, percent
 
     console = make_console()
-    title = f"{result.configurations} configurations on {result.gpu}"
+    title = f"{result.configurations} configurations on {gpu}"
     heading(console, "Energy", f"{title}; medians of absolute relative errors")
     table = columns("", "tests", "J/token", "power", "step", "within 15%")
 
@@ -50,7 +52,7 @@ def _print(result: EnergyValidation) -> None:
         add(f"  tested on all but third {number}", errors)
     for task, errors in result.by_task.items():
         add(f"  {task}", errors)
-    add("as shipped (fitted on all of H100)", result.shipped)
+    add("as shipped (fitted on all H100)", result.shipped)
     indented(console, table)
     console.print(
         "\n  held out: coefficients fitted on a third of the models, tested on the others;\n"
