@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from servesim.errors import InputError, ServesimError
 from servesim.runtime.engine import DEFAULT_OPTIONS, Engine, EngineOptions, Instance
+from servesim.runtime.parallel.build import build_engine
 from servesim.runtime.records import Records, RequestRecords, Status
 from servesim.runtime.routers import Router, Snapshot
 from servesim.runtime.routers.round_robin import RoundRobin
@@ -42,7 +43,7 @@ class Cluster:
         if not instances:
             raise InputError("a cluster needs at least one instance")
         self.requests = RequestRecords()
-        self.engines = [Engine(instance, self.requests, options) for instance in instances]
+        self.engines = [build_engine(instance, self.requests, options) for instance in instances]
         self._source = workload.source()
         self._router = router
         self._events: list[tuple[float, Order, int, int]] = []  # (..., ticket, engine)

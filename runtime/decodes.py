@@ -50,6 +50,9 @@ class DecodeSet:
         """The highest ticket of any; -1 without any."""
         return max((_ticket(phase[-1]) for phase in self._phases if phase), default=-1)
 
+    def __contains__(self, seq: Sequence) -> bool:
+        return seq.decoding and seq in self._phases[seq.offset % self.block_size]
+
     def contexts(self) -> npt.NDArray[np.int64]:
         """Computed tokens of each, ascending."""
         if self._contexts is None:

@@ -228,15 +228,22 @@ class Engine:
 
     def _start(self, now: float) -> bool:
         """Put the next step on the device."""
-        plan, self._ahead = self._ahead, None
-        if plan is None:
-            plan = self._schedule(now, now)
+        plan = self._take(now)
         if plan is None:
             self._require_idle()
             return False
+        self._begin(plan, now, now + self._seconds(plan))
+        return True
+
+    def _take(self, now: float) -> Plan | None:
+        """The step scheduled ahead, or one decided now."""
+        plan, self._ahead = self._ahead, None
+        return plan if plan is not None else self._schedule(now, now)
+
+    def _begin(self, plan: Plan, now: float, end_s: float) -> None:
+        """Run a step on the device from ``now`` to ``end_s``."""
         self._current = plan
-        self._start_s = now
-        self._end_s = now + self._seconds(plan)
+        self._start_s, self._end_s = now, end_s
         for seq in plan.resumed:  # before the step ahead, which may pause it again
             assert seq.last_token_s is not None
             self.records.steps.add_pause(self._end_s - seq.last_token_s)
@@ -244,7 +251,6 @@ class Engine:
         self.records.steps.add(now, self._end_s, plan, held)
         if self.config.async_scheduling:
             self._ahead = self._schedule(now, self._end_s)
-        return True
 
     def _schedule(self, now: float, token_s: float) -> Plan | None:
         """Decide a step; ``token_s`` is when the tokens of the one before it come out."""

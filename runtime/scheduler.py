@@ -100,7 +100,7 @@ class Scheduler:
     def update(self, plan: Plan) -> list[Sequence]:
         """Account for a step that has ended; returns the sequences that finished, in order."""
         for seq in self.held_back.values():
-            self.cache.register(seq, self.decodes.computed(seq))
+            self.cache.register(seq, self.decodes_of(seq).computed(seq))
         plan.finishing.sort(key=lambda seq: -1 if seq.ticket is None else seq.ticket)
         for seq in plan.finishing:
             if seq.ticket is None:  # preempted while its last token was under way
@@ -112,6 +112,10 @@ class Scheduler:
                 del self.running[seq.ticket]
         return plan.finishing
 
+    def decodes_of(self, seq: Sequence) -> DecodeSet:
+        """The set that counts a decoding sequence; not ``decodes`` if its token is under way."""
+        return self.decodes
+
     def chunk(self, tokens: int) -> int:
         """How many of ``tokens`` one sequence may get in a step."""
         most = self.config.long_prefill_token_threshold
@@ -122,7 +126,7 @@ class Scheduler:
         """Take its place and its blocks from a running sequence and let it wait."""
         assert seq.ticket is not None
         if seq.decoding:
-            self.decodes.remove(seq)
+            self.decodes_of(seq).remove(seq)
             if self.held_back.pop(seq.index, None) is None:
                 plan.paused.append(seq)
         self.prefilling.pop(seq.ticket, None)

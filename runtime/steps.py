@@ -56,7 +56,8 @@ class StepRecords:
         self._steady = array("q")  # sequences that got a token in the step before, too
         self._gaps = WeightedSample()
         self._gaps_until = 0  # rows before this are in the sample
-        self._pauses = array("d")  # gaps longer than a step
+        self._pauses = array("d")  # gaps that are no row's length, and how often each occurred
+        self._paused = array("q")
         self._busy = np.empty(
             0
         )  # seconds of the steps in joined rows, pauses between them left out
@@ -96,7 +97,13 @@ class StepRecords:
 
     def add_pause(self, gap_s: float) -> None:
         """A token that came ``gap_s`` after the one before, with steps in between."""
-        self._pauses.append(gap_s)
+        self.add_gaps(gap_s, 1)
+
+    def add_gaps(self, gap_s: float, count: int) -> None:
+        """``count`` tokens that each came ``gap_s`` after the one before of their request."""
+        if count:
+            self._pauses.append(gap_s)
+            self._paused.append(count)
         if len(self._pauses) >= self.limit:
             self._collect_gaps()
 
@@ -108,9 +115,9 @@ class StepRecords:
     def _collect_gaps(self) -> None:
         new = slice(self._gaps_until, None)
         self._gaps.add(self.busy_s()[new], np.array(self._steady)[new])
-        self._gaps.add(np.array(self._pauses), np.ones(len(self._pauses)))
+        self._gaps.add(np.array(self._pauses), np.array(self._paused))
         self._gaps_until = len(self)
-        self._pauses = array("d")
+        self._pauses, self._paused = array("d"), array("q")
 
     def _thin_out(self) -> None:
         """Join the rows in pairs; an odd one at the end stays alone."""

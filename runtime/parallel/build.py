@@ -1,0 +1,16 @@
+"""The engine of an instance, of the kind that its parallelism needs."""
+
+from __future__ import annotations
+
+from servesim.runtime.engine import DEFAULT_OPTIONS, Engine, EngineOptions, Instance
+from servesim.runtime.parallel.pipeline import PipelineEngine
+from servesim.runtime.parallel.stages import StagedStepModel
+from servesim.runtime.records import RequestRecords
+
+
+def build_engine(
+    instance: Instance, requests: RequestRecords, options: EngineOptions = DEFAULT_OPTIONS
+) -> Engine:
+    """The engine of ``instance``: a pipeline if its step model has stages."""
+    staged = isinstance(instance.step_model, StagedStepModel)
+    return (PipelineEngine if staged else Engine)(instance, requests, options)
