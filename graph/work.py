@@ -110,6 +110,7 @@ class AttentionWork:
         window: sliding window in tokens, own token included; None for full attention.
         kv_dtype: number format of the KV cache.
         latent: keys and values are one latent vector of ``head_dim`` elements (MLA, absorbed).
+        causal: a token sees no later one; without, every token of a prefill sees all the others.
     """
 
     family: ClassVar[str] = "attention"
@@ -126,6 +127,7 @@ class AttentionWork:
     window: int | None = None
     latent: bool = False
     label: str = "attention"
+    causal: bool = True
 
     @property
     def kv_bytes_per_token(self) -> float:
@@ -136,6 +138,8 @@ class AttentionWork:
     @property
     def prefill_pairs(self) -> int:
         """(query, key) pairs of all prefills."""
+        if not self.causal:
+            return sum(new * (new + context) for new, context in self.prefills)
         return sum(attended_pairs(new, context, self.window) for new, context in self.prefills)
 
     @property

@@ -71,6 +71,35 @@ def instantiate(config: Any, dtype: str) -> Any:
     raise failure
 
 
+def build_tower(values: dict[str, Any], dtype: str) -> Any:
+    """The vision tower of a multimodal config, on meta tensors; None if it has none.
+
+    Raises:
+        InputError: the config does not build.
+    """
+    hooks.install()
+    import torch
+    from transformers import CONFIG_MAPPING, PreTrainedModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    given = {k: v for k, v in values.items() if k not in _NOT_STRUCTURE}
+    with quiet():
+        config = CONFIG_MAPPING[str(values["model_type"])](**given)
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            return None
+        model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        torch_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
+        try:
+            model = _from_config(model_class, config, torch_dtype, hooks.IMPLEMENTATION).eval()
+        except Exception as error:
+            raise InputError(f"the vision tower does not build: {first_line(error)}") from error
+    for module in model.modules():
+        kind = type(getattr(module, "config", None)).__name__.lower()
+        if "vision" in kind and isinstance(module, PreTrainedModel):
+            return module
+    return None
+
+
 def complete(config: Any) -> None:
     """Fill in what older config classes leave open and the modelling code expects."""
     values = vars(config)

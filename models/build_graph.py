@@ -137,7 +137,8 @@ def language_parameters(model: Any, graph: TraceGraph) -> int:
     touched = {_part(n.attrs["name"]) for n in graph if n.target == PARAMETER}
     named = model.named_parameters()
     held: int = sum(p.numel() for name, p in named if _part(name) in touched)
-    return held - sum(n.attrs.get("unused", 0) * _times(graph, n.layer) for n in graph)
+    unused: int = sum(n.attrs.get("unused", 0) * _times(graph, n.layer) for n in graph)
+    return held - unused
 
 
 def _part(name: str) -> tuple[str, ...]:

@@ -55,6 +55,27 @@ def load_graph(
     return shard(graph, tensor_parallel_size)
 
 
+def load_tower(model: str, *, dtype: str | None = None, cache: bool = True) -> OpGraph | None:
+    """The vision tower of ``model`` as a graph of its own, a row a patch of one image.
+
+    None for models without one. Arguments and errors are those of `load_graph`.
+    """
+    config = resolve(model)
+    if "vision_config" not in config.values:
+        return None
+    chosen = _dtype(config, dtype)
+    name = f"{config.name} (vision tower)"
+    path = cache_directory() / f"{_key(config, chosen)}-vision.json"
+    graph = _read(path, name) if cache else None
+    if graph is None:
+        from servesim.models.build_tower import trace_tower
+
+        graph = trace_tower(config, chosen)
+        if cache and graph is not None:
+            _write(path, graph)
+    return graph
+
+
 def cache_directory() -> Path:
     """Where traced graphs are kept."""
     given = os.environ.get("SERVESIM_CACHE")

@@ -89,6 +89,7 @@ class Attention:
             window=self._limit,
             latent=self.latent,
             label=label,
+            causal=self.causal,
         )
 
     def runs(self, batch: BatchShape) -> bool:

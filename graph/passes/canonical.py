@@ -12,6 +12,7 @@ from servesim.graph.passes.fuse import fuse_glue
 from servesim.graph.passes.latent import mark_latent
 from servesim.graph.passes.merge_gemms import merge_gemms
 from servesim.graph.passes.merge_norms import merge_norms
+from servesim.graph.passes.merge_windows import merge_windows
 from servesim.graph.passes.norms import collapse_norms
 from servesim.graph.passes.raw_attention import collapse_raw_attention
 from servesim.graph.passes.simplify import simplify
@@ -22,6 +23,7 @@ PASSES: tuple[Callable[[TraceGraph], None], ...] = (
     collapse_norms,
     merge_gemms,
     merge_norms,
+    merge_windows,
     mark_caches,
     mark_latent,
     fuse_glue,

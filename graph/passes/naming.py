@@ -36,12 +36,13 @@ class Namer:
             return self._norm(node)
         if node.target == "activation":
             return self._activation(node)
-        if node.target == "embedding":
-            return "embedding" if node.inputs else "position_embedding"
-        if node.target.startswith("kernel."):
-            return node.target.removeprefix("kernel.")
         fixed = {"rotary": "rotary_emb", "residual": "residual_add"}
-        return fixed.get(node.target, node.target)
+        name = fixed.get(node.target, node.target.removeprefix("kernel."))
+        if node.target == "embedding" and not node.inputs:
+            name = "position_embedding"
+        elif node.target.startswith("aten.") and node.scope:
+            name = leaf(node.scope)
+        return name
 
     def _linear(self, node: Node) -> str:
         glue = self._glue_after(node)

@@ -154,6 +154,7 @@ class Specs:
             scale=a.get("scale") or a["head_dim"] ** -0.5,
             window=a.get("window") or None,
             chunk=a.get("chunk"),
+            selected=a.get("selects") if self._is_masked_by_choice(node) else None,
             softcap=a.get("softcap") or 0.0,
             sinks=bool(a.get("sinks")),
             shared_kv=a["shared_kv"],
@@ -162,6 +163,14 @@ class Specs:
             kv_dtype=self._dtype,
             weights=self._own(node),
         )
+
+    def _is_masked_by_choice(self, node: Node) -> bool:
+        """Whether which keys attention sees is computed from the tokens (by an indexer)."""
+        graph = self._graph
+        before = reach(
+            graph, node.inputs[3:], lambda i: graph.nodes[i].inputs, lambda n: n.target == "router"
+        )
+        return bool(before)
 
     def _experts(self, node: Node) -> Experts:
         """Experts called without a choice get theirs from the router of the layer.
@@ -212,8 +221,16 @@ class Specs:
         )
 
     def _convolution(self, node: Node) -> OpSpec:
-        """A depth-wise convolution along the tokens is a recurrence with a short state."""
+        """A depth-wise convolution along the tokens is a recurrence with a short state; one whose
+        patches do not overlap is a GEMM.
+        """
         weight = node.attrs["sizes"][1]
+        stride = next((a for a in node.attrs["args"] if isinstance(a, list)), None)
+        if stride == list(weight[2:]) and math.prod(stride) > 1:
+            n, k = weight[0], math.prod(weight[1:])
+            bias = self._own(node) > n * k
+            scale = node.numel / n / self._graph.rows
+            return Gemm(n, k, (), bias, self._dtype, self._dtype, row_scale=scale)
         if len(weight) == 3 and weight[1] == 1 and node.layer is not None:
             return self._recurrent(node, short_convolution(weight[0], weight[2]))
         return self._other(node)

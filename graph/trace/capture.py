@@ -65,11 +65,28 @@ def record_prefill(model: torch.nn.Module, fold: bool = True) -> tuple[TraceGrap
     raise failure
 
 
+def record_call(model: torch.nn.Module, arguments: dict[str, Any], tokens: int) -> TraceGraph:
+    """Record one call of ``model`` that handles ``tokens`` tokens (patches) of one sequence."""
+    graph = TraceGraph(1, tokens)
+    inputs = {k: v for k, v in arguments.items() if isinstance(v, torch.Tensor) and v.is_meta}
+    _record(model, graph, arguments, inputs, fold=True)
+    return graph
+
+
 def _run(model: torch.nn.Module, graph: TraceGraph, tokens: int, cache: Any, fold: bool) -> Any:
-    recorder = Recorder(model, graph)
     books = getattr(model.config, "num_codebooks", 1)  # audio codes: several streams a sequence
     ids = torch.empty(BATCH * books, tokens, dtype=torch.int64, device="meta")
-    arguments = _arguments(model, ids, cache)
+    return _record(model, graph, _arguments(model, ids, cache), {"input_ids": ids}, fold)
+
+
+def _record(
+    model: torch.nn.Module,
+    graph: TraceGraph,
+    arguments: dict[str, Any],
+    inputs: dict[str, torch.Tensor],
+    fold: bool,
+) -> Any:
+    recorder = Recorder(model, graph)
     layers = find_layers(model)
     folder = LayerFolder(model, recorder, arguments.get("past_key_values")) if fold else None
     with ExitStack() as stack:
@@ -78,9 +95,10 @@ def _run(model: torch.nn.Module, graph: TraceGraph, tokens: int, cache: Any, fol
         stack.enter_context(_module_stack(model, layers, recorder))
         stack.enter_context(hooks.active(recorder))
         stack.enter_context(recording(recorder))
-        recorder.input(ids, "input_ids")
+        for name, tensor in inputs.items():
+            recorder.input(tensor, name)
         out = model(**arguments)
-    logits = next((t for t in (getattr(out, "logits", None),) if t is not None), None)
+    logits = getattr(out, "logits", None)
     graph.outputs = () if logits is None else (recorder.node_of(logits),)
     graph.layers = len({layer_index(p) for p in layers})
     graph.lint()

@@ -80,6 +80,7 @@ def _attention(
         "softcap": _number(kwargs.get("softcap")),
         "sinks": isinstance(sinks, torch.Tensor),
         "causal": getattr(module, "is_causal", True) if causal is None else bool(causal),
+        "selects": _selects(module),
         "heads": query.shape[1],
         "kv_heads": key.shape[1],
         "head_dim": query.shape[-1],
@@ -88,6 +89,16 @@ def _attention(
     inputs = (query, key, value, attention_mask, sinks, extra)
     recorder.emit("attention", inputs, out, attrs)
     return out, None
+
+
+def _selects(module: torch.nn.Module) -> int | None:
+    """How many keys an indexer inside ``module`` picks for each token, if there is one."""
+    for inner in module.modules():
+        for name in ("index_topk", "token_budget"):
+            count = vars(inner).get(name)
+            if isinstance(count, int):
+                return count
+    return None
 
 
 def _number(value: Any) -> float | int | None:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from traced_families import FAMILIES, Family
 
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.serial import from_dict, to_dict
@@ -15,7 +16,6 @@ from servesim.graph.shard import shard
 from servesim.graph.summary import flops_per_token
 from servesim.graph.unmatched import unmatched
 from servesim.models.load import load_graph
-from traced_families import FAMILIES, Family
 
 GOLDEN = Path(__file__).parents[1] / "graph" / "golden"
 #: Mixers outside linear layers hold weights of their own: the match is looser.

@@ -22,9 +22,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache_directory()
 
 
-def test_the_second_time_comes_from_disk(
-    own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_time_comes_from_disk(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_graph(MODEL)
     assert len(list(own_cache.iterdir())) == 1
     monkeypatch.setattr("servesim.models.build_graph.trace_graph", None)
@@ -75,7 +73,7 @@ def test_a_cached_graph_needs_no_torch(own_cache: Path) -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'meta-llama/Llama-3.1-8B'"):
+    with pytest.raises(UnknownNameError, match=r"did you mean 'meta-llama/Llama-3\.1-8B'"):
         load_graph("meta-llama/Llama-3.1-8")
     with pytest.raises(InputError, match="no format to compute in"):
         load_graph(MODEL, dtype="int4")

@@ -13,7 +13,7 @@ from servesim.errors import InputError
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.summary import summarise
 from servesim.graph.unmatched import unmatched
-from servesim.models.load import load_graph
+from servesim.models.load import load_graph, load_tower
 from servesim.units import si
 
 HELP = "trace a model's real code into serving operators"
@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tensor-parallel-size", type=int, default=1, metavar="N", help="ranks sharing the model"
     )
     parser.add_argument("--dtype", metavar="D", help="bf16, fp16 or fp32 (default: checkpoint's)")
+    parser.add_argument(
+        "--vision", action="store_true", help="the vision tower of a multimodal model instead"
+    )
     parser.add_argument("--no-cache", action="store_true", help="trace anew")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
@@ -48,12 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--report needs --all")
     if not args.model:
         raise InputError("which model? give an id, a folder or a config.json, or --all")
-    graph = load_graph(
-        args.model,
-        tensor_parallel_size=args.tensor_parallel_size,
-        dtype=args.dtype,
-        cache=not args.no_cache,
-    )
+    graph = _graph(args)
     summary = summarise(graph)
     if args.json:
         json.dump(summary, sys.stdout, indent=1)
@@ -61,6 +59,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_tables(graph, summary)
     return 0
+
+
+def _graph(args: argparse.Namespace) -> OpGraph:
+    cached = not args.no_cache
+    if not args.vision:
+        ranks = args.tensor_parallel_size
+        return load_graph(args.model, tensor_parallel_size=ranks, dtype=args.dtype, cache=cached)
+    if args.tensor_parallel_size != 1:
+        raise InputError("--vision traces the whole tower: leave --tensor-parallel-size out")
+    tower = load_tower(args.model, dtype=args.dtype, cache=cached)
+    if tower is None:
+        raise InputError(f"model {args.model!r} has no vision tower")
+    return tower
 
 
 def _cover_all(report: Path | None) -> int:
