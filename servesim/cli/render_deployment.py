@@ -74,9 +74,9 @@ def model_facts(graph: OpGraph) -> list[tuple[str, str]]:
 
 def placement_facts(one: Served) -> list[tuple[str, str]]:
     """Where a model runs."""
-    device, ranks = one.device, one.graph.tensor_parallel_size
+    device, ranks = one.device, one.devices // len(one.engines)
     facts = [
-        ("device", f"{ranks} x {device.title or device.name}"),
+        ("device", f"{ranks} x {device.title or device.name}{_split(one)}"),
         ("operators", _operators(one)),
         ("memory", f"{gib(device.memory.capacity_bytes)}, {si(device.memory.bandwidth, 'B/s')}"),
     ]
@@ -93,9 +93,15 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
     return facts
 
 
+def _split(one: Served) -> str:
+    """How an engine is spread over its devices, where in several ways."""
+    stages, ranks = len(one.placements), one.graph.tensor_parallel_size
+    return f": a pipeline of {stages} stages, {ranks} each" if stages > 1 else ""
+
+
 def _operators(one: Served) -> str:
     """What each device runs in a forward pass."""
-    rows = one.placement.describe()
+    rows = [row for stage in one.placements for row in stage.describe()]
     ranks = " on each rank" if one.graph.tensor_parallel_size > 1 else ""
     where = [f"{row.operators:,} on {row.name}" for row in rows if row.operators]
     return f"{', '.join(where)} a step{ranks}"

@@ -21,16 +21,18 @@ from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
 from servesim.models.quantisation import quantise
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.engine import Instance as Engine
+from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.routers import ROUTERS, Router
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.workloads import WORKLOADS, Workload
-from servesim.scenario.energy import clocked_costs, powered_step_model
+from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
+from servesim.scenario.parallel import stage_placements, step_model_of
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
 
 #: Engine options whose other values are understood but not simulated.
-_ONLY = {"pipeline_parallel_size": 1, "data_parallel_size": 1, "enable_expert_parallel": False}
+_ONLY = {"data_parallel_size": 1, "enable_expert_parallel": False}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Served:
 
     Attributes:
         graph: of one rank, quantised as it is stored.
+        placements: its stages, one tensor-parallel group each.
         memory: of one device.
         config: the engine's options with the model's limits filled in.
         engines: the ``count`` equal engines.
@@ -47,11 +50,21 @@ class Served:
     instance: Instance
     graph: OpGraph
     device: Device
-    placement: Placement
+    placements: tuple[Placement, ...]
     memory: MemoryPlan
     config: EngineConfig
-    step_model: CompiledStepModel
+    step_model: CompiledStepModel | StagedStepModel
     engines: tuple[Engine, ...]
+
+    @property
+    def placement(self) -> Placement:
+        """The first stage, for most engines the only one."""
+        return self.placements[0]
+
+    @property
+    def devices(self) -> int:
+        """Devices of all the engines together."""
+        return len(self.engines) * len(self.placements) * self.graph.tensor_parallel_size
 
 
 @dataclass(frozen=True)
@@ -99,14 +112,15 @@ def serve(instance: Instance) -> Served:
     memory = plan_memory(graph, device.memory.capacity_bytes, memory_options(engine, device), model)
     costs, collectives = _costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
-    placement = Placement.tensor_parallel(graph, device, costs, collectives)
+    whole = Placement.tensor_parallel(graph, device, costs, collectives)
+    placements = stage_placements(whole, engine.pipeline_parallel_size)
     config = _completed(engine, graph, memory)
-    step_model = powered_step_model(
-        instance.hardware, device, placement, config.cudagraph_capture_sizes
+    step_model = step_model_of(
+        instance.hardware, device, placements, config.cudagraph_capture_sizes
     )
     blocks = memory.kv_cache_tokens // memory.block_size
     engines = tuple(Engine(config, step_model, blocks, name) for name in _names(instance))
-    return Served(instance, graph, device, placement, memory, config, step_model, engines)
+    return Served(instance, graph, device, placements, memory, config, step_model, engines)
 
 
 def load_model(config: ModelConfig, section: ModelSection, engine: EngineConfig) -> OpGraph:

@@ -42,7 +42,7 @@ def _known(value: float | None) -> float | None:
 
 def _devices(result: Result) -> float:
     served = result.deployment.served
-    return float(sum(one.instance.count * one.graph.tensor_parallel_size for one in served))
+    return float(sum(one.devices for one in served))
 
 
 def _rate_per_device(result: Result) -> float:

@@ -70,7 +70,7 @@ def cost_of(deployment: Deployment, records: Records, energy: EnergyReport | Non
 
 def _rent(served: Served, given: float | None) -> tuple[float | None, str]:
     """Dollars an hour of all devices of an instance and its copies, and where that is from."""
-    devices = served.instance.count * served.graph.tensor_parallel_size
+    devices = served.devices
     name = served.device.name
     if given is not None:
         return given * devices, "given"

@@ -129,10 +129,12 @@ def power_lines(energy: EnergyReport | None, resolution_s: float) -> Iterator[st
 
 def _powered(served: Served) -> Powered | None:
     section, powers = served.instance.hardware, {}
-    for name, device in served.placement.devices.items():
+    uses = tuple(use for one in served.placements for use in compile_use(one))
+    devices = {name: device for one in served.placements for name, device in one.devices.items()}
+    for name, device in devices.items():
         own = section if device is served.device else HardwareSection()
         power = device_power(own, device)
         if power is None:
             return None
         powers[name] = power
-    return Powered(compile_use(served.placement), powers, served.graph.tensor_parallel_size)
+    return Powered(uses, powers, served.graph.tensor_parallel_size)

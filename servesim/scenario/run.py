@@ -13,7 +13,6 @@ from servesim.runtime import metrics
 from servesim.runtime.cluster import Cluster, Progress
 from servesim.runtime.energy.report import EnergyReport
 from servesim.runtime.records import Records
-from servesim.runtime.step_model import SOURCES
 from servesim.scenario.build import Deployment, build
 from servesim.scenario.cost import CostReport, cost_of
 from servesim.scenario.energy import energy_of
@@ -81,7 +80,7 @@ class Simulation:
     def run(self, progress: Progress | None = None) -> Result:
         """Take every request to its end."""
         for one in self._deployment.served:
-            one.step_model.spent[:] = [0.0] * len(SOURCES)
+            one.step_model.reset()
         started = time.perf_counter()
         records = self._cluster.run(progress)
         wall_s = time.perf_counter() - started

@@ -96,7 +96,7 @@ def _instance(one: Served) -> dict[str, Any]:
         },
         "hardware": {
             "device": one.device.name,
-            "devices": graph.tensor_parallel_size,
+            "devices": one.devices // len(one.engines),
             "profile": one.instance.hardware.profile,
         },
         "memory": dataclasses.asdict(one.memory),

@@ -104,7 +104,6 @@ def test_a_request_that_can_never_run_is_rejected_and_counted() -> None:
         ({"model": "Qwen/Qwen3-0.66B"}, UnknownNameError, "did you mean 'Qwen/Qwen3-0.6B'"),
         ({"hardware": "h101_sxm"}, UnknownNameError, "did you mean 'h100_sxm'"),
         ({"model": "meta-llama/Llama-3.1-405B"}, CapacityError, "does not fit: it needs"),
-        ({"engine": {"pipeline_parallel_size": 2}}, UnsupportedError, "pipeline_parallel_size"),
         ({"engine": {"max_model_len": 50_000}}, InputError, "longer than the context"),
         ({"engine": {"tensor_parallel_size": 3}}, UnsupportedError, "do not divide"),
         ({"hardware": {"device": "h100_sxm", "link": {"speed": 1}}}, InputError, "'speed'"),

@@ -1,0 +1,74 @@
+"""An engine's devices beyond a tensor-parallel group: the stages of its pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from servesim.graph.dtypes import bytes_per_element
+from servesim.graph.passes.stage import split_stages
+from servesim.graph.work import CollectiveWork
+from servesim.hardware.device import Device
+from servesim.hardware.placement import Placement
+from servesim.runtime.parallel.stages import StagedStepModel
+from servesim.runtime.step_model import CompiledStepModel
+from servesim.scenario.energy import powered_step_model
+from servesim.scenario.sections import HardwareSection
+
+#: Tensors that vLLM sends from stage to stage: hidden states and residual.
+_SENT = 2
+
+
+def stage_placements(whole: Placement, stages: int) -> tuple[Placement, ...]:
+    """``whole``, all on one device, cut into the stages of a pipeline, a device for each.
+
+    Raises:
+        UnsupportedError: fewer layers than stages, or the device has no link to a next stage.
+        CapacityError: the weights of a stage do not fit.
+    """
+    if stages == 1:
+        return (whole,)
+    name, device = whole.default, whole.devices[whole.default]
+    placements = []
+    for number, graph in enumerate(split_stages(whole.graph, stages)):
+        own = f"{name}/pp{number}"
+        costs = {own: whole.costs[name]} if name in whole.costs else {}
+        placements.append(
+            Placement(graph, {own: device}, own, costs=costs, collectives=whole.collectives)
+        )
+    hop_seconds(placements[0])(1)  # the link joins two devices, or raises
+    return tuple(placements)
+
+
+def hop_seconds(stage: Placement) -> Callable[[int], float]:
+    """Seconds to send the hidden states of so many tokens to the next stage.
+
+    Each tensor-parallel rank sends its share to its peer; they gather the whole there
+    (vLLM, ``GroupCoordinator.send_tensor_dict``).
+    """
+    graph, ranks = stage.graph, stage.graph.tensor_parallel_size
+    token = _SENT * graph.hidden_size * bytes_per_element(graph.dtype)
+
+    def hop(tokens: int) -> float:
+        whole = tokens * token
+        send = CollectiveWork("send", whole / ranks, 2, "pp", graph.dtype)
+        gather = CollectiveWork("all_gather", whole, ranks, "tp", graph.dtype)
+        return sum(stage.cost(stage.default, work).seconds for work in (send, gather))
+
+    return hop
+
+
+def step_model_of(
+    section: HardwareSection,
+    device: Device,
+    placements: Sequence[Placement],
+    capture_sizes: Sequence[int],
+) -> CompiledStepModel | StagedStepModel:
+    """The step model of an engine on ``placements``, one a stage.
+
+    Raises:
+        InputError: as ``powered_step_model``.
+    """
+    models = [powered_step_model(section, device, one, capture_sizes) for one in placements]
+    if len(models) == 1:
+        return models[0]
+    return StagedStepModel(tuple(models), hop_seconds(placements[0]))
