@@ -1,10 +1,10 @@
-"""Steps under a power cap: the clock falls until the step stays within it."""
+"""Steps within a power limit: the clock falls until a step stays below it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from servesim.graph.batch import BatchShape
 from servesim.hardware.placement import Placement
@@ -19,42 +19,33 @@ _CLOCKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, LOWEST_CLOCK)
 
 @dataclass
 class CappedStepModel(CompiledStepModel):
-    """Seconds of a step on devices that slow down rather than draw more than a cap.
+    """Seconds of a step on devices that slow down rather than draw more than their limit.
 
-    A step's mean power decides: power management is slower than a kernel and faster than a
-    second. Work bound by memory keeps its time at a lower clock, so a cap costs a decode little.
-    What costs say of the uncapped device holds at its own limit, which may slow it down already:
-    a cap counts from there.
+    Costs are those of single kernels, measured one at a time at full clock; a step of them back
+    to back can ask for more power than the device may draw, whether a cap was set or not. A
+    step's mean power decides: power management is slower than a kernel and faster than a second.
+    Work bound by memory keeps its time at a lower clock, so a cap costs a decode little.
 
     Attributes:
-        power: of one uncapped device.
-        cap_watts: the cap.
+        power: of one device, with its own limit or the lower one it was set to.
     """
 
     power: AcceleratorPower | None = None
-    cap_watts: float = math.inf
-    _levels: tuple[tuple[AcceleratorPower, CompiledStepModel], ...] = field(init=False, repr=False)
     _use: StepUse = field(init=False, repr=False)
+    _decode_joules: dict[int, float] = field(init=False, repr=False, default_factory=dict)
 
     @classmethod
     def under(
-        cls,
-        placement: Placement,
-        power: AcceleratorPower,
-        cap_watts: float,
-        *,
-        capture_sizes: Sequence[int] = (),
+        cls, placement: Placement, power: AcceleratorPower, *, capture_sizes: Sequence[int] = ()
     ) -> CappedStepModel:
-        """Compile ``placement`` at every clock that ``cap_watts`` may lead to."""
-        return cls(placement, tuple(sorted(capture_sizes)), power, cap_watts)
+        """Compile ``placement`` for devices that draw ``power``."""
+        return cls(placement, tuple(sorted(capture_sizes)), power)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         assert self.power is not None
         self._use = StepUse(compile_use(self.placement))
-        self._levels = tuple(
-            (power_at_clock(self.power, share), self._at(share)) for share in _CLOCKS[1:]
-        )
+        self._context_joules = self.power.work_joules(*self._use.per_context())
 
     def seconds(self, batch: BatchShape) -> float:
         """Seconds of one step of ``batch``."""
@@ -62,28 +53,31 @@ class CappedStepModel(CompiledStepModel):
 
     def decode_seconds(self, decodes: int, context: int, context_max: int) -> float:
         """Seconds of one step of decodes only."""
-        full = super().decode_seconds(decodes, context, context_max)
-        return self._capped(BatchShape((), decodes, context, context_max), full)
+        seconds = super().decode_seconds(decodes, context, context_max)
+        if self._surely_within(decodes, context, seconds):
+            return seconds
+        return self._capped(BatchShape((), decodes, context, context_max), seconds)
+
+    def _surely_within(self, decodes: int, context: int, seconds: float) -> bool:
+        """Whether decodes stay below the limit even if no window clips their contexts."""
+        power = self.power
+        assert power is not None
+        fixed = self._decode_joules.get(decodes)
+        if fixed is None:
+            fixed = power.work_joules(*self._use.of_decodes(decodes))
+            self._decode_joules[decodes] = fixed
+        joules = fixed + self._context_joules * context
+        return joules <= (power.limit_watts - power.active_watts) * seconds
 
     def _capped(self, batch: BatchShape, seconds: float) -> float:
+        """Seconds at the highest clock that keeps the limit; between two, linear in power."""
         assert self.power is not None
         if seconds <= 0.0:
             return seconds
-        use = self._use.of(batch)
+        limit, use = self.power.limit_watts, self._use.of(batch)
         watts = _watts(self.power, use, seconds)
-        if watts <= self.cap_watts:
+        if watts <= limit:
             return seconds
-        capped, own = self._within(self.cap_watts, batch, use, seconds), self.power.limit_watts
-        uncapped = self._within(own, batch, use, seconds) if watts > own else seconds
-        return seconds * capped / uncapped
-
-    def _within(
-        self, limit: float, batch: BatchShape, use: tuple[float, float], seconds: float
-    ) -> float:
-        """Seconds at the highest clock at which the step draws no more than ``limit``; between
-        two clocks, linear in power."""
-        assert self.power is not None
-        watts = _watts(self.power, use, seconds)
         for power, model in self._levels:
             longer = _seconds(model, batch)
             drawn = _watts(power, use, longer)
@@ -91,6 +85,12 @@ class CappedStepModel(CompiledStepModel):
                 return seconds + (watts - limit) / (watts - drawn) * (longer - seconds)
             seconds, watts = longer, drawn
         return seconds
+
+    @cached_property
+    def _levels(self) -> tuple[tuple[AcceleratorPower, CompiledStepModel], ...]:
+        """Power and step model at each lower clock."""
+        assert self.power is not None
+        return tuple((power_at_clock(self.power, share), self._at(share)) for share in _CLOCKS[1:])
 
     def _at(self, share: float) -> CompiledStepModel:
         name = self.placement.default

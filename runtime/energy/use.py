@@ -240,6 +240,16 @@ class StepUse:
                 compute += count * of_compute
         return memory, compute
 
+    def of_decodes(self, decodes: int) -> tuple[float, float]:
+        """As ``of``, of so many decodes without any context."""
+        return self.of(BatchShape((), decodes, 0, 0))
+
+    def per_context(self) -> tuple[float, float]:
+        """What a token of context adds to a decode's use, as long as no window clips it."""
+        index = SUMS.index("decode_context")
+        rates = [rates[index] for rates in self._rates.values()]
+        return sum(memory for memory, _ in rates), sum(compute for _, compute in rates)
+
     def _fixed_use(self, tokens: int, sequences: int) -> tuple[float, float]:
         key = tokens, sequences
         if key not in self._fixed:

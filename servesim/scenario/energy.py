@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,19 +58,17 @@ def clocked_costs(
 def powered_step_model(
     section: HardwareSection, device: Device, placement: Placement, capture_sizes: Sequence[int]
 ) -> CompiledStepModel:
-    """The step model of ``placement``, under the section's power cap if it has one.
+    """The step model of ``placement``, within the devices' own power limit or the section's cap.
 
     Raises:
         InputError: the cap cannot be kept, or what the device draws is not known.
     """
-    if section.power_limit_watts is None:
-        return CompiledStepModel.compile(placement, capture_sizes=capture_sizes)
-    power = device_power(replace(section, power_limit_watts=None), device)
-    if power is None:
+    power = device_power(section, device)
+    if power is not None:
+        return CappedStepModel.under(placement, power, capture_sizes=capture_sizes)
+    if section.power_limit_watts is not None:
         raise InputError(f"what {device.name} draws is not known: give [hardware] power, too")
-    device_power(section, device)  # refuses a cap that cannot be kept
-    cap = section.power_limit_watts
-    return CappedStepModel.under(placement, power, cap, capture_sizes=capture_sizes)
+    return CompiledStepModel.compile(placement, capture_sizes=capture_sizes)
 
 
 def device_power(section: HardwareSection, device: Device) -> AcceleratorPower | None:

@@ -158,16 +158,18 @@ DECODE = BatchShape((), 4, 4 * 900, 900)
 ALONE = Placement.tensor_parallel(graph(ranks=1), GPU)
 
 
-def capped(cap_watts: float, own_watts: float = 600.0) -> CappedStepModel:
-    power = AcceleratorPower(50.0, 90.0, 2.0, 200.0, 100.0, 300.0, own_watts)
-    return CappedStepModel.under(ALONE, power, cap_watts)
+def capped(limit_watts: float) -> CappedStepModel:
+    return CappedStepModel.under(
+        ALONE, AcceleratorPower(50.0, 90.0, 2.0, 200.0, 100.0, 300.0, limit_watts)
+    )
 
 
-def test_a_cap_at_the_devices_own_limit_costs_nothing() -> None:
-    """Even where the step asks for more: its time is that of a device at that limit."""
-    at_its_own = capped(250.0, own_watts=250.0).seconds(PREFILL)
-    assert at_its_own == CompiledStepModel.compile(ALONE).seconds(PREFILL)
-    assert at_its_own < capped(249.0, own_watts=250.0).seconds(PREFILL) < 1.01 * at_its_own
+def test_a_step_that_asks_for_more_than_the_limit_takes_longer() -> None:
+    full = CompiledStepModel.compile(ALONE).seconds(PREFILL)
+    memory, compute = StepUse(compile_use(ALONE)).of(PREFILL)
+    asks = 200.0 + (100.0 * memory + 300.0 * compute) / full
+    assert capped(asks).seconds(PREFILL) == full
+    assert full < capped(0.99 * asks).seconds(PREFILL) < 1.05 * full
 
 
 @pytest.mark.parametrize("batch", [PREFILL, DECODE])
@@ -186,5 +188,6 @@ def test_a_lower_cap_never_speeds_up_and_hurts_arithmetic_most() -> None:
 
 
 def test_both_ways_of_asking_for_decodes_agree_under_a_cap() -> None:
-    model = capped(150.0)
-    assert model.decode_seconds(4, 4 * 900, 900) == pytest.approx(model.seconds(DECODE))
+    for limit in (150.0, 205.0, 600.0):
+        model = capped(limit)
+        assert model.decode_seconds(4, 4 * 900, 900) == pytest.approx(model.seconds(DECODE))
