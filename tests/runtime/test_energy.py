@@ -173,7 +173,7 @@ def test_a_step_that_asks_for_more_than_the_limit_takes_longer() -> None:
 
 
 @pytest.mark.parametrize("batch", [PREFILL, DECODE])
-def test_a_generous_cap_costs_nothing(batch) -> None:
+def test_a_generous_limit_costs_nothing(batch) -> None:
     assert capped(600.0).seconds(batch) == CompiledStepModel.compile(ALONE).seconds(batch)
 
 
