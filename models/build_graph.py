@@ -118,9 +118,10 @@ def _renumbered(
     def renumber(layers: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(number[layer] for layer in layers if layer in number)
 
+    kept = (replace(c, layers=renumber(c.layers)) for c in caches)
     return (
         tuple(replace(b, layers=renumber(b.layers)) for b in blocks),
-        tuple(replace(c, layers=renumber(c.layers)) for c in caches),
+        tuple(c for c in kept if c.layers),
     )
 
 

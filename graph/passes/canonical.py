@@ -7,8 +7,10 @@ from collections.abc import Callable
 from servesim.graph.ir import TraceGraph
 from servesim.graph.opgraph import Block
 from servesim.graph.passes.caches import mark_caches
+from servesim.graph.passes.dense_experts import undo_dense_experts
 from servesim.graph.passes.emit import emit_blocks
 from servesim.graph.passes.fuse import fuse_glue
+from servesim.graph.passes.indexers import collapse_indexers
 from servesim.graph.passes.latent import mark_latent
 from servesim.graph.passes.merge_gemms import merge_gemms
 from servesim.graph.passes.merge_norms import merge_norms
@@ -19,7 +21,9 @@ from servesim.graph.passes.simplify import simplify
 
 PASSES: tuple[Callable[[TraceGraph], None], ...] = (
     simplify,
+    undo_dense_experts,
     collapse_raw_attention,
+    collapse_indexers,
     collapse_norms,
     merge_gemms,
     merge_norms,

@@ -56,7 +56,7 @@ class Namer:
         """The name of a projection into or out of attention or a recurrence; "" for others."""
         graph = self._graph
         before = [graph.nodes[i] for i in sources(graph, node.inputs[0])]
-        near = [graph.nodes[i] for i in sinks(graph, self._users, node.id)]
+        near = [n for n in self._sinks(node) if n.layer == node.layer]
         merged = len(node.attrs["members"]) > 1
         name = ""
         if any(n.target == "attention" for n in near):
@@ -75,6 +75,9 @@ class Namer:
             name = "in_proj" if merged else leaf(node.scope)
         return name
 
+    def _sinks(self, node: Node) -> list[Node]:
+        return [self._graph.nodes[i] for i in sinks(self._graph, self._users, node.id)]
+
     def _low_rank(self, near: list[Node]) -> bool:
         return any(is_linear(n) for n in near)
 
@@ -89,11 +92,10 @@ class Namer:
         )
 
     def _mlp(self, node: Node, glue: set[str]) -> str:
-        graph = self._graph
         if "activation" in self._glue_before(node):
             return self._shared(node, "down_proj")
         if "activation" in glue:
-            down = [graph.nodes[i] for i in sinks(graph, self._users, node.id)]
+            down = self._sinks(node)
             width = next((n.attrs["k"] for n in down if is_linear(n)), node.shape[-1])
             if node.shape[-1] == 2 * width:
                 return self._shared(node, "gate_up_proj")
@@ -111,7 +113,7 @@ class Namer:
         if node.layer is None:
             return "final_layernorm" if self._after_layers(node) else leaf(node.scope)
         heads = node.attrs["groups"] > 1
-        served = [self._graph.nodes[i] for i in sinks(self._graph, self._users, node.id)]
+        served = self._sinks(node)
         if heads and any(n.target == "attention" for n in served):
             return "qk_norm"
         fed = [self._graph.nodes[i] for i in node.inputs]
@@ -131,7 +133,7 @@ class Namer:
     def _activation(self, node: Node) -> str:
         graph = self._graph
         before = [m for n in node.inputs for m in [graph.nodes[i] for i in sources(graph, n)]]
-        after = [graph.nodes[i] for i in sinks(graph, self._users, node.id)]
+        after = self._sinks(node)
         if before and all(is_linear(n) for n in before) and any(is_linear(n) for n in after):
             return self._shared(node, "act_fn")
         return "output_gate"

@@ -89,21 +89,21 @@ def _statistics(graph: TraceGraph, root: Node) -> tuple[set[int], Node | None]:
         node = graph.nodes[pending.pop()]
         name = base_name(node.target)
         reduced = node.shape[-1:] == (1,) or not node.shape
-        inner = mean is not None and name in {
-            "aten.pow",
-            "aten.square",
-            "aten.mul",
-            "aten.abs",
-            "aten.sub",
-        }
-        centred = name == "aten.sub" or len(set(node.inputs)) == 1
-        if node.id in chain or name not in _BEFORE or not (reduced or (inner and centred)):
+        inner = mean is not None and _squares_or_centres(node)
+        if node.id in chain or name not in _BEFORE or not (reduced or inner):
             continue
         chain.add(node.id)
         if name in _MEANS:
             mean = node
         pending += node.inputs
     return chain, mean
+
+
+def _squares_or_centres(node: Node) -> bool:
+    name = base_name(node.target)
+    if name == "aten.mul":
+        return len(node.inputs) == 2 and len(set(node.inputs)) == 1
+    return name in {"aten.pow", "aten.square", "aten.abs", "aten.sub"}
 
 
 def _collapse(graph: TraceGraph, found: set[int]) -> None:

@@ -9,7 +9,7 @@ from servesim.graph.passes.simplify import base_name
 
 _ANCHORS = frozenset(
     {
-        "linear", "attention", "experts", "embedding", "repeat", "input",
+        "linear", "attention", "experts", "embedding", "indexer", "repeat", "input",
         "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.convolution",
         "aten._grouped_mm",
     }

@@ -13,6 +13,7 @@ from servesim.graph.ops.batched_gemm import BatchedGemm
 from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.experts import Experts
 from servesim.graph.ops.gemm import Gemm, Part
+from servesim.graph.ops.indexer import Indexer
 from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.ops.lm_head import LmHead
 from servesim.graph.ops.norm import Norm
@@ -51,6 +52,7 @@ class Specs:
         by_target: dict[str, Callable[[Node], OpSpec]] = {
             "attention": self._attention,
             "experts": self._experts,
+            "indexer": self._indexer,
             "embedding": self._embedding,
             "aten.convolution": self._convolution,
         }
@@ -163,6 +165,10 @@ class Specs:
             kv_dtype=self._dtype,
             weights=self._own(node),
         )
+
+    def _indexer(self, node: Node) -> Indexer:
+        a = node.attrs
+        return Indexer(a["heads"], a["head_dim"], self._dtype, self._dtype)
 
     def _is_masked_by_choice(self, node: Node) -> bool:
         """Whether which keys attention sees is computed from the tokens (by an indexer)."""

@@ -116,6 +116,9 @@ def _arguments(model: torch.nn.Module, ids: torch.Tensor, cache: Any) -> dict[st
         given["logits_to_keep"] = 1
     if "return_dict" in known:
         given["return_dict"] = True
+    inner = getattr(model, "model", model)
+    if "patch_lengths" in inspect.signature(inner.forward).parameters:  # bytes: one a patch
+        given["patch_lengths"] = torch.ones_like(ids)
     if cache is not None:
         name = next((n for n in ("past_key_values", "cache_params", "state") if n in known), None)
         if name or loose:

@@ -19,6 +19,7 @@ from servesim.graph.ops.collective import Collective, LogitsGather
 from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.experts import Experts
 from servesim.graph.ops.gemm import Gemm, Part
+from servesim.graph.ops.indexer import Indexer
 from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.ops.lm_head import LmHead
 from servesim.graph.ops.norm import Norm
@@ -37,6 +38,7 @@ EXAMPLES: tuple[OpSpec, ...] = (
     BatchedGemm(8, 32, 16),
     LatentExpand(256, 32, 8),
     Experts(16, 2, 64, 32),
+    Indexer(4, 16),
     Recurrent("ssd", 8, 16, 16, 1000.0, 256.0, 2048.0),
     Sampler(1000),
     Collective("all_reduce", 64, 2),
@@ -164,6 +166,13 @@ def test_latent_attention_serves_prefills_and_decodes_apart() -> None:
     assert LatentExpand(256, 32, 8).work(BATCH, "kv_b_proj").m == 5 + 10
     assert BatchedGemm(8, 32, 16).work(BATCH, "q_absorb").flops == 2 * 8 * 2 * 32 * 16
     assert not Op("q_absorb", BatchedGemm(8, 32, 16)).runs(BatchShape.of([(5, 0)]))
+
+
+def test_indexer_scores_every_key() -> None:
+    work = Indexer(4, 16).work(BATCH, "indexer")
+    pairs = 5 * 6 // 2 + 3 * 7 + 3 * 4 // 2 + 11 + 21
+    assert work.flops == 2 * pairs * 4 * 16
+    assert work.kv_bytes_per_token == 32
 
 
 def test_experts_touched() -> None:
