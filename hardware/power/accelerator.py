@@ -13,8 +13,8 @@ from servesim.hardware.load import build
 
 #: Share of the rated power drawn beside the work itself while kernels run; and added by memory at
 #: full bandwidth and by arithmetic at its peak. Fitted by ``servesim validate energy`` to 405
-#: configurations of vLLM on H100 (ML.ENERGY v3): 319 W, 216 W and 541 W of 700 W.
-ACTIVE_SHARE, MEMORY_SHARE, COMPUTE_SHARE = 0.456, 0.309, 0.773
+#: configurations of vLLM on H100 (ML.ENERGY v3): 320 W, 215 W and 540 W of 700 W.
+ACTIVE_SHARE, MEMORY_SHARE, COMPUTE_SHARE = 0.457, 0.307, 0.771
 #: Standing by, above idle: an estimate for devices of which nothing is known.
 STANDBY_SHARE = 0.1
 #: Seconds of standby after the last kernel, as measured on an RTX A6000 (LLMServingSim 2.0).

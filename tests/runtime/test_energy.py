@@ -18,6 +18,7 @@ from servesim.runtime.energy.capped import CappedStepModel
 from servesim.runtime.energy.report import energy_report
 from servesim.runtime.energy.use import StepColumns, StepUse, compile_use, total_use, use_of
 from servesim.runtime.step_model import CompiledStepModel
+from servesim.runtime.steps import StepRecords
 
 #: Idle 10 W, 20 W for 5 s after a step, 100 W while steps run.
 PLAIN = AcceleratorPower(10.0, 20.0, 5.0, 100.0, 0.0, 0.0, 400.0)
@@ -56,6 +57,13 @@ def test_a_hold_that_outlasts_the_gap_never_idles() -> None:
     energy = engine_energy(steps, Powered((), {"gpu": held}), until_s=33.2)
     assert energy.states["idle"] == pytest.approx(10 * 1.0)  # before the first step
     assert energy.states["standby"] == pytest.approx(20 * 27.8)
+
+
+def test_an_engine_that_never_ran_idles() -> None:
+    energy = engine_energy(StepRecords(), Powered(compile_use(PLACEMENT), {"gpu": POWER}, 2), 10.0)
+    assert energy.states == {"active": 0.0, "standby": 0.0, "idle": 2 * 50.0 * 10.0}
+    assert energy.total == pytest.approx(1000.0)
+    assert energy.busy_s == 0.0
 
 
 def test_the_server_and_the_building() -> None:

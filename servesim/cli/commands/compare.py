@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from servesim.errors import InputError
 
 if TYPE_CHECKING:
     from servesim.scenario import Scenario
@@ -56,8 +53,6 @@ def _scenario(file: str, args: argparse.Namespace) -> Scenario:
     flags: dict[str, Any] = {"slo": {k: v for k, v in limits.items() if v is not None}}
     if args.usd_per_device_hour is not None:
         flags["cost"] = {"usd_per_device_hour": args.usd_per_device_hour}
-    if not Path(file).suffix:
-        raise InputError(f"{file} is no scenario file (TOML)")
     return Scenario.load(file, flags)
 
 
