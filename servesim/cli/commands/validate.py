@@ -1,14 +1,20 @@
-"""``servesim validate``: is it true? Recordings of vLLM's scheduler, measured runs."""
+"""``servesim validate``: is it true? Recordings, measured runs, figures, energy."""
 
 from __future__ import annotations
 
 import argparse
 
-from servesim.cli.commands_validate import energy, golden, paper, run_measured
+from servesim.cli.commands_validate import energy, golden, paper, report, run_measured
 
-HELP = "compare with recordings of vLLM's scheduler and with measured runs"
+HELP = "compare with vLLM's own scheduler, measured runs, figures and energy"
 
-_CHECKS = {"golden": golden, "run": run_measured, "paper": paper, "energy": energy}
+_CHECKS = {
+    "golden": golden,
+    "run": run_measured,
+    "paper": paper,
+    "energy": energy,
+    "report": report,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
