@@ -12,6 +12,9 @@ from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.runtime.energy.use import COMPUTE, LINK, MEMORY, OpUse, StepColumns, Values
 from servesim.runtime.steps import StepRecords
 
+#: Share of the data sheet's peaks that attention reaches, where its time is not known otherwise.
+_REACHED = 0.8
+
 #: What an accelerator can be doing.
 STATES = ("active", "standby", "idle")
 
@@ -72,18 +75,21 @@ def engine_energy(steps: StepRecords, powered: Powered, until_s: float) -> Engin
     count = steps.column("steps")
     per_step = busy / np.maximum(count, 1.0)
     families: dict[str, float] = {}
-    active = np.zeros(len(busy))
+    active, bubbles = np.zeros(len(busy)), np.zeros(len(busy))
     link = 0.0
     for name, power in powered.powers.items():
         uses = [one for one in powered.uses if one.device == name]
-        drawn, shares = _active(uses, power, rows, per_step)
+        own = _own_seconds(uses, rows, per_step, alone=len(powered.powers) == 1)
+        drawn, shares = _active(uses, power, rows, own)
         active += drawn * count * powered.ranks
+        bubbles += power.standby_watts * (per_step - own) * count * powered.ranks
         for family, share in shares.items():
             spent = float((drawn * share) @ count) * powered.ranks
             families[family] = families.get(family, 0.0) + spent
         link += sum(float(one.use(rows)[:, LINK] @ count) for one in uses) * powered.ranks
     prefill = _prefill_share(powered.uses, rows)
-    times, joules, waiting = _line(steps, active, busy, powered, until_s)
+    times, joules, waiting = _line(steps, active + bubbles, busy, powered, until_s)
+    waiting["standby"] += float(bubbles.sum())
     return EngineEnergy(
         states={"active": float(active.sum()), **waiting},
         families=families,
@@ -104,10 +110,29 @@ def step_watts(power: AcceleratorPower, work_joules: Values, seconds: Values) ->
     return np.minimum(power.active_watts + work_joules / safe, power.limit_watts)
 
 
+def _own_seconds(
+    uses: Sequence[OpUse], rows: StepColumns, seconds: Values, *, alone: bool
+) -> Values:
+    """Seconds of each step in which a device works, and not another one of its engine.
+
+    With several (stages of a pipeline, a memory that computes) it is their kernels' time, that of
+    contextual ones from what they use; a single device works all the time.
+    """
+    if alone:
+        return seconds
+    own = np.zeros(len(seconds))
+    for one in uses:
+        use = one.use(rows)
+        contextual = (use[:, MEMORY] + use[:, COMPUTE]) / _REACHED if one.depends == CONTEXT else 0
+        own += one.seconds(rows) + contextual
+    return np.minimum(own, seconds)
+
+
 def _active(
     uses: Sequence[OpUse], power: AcceleratorPower, rows: StepColumns, seconds: Values
 ) -> tuple[Values, dict[str, Values]]:
-    """Joules of one accelerator in one step of each row, and their split by family.
+    """Joules of one accelerator in one step of each row, ``seconds`` of it, and their split by
+    family.
 
     What kernels draw beside their work is split by time; contextual operators have the time that
     the others leave.
@@ -148,7 +173,7 @@ def _prefill_share(uses: Sequence[OpUse], rows: StepColumns) -> Values:
 
 
 def _line(
-    steps: StepRecords, active: Values, busy: Values, powered: Powered, until_s: float
+    steps: StepRecords, in_steps: Values, busy: Values, powered: Powered, until_s: float
 ) -> tuple[Values, Values, dict[str, float]]:
     """Energy drawn over time, and the joules of waiting by state."""
     starts, ends = steps.column("start_s"), steps.column("end_s")
@@ -158,7 +183,7 @@ def _line(
     gaps = np.maximum(gap_to - gap_from, 0.0)
     states = {"standby": 0.0, "idle": 0.0}
     gap_joules, held_joules, held = np.zeros(len(gaps)), np.zeros(len(gaps)), np.zeros(len(gaps))
-    step_joules = active.copy()
+    step_joules = in_steps.copy()
     for power in powered.powers.values():
         held = np.minimum(gaps, power.standby_s)
         held[0] = 0.0  # nothing has run yet

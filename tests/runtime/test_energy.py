@@ -17,6 +17,7 @@ from servesim.runtime.energy.account import Powered, engine_energy
 from servesim.runtime.energy.capped import CappedStepModel
 from servesim.runtime.energy.report import energy_report
 from servesim.runtime.energy.use import StepColumns, StepUse, compile_use, total_use, use_of
+from servesim.runtime.step import LinearStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.steps import StepRecords
 
@@ -64,6 +65,19 @@ def test_an_engine_that_never_ran_idles() -> None:
     assert energy.states == {"active": 0.0, "standby": 0.0, "idle": 2 * 50.0 * 10.0}
     assert energy.total == pytest.approx(1000.0)
     assert energy.busy_s == 0.0
+
+
+def test_stages_of_a_pipeline_wait_for_each_other() -> None:
+    stages = [Placement(graph(ranks=1), {name: GPU}, name) for name in ("gpu/0", "gpu/1")]
+    uses = tuple(use for one in stages for use in compile_use(one))
+    records = run([request(0, 0.0, 1, 40)], model=LinearStepModel(per_token_s=1.0))
+    powered = Powered(uses, {"gpu/0": PLAIN, "gpu/1": PLAIN})
+    energy = engine_energy(records.instances[0].steps, powered, 40.0)
+    assert energy.states["active"] + energy.states["standby"] == pytest.approx(energy.total)
+    # Steps of a second hold a few hundred microseconds of kernels: nearly all is waiting.
+    assert energy.states["standby"] == pytest.approx(2 * 20 * 40, rel=1e-2)
+    alone = engine_energy(records.instances[0].steps, Powered(uses, {"gpu/0": PLAIN}), 40.0)
+    assert alone.states["active"] == pytest.approx(100 * 40)
 
 
 def test_the_server_and_the_building() -> None:
