@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,6 +31,8 @@ from servesim.units import gib
 
 Floats = npt.NDArray[np.float64]
 
+#: Shares that a bar shows, besides those of the rest.
+_MOST_SHARES = 4
 #: A latency axis is logarithmic when its values span more than this factor.
 _LOG_SPAN = 20.0
 
@@ -46,6 +50,7 @@ def report_html(result: Result) -> str:
             html.section("Latency", _latency_table(result), html.charts(_latency_charts(result))),
             html.section("Over time", html.charts(_time_charts(result))),
             *(_step(step) for step in typical_steps(result)),
+            *_energy(result),
             html.section("Run", html.facts(_facts(result)), _sources(result)),
             *(_placement(one) for one in served),
             *(_model(graph) for graph in distinct_graphs(result.deployment)),
@@ -141,6 +146,29 @@ def _facts(result: Result) -> list[tuple[str, str]]:
 def _sources(result: Result) -> str:
     parts = [(f"{source.value} costs", share) for source, share in result.sources.items() if share]
     return html.shares(parts)
+
+
+def _energy(result: Result) -> list[str]:
+    """By component, and what the accelerators' part went into, the largest first."""
+    energy = result.energy
+    if energy is None or not energy.total:
+        return []
+    waiting = {state: energy.states[state] for state in ("standby", "idle")}
+    bars = [
+        html.shares(_parts(table))
+        for table in (energy.components, {**energy.families, **waiting})
+        if sum(value > 0 for value in table.values()) > 1
+    ]
+    return [html.section("Energy", *bars, note=f"{number(energy.total / 1e3)} kJ")]
+
+
+def _parts(joules: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The most of a sum as shares of it, and the rest."""
+    total = sum(joules.values())
+    ranked = sorted(joules.items(), key=lambda item: -item[1])
+    shown = [(name, value / total) for name, value in ranked[:_MOST_SHARES] if value > 0]
+    rest = 1.0 - sum(share for _, share in shown)
+    return shown + ([("other", rest)] if rest > 1e-6 else [])
 
 
 def _step(step: TypicalStep) -> str:
