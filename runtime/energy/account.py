@@ -9,7 +9,8 @@ import numpy as np
 
 from servesim.graph.op import CONTEXT, TOKENS
 from servesim.hardware.power.accelerator import AcceleratorPower
-from servesim.runtime.energy.use import COMPUTE, LINK, MEMORY, OpUse, StepColumns, Values
+from servesim.runtime.energy.columns import StepColumns, Values
+from servesim.runtime.energy.use import COMPUTE, LINK, MEMORY, OpUse
 from servesim.runtime.steps import StepRecords
 
 #: Share of the data sheet's peaks that attention reaches, where its time is not known otherwise.

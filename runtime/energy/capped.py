@@ -10,7 +10,8 @@ from servesim.graph.batch import BatchShape
 from servesim.hardware.placement import Placement
 from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.hardware.power.clock import LOWEST_CLOCK, ClockedCost, power_at_clock
-from servesim.runtime.energy.use import StepUse, compile_use
+from servesim.runtime.energy.step_use import StepUse
+from servesim.runtime.energy.use import compile_use
 from servesim.runtime.step_model import CompiledStepModel
 
 #: Clocks tried, as shares of the highest; between two of them time is interpolated by power.

@@ -10,7 +10,7 @@ import numpy as np
 from servesim.errors import InputError
 from servesim.hardware.power.server import ServerPower
 from servesim.runtime.energy.account import STATES, EngineEnergy, Powered, engine_energy
-from servesim.runtime.energy.use import Values
+from servesim.runtime.energy.columns import Values
 from servesim.runtime.metrics import finished
 from servesim.runtime.records import Records
 
@@ -101,11 +101,11 @@ def energy_report(
     Args:
         powered: the accelerators of each instance, in the records' order.
         server: what is around them; nothing by default.
-        until_s: end of the time that counts; the end of the last step by default.
+        until_s: end of the time that counts, if it is after the last step.
     """
     server = server or ServerPower()
     ends = [one.steps.end_s[-1] for one in records.instances if len(one.steps)]
-    until = max(ends, default=0.0) if until_s is None else until_s
+    until = max(*ends, until_s or 0.0, 0.0)
     engines = tuple(
         engine_energy(one.steps, power, until)
         for one, power in zip(records.instances, powered, strict=True)

@@ -7,89 +7,25 @@ are then evaluated at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, SEQUENCES, Op, OpSpec
 from servesim.graph.work import CollectiveWork, Work
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
-from servesim.runtime.steps import StepRecords
-
-Values = npt.NDArray[np.float64]
+from servesim.runtime.energy.columns import StepColumns, Values, sums_of
 
 #: What a use is made of: seconds at full bandwidth, seconds at peak arithmetic, bytes over links.
 MEMORY, COMPUTE, LINK = 0, 1, 2
-#: The sums over a batch that contextual operators are linear in.
-SUMS = (
-    "prefill_tokens",
-    "prefills",
-    "decodes",
-    "decode_context",
-    "prefill_context",
-    "prefill_pairs",
-)
-
 #: Tables hold every number up to the first and steps of this factor beyond.
 _DENSE, _STEP = 16, 1.1
 #: Limits that clip the context an operator sees, where its spec has them.
 _WINDOWS = ("window", "chunk", "selected")
-
-
-@dataclass(frozen=True, slots=True)
-class StepColumns:
-    """Sums over the batch of each step, one step a row.
-
-    A row may stand for several joined steps; it then holds their mean.
-    """
-
-    prefill_tokens: Values
-    prefills: Values
-    decodes: Values
-    decode_context: Values
-    prefill_context: Values
-    prefill_pairs: Values
-
-    @classmethod
-    def of(cls, steps: StepRecords) -> StepColumns:
-        """The columns of an engine's records."""
-        count = np.maximum(steps.column("steps"), 1.0)
-        return cls(*(steps.column(name) / count for name in cls.__dataclass_fields__))
-
-    @classmethod
-    def of_batch(cls, batch: BatchShape) -> StepColumns:
-        """One row: a single step."""
-        sums = _sums(batch)
-        return cls(*(np.array([value]) for value in sums))
-
-    @property
-    def tokens(self) -> Values:
-        """New tokens."""
-        return self.prefill_tokens + self.decodes
-
-    @property
-    def sequences(self) -> Values:
-        """Sequences."""
-        return self.prefills + self.decodes
-
-    def features(self, window: float | None) -> Values:
-        """(rows, 6): what contextual operators are linear in, contexts clipped to ``window``.
-
-        Clipping takes the mean context of a row's sequences.
-        """
-        decode, prefill, pairs = self.decode_context, self.prefill_context, self.prefill_pairs
-        if window is not None:
-            decode = np.minimum(decode, self.decodes * (window - 1))
-            pairs = np.minimum(pairs, self.prefill_tokens * window)
-            prefill = np.minimum(prefill, self.prefills * window)
-        return np.column_stack(
-            (self.prefill_tokens, self.prefills, self.decodes, decode, prefill, pairs)
-        )
 
 
 @dataclass(frozen=True)
@@ -125,15 +61,6 @@ class OpUse:
         """Seconds of steps of so many tokens (or sequences)."""
         return self._tabled(count)[:, 3]
 
-    def _count(self, rows: StepColumns) -> Values:
-        return rows.sequences if self.depends == SEQUENCES else rows.tokens
-
-    def _tabled(self, count: Values) -> Values:
-        knots = _knots(float(count.max(initial=1.0)))
-        table = np.array([self.known(int(knot)) for knot in knots])
-        columns = [np.interp(count, knots, table[:, i]) for i in range(4)]
-        return np.column_stack(columns) * (count > 0)[:, None]
-
     def known(self, count: int) -> tuple[float, float, float, float]:
         """(memory, compute, link, seconds) of a step of ``count`` tokens (or sequences)."""
         if count not in self._tables:
@@ -146,21 +73,30 @@ class OpUse:
         return self._tables[count]
 
     @cached_property
-    def _tables(self) -> dict[int, tuple[float, float, float, float]]:
-        return {}
-
-    @cached_property
     def coefficients(self) -> Values:
         """(6, 3): use of contextual operators for each of ``StepColumns.features``; found from
         batches whose contexts no window clips.
         """
         inside = int(min(self.window or 64, 64)) // 4
         batches = [_probe(*sizes) for sizes in _probes(inside)]
-        features = np.array([_sums(batch) for batch in batches])
+        features = np.array([sums_of(batch) for batch in batches])
         found = np.array([self.at(batch)[:3] for batch in batches])
         scale = features.max(axis=0)
         solution = np.linalg.lstsq(features / scale, found, rcond=None)[0]
         return np.asarray(solution / scale[:, None])
+
+    def _count(self, rows: StepColumns) -> Values:
+        return rows.sequences if self.depends == SEQUENCES else rows.tokens
+
+    def _tabled(self, count: Values) -> Values:
+        knots = _knots(float(count.max(initial=1.0)))
+        table = np.array([self.known(int(knot)) for knot in knots])
+        columns = [np.interp(count, knots, table[:, i]) for i in range(4)]
+        return np.column_stack(columns) * (count > 0)[:, None]
+
+    @cached_property
+    def _tables(self) -> dict[int, tuple[float, float, float, float]]:
+        return {}
 
 
 def compile_use(placement: Placement) -> tuple[OpUse, ...]:
@@ -211,90 +147,6 @@ def use_of(work: Work, device: Device) -> tuple[float, float, float]:
         return memory, 0.0, work.payload_bytes
     peak = device.peak_flops.get(work.dtype) or min(device.peak_flops.values())
     return memory, work.flops / peak, 0.0
-
-
-class StepUse:
-    """The use of single steps as plain numbers, for loops that ask one after another."""
-
-    def __init__(self, uses: tuple[OpUse, ...]) -> None:
-        self._tabled = [one for one in uses if one.depends != CONTEXT]
-        self._fixed: dict[tuple[int, int], tuple[float, float]] = {}
-        self._rates: dict[float | None, list[tuple[float, float]]] = {}
-        for one in uses:
-            if one.depends == CONTEXT:
-                before = self._rates.get(one.window, [(0.0, 0.0)] * len(SUMS))
-                self._rates[one.window] = [
-                    (memory + more[MEMORY], compute + more[COMPUTE])
-                    for (memory, compute), more in zip(
-                        before, one.coefficients.tolist(), strict=True
-                    )
-                ]
-
-    def of(self, batch: BatchShape) -> tuple[float, float]:
-        """Seconds at full bandwidth, and at peak arithmetic."""
-        memory, compute = self._fixed_use(batch.tokens, batch.sequences)
-        sums = _sums(batch)
-        for window, rates in self._rates.items():
-            for count, (of_memory, of_compute) in zip(_clipped(sums, window), rates, strict=True):
-                memory += count * of_memory
-                compute += count * of_compute
-        return memory, compute
-
-    def of_decodes(self, decodes: int) -> tuple[float, float]:
-        """As ``of``, of so many decodes without any context."""
-        return self.of(BatchShape((), decodes, 0, 0))
-
-    def per_context(self) -> tuple[float, float]:
-        """What a token of context adds to a decode's use, as long as no window clips it."""
-        index = SUMS.index("decode_context")
-        rates = [rates[index] for rates in self._rates.values()]
-        return sum(memory for memory, _ in rates), sum(compute for _, compute in rates)
-
-    def _fixed_use(self, tokens: int, sequences: int) -> tuple[float, float]:
-        key = tokens, sequences
-        if key not in self._fixed:
-            parts = [
-                one.known(sequences if one.depends == SEQUENCES else tokens) for one in self._tabled
-            ]
-            self._fixed[key] = sum(p[MEMORY] for p in parts), sum(p[COMPUTE] for p in parts)
-        return self._fixed[key]
-
-
-def total_use(uses: tuple[OpUse, ...], rows: StepColumns) -> Mapping[tuple[str, str], Values]:
-    """(device, family) -> (rows, 3)."""
-    found: dict[tuple[str, str], Values] = {}
-    for one in uses:
-        key = (one.device, one.family)
-        found[key] = found.get(key, np.zeros((len(rows.decodes), 3))) + one.use(rows)
-    return found
-
-
-def _sums(batch: BatchShape) -> tuple[float, ...]:
-    """A batch as the fields of ``StepColumns``."""
-    prefills = batch.prefills
-    return (
-        float(sum(new for new, _ in prefills)),
-        float(len(prefills)),
-        float(batch.decodes),
-        float(batch.decode_context),
-        float(sum(context for _, context in prefills)),
-        float(sum(new * context + new * (new + 1) // 2 for new, context in prefills)),
-    )
-
-
-def _clipped(sums: tuple[float, ...], window: float | None) -> tuple[float, ...]:
-    """``StepColumns.features`` of one row."""
-    if window is None:
-        return sums
-    tokens, prefills, decodes, decode, prefill, pairs = sums
-    return (
-        tokens,
-        prefills,
-        decodes,
-        min(decode, decodes * (window - 1)),
-        min(prefill, prefills * window),
-        min(pairs, tokens * window),
-    )
 
 
 def _probes(inside: int) -> Iterator[tuple[tuple[tuple[int, int], ...], int, int]]:

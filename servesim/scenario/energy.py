@@ -90,7 +90,7 @@ def energy_of(
     """The energy of a run of ``deployment``; None when nothing is known of a device's power.
 
     Args:
-        until_s: end of the time that counts; the end of the last step by default.
+        until_s: end of the time that counts, if it is after the last step.
     """
     powered: list[Powered] = []
     for one in deployment.served:

@@ -15,8 +15,10 @@ from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.hardware.power.server import Cpu, Dram, Ports, ServerPower
 from servesim.runtime.energy.account import Powered, engine_energy
 from servesim.runtime.energy.capped import CappedStepModel
+from servesim.runtime.energy.columns import StepColumns
 from servesim.runtime.energy.report import energy_report
-from servesim.runtime.energy.use import StepColumns, StepUse, compile_use, total_use, use_of
+from servesim.runtime.energy.step_use import StepUse
+from servesim.runtime.energy.use import compile_use, use_of
 from servesim.runtime.step import LinearStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.steps import StepRecords
@@ -156,7 +158,8 @@ def test_use_is_that_of_the_operators(batch) -> None:
                 old + count * new for old, new in zip((memory, compute, link), more, strict=True)
             )
     uses = compile_use(PLACEMENT)
-    together = sum(total_use(uses, StepColumns.of_batch(batch)).values())
+    rows = StepColumns.of_batch(batch)
+    together = sum(one.use(rows) for one in uses)
     assert together[0] == pytest.approx([memory, compute, link], rel=1e-6)
     assert StepUse(uses).of(batch) == pytest.approx((memory, compute), rel=1e-6)
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from servesim.errors import ServesimError
 from servesim.graph.batch import BatchShape
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.energy.use import StepUse, compile_use
+from servesim.runtime.energy.step_use import StepUse
+from servesim.runtime.energy.use import compile_use
 from servesim.scenario.build import Served, serve
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.validation.energy.configurations import Measured
