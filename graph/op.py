@@ -10,6 +10,8 @@ from servesim.graph.work import Work
 
 #: What a kind's work depends on: all new tokens, the number of sequences, or also the contexts.
 TOKENS, SEQUENCES, CONTEXT = "tokens", "sequences", "context"
+#: On the new tokens of all data-parallel ranks that share experts.
+GROUP = "group"
 
 #: The input of a block's first operators: the hidden states of the block before.
 STREAM = "@stream"
@@ -25,7 +27,8 @@ class OpSpec(Protocol):
         """The work of this operator for ``batch`` on one device.
 
         A spec with ``depends == TOKENS`` looks at ``batch.tokens`` only, with ``SEQUENCES`` at
-        ``batch.sequences`` only.
+        ``batch.sequences`` only, with ``GROUP`` at ``batch.group_tokens`` (at ``batch.tokens`` of
+        every rank, where there are none).
         """
 
     @property

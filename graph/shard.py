@@ -37,8 +37,13 @@ class State(Enum):
     PARTIAL = "partial"
 
 
-def shard(graph: OpGraph, tensor_parallel_size: int) -> OpGraph:
+def shard(
+    graph: OpGraph, tensor_parallel_size: int, *, enable_expert_parallel: bool = False
+) -> OpGraph:
     """The graph of one of ``tensor_parallel_size`` ranks, collectives inserted.
+
+    Args:
+        enable_expert_parallel: deal whole experts to the ranks, not slices of each.
 
     Raises:
         InputError: the size is no positive number, or the graph is sharded already.
@@ -51,7 +56,8 @@ def shard(graph: OpGraph, tensor_parallel_size: int) -> OpGraph:
     if tensor_parallel_size == 1:
         return graph
     blocks = tuple(
-        _BlockSharder(block, tensor_parallel_size, graph.dtype).result() for block in graph.blocks
+        _BlockSharder(block, tensor_parallel_size, graph.dtype, enable_expert_parallel).result()
+        for block in graph.blocks
     )
     sharded = replace(
         graph,
@@ -94,8 +100,9 @@ def _shard_cache(cache: CacheGroup, whole: OpGraph, local: Sequence[Block]) -> C
 class _BlockSharder:
     """Propagates states through one block."""
 
-    def __init__(self, block: Block, ranks: int, dtype: str) -> None:
+    def __init__(self, block: Block, ranks: int, dtype: str, by_expert: bool) -> None:
         self._block, self._ranks, self._dtype = block, ranks, dtype
+        self._by_expert = by_expert
         self._states: dict[str, State] = {STREAM: State.REPLICATED}
         self._renamed: dict[str, str] = {}
         self._ops: list[Op] = []
@@ -149,7 +156,8 @@ class _BlockSharder:
             case LmHead():
                 local = spec.columns(ranks)
             case Experts():
-                local, state = spec.local(ranks), State.PARTIAL
+                local = spec.by_expert(ranks) if self._by_expert else spec.local(ranks)
+                state = State.PARTIAL
             case Attention() | BatchedGemm() | LatentExpand() | Recurrent():
                 local, state = spec.local(ranks), State.SHARDED
             case Norm() if State.SHARDED in states:

@@ -20,6 +20,8 @@ from servesim.graph.ops.pointwise import Pointwise
 from servesim.graph.ops.recurrent import Recurrent
 
 #: cuBLAS keeps this much for split-K partial sums (torch's default on Hopper).
+#: Tokens that fused experts work on at once (vLLM, ``VLLM_FUSED_MOE_CHUNK_SIZE``).
+EXPERT_CHUNK = 16 * 1024
 CUBLAS_BYTES = 32 * 2**20
 #: Tensors as wide as the hidden states alive in the middle of a layer: residual before and after
 #: the addition, attention output, normalised input.
@@ -142,7 +144,7 @@ def _expert_workspace(graph: OpGraph, tokens: int) -> float:
     """Workspaces of the fused experts: inputs and outputs of both of their GEMMs."""
     return max(
         (
-            tokens
+            min(tokens * getattr(op.spec, "replicas", 1), max(tokens, EXPERT_CHUNK))
             * op.spec.top_k
             * bytes_per_element(graph.dtype)
             * (

@@ -28,6 +28,7 @@ def load_graph(
     tensor_parallel_size: int = 1,
     dtype: str | None = None,
     cache: bool = True,
+    enable_expert_parallel: bool = False,
 ) -> OpGraph:
     """The operator graph of one tensor-parallel rank of ``model``.
 
@@ -35,6 +36,7 @@ def load_graph(
         model: a built-in Hugging Face id, a folder with a config.json, or a config.json.
         tensor_parallel_size: ranks that share the model.
         dtype: ``bf16``, ``fp16`` or ``fp32``; by default the checkpoint's own.
+        enable_expert_parallel: deal whole experts to the ranks, not slices of each.
         cache: use and fill the cache in ``$SERVESIM_CACHE`` (default ``~/.cache/servesim``).
 
     Raises:
@@ -52,7 +54,7 @@ def load_graph(
         graph = trace_graph(config, chosen)
         if cache:
             _write(path, graph)
-    return shard(graph, tensor_parallel_size)
+    return shard(graph, tensor_parallel_size, enable_expert_parallel=enable_expert_parallel)
 
 
 def load_tower(model: str, *, dtype: str | None = None, cache: bool = True) -> OpGraph | None:

@@ -10,6 +10,7 @@ from enum import IntEnum
 from servesim.errors import InputError, ServesimError
 from servesim.runtime.engine import DEFAULT_OPTIONS, Engine, EngineOptions, Instance
 from servesim.runtime.parallel.build import build_engine
+from servesim.runtime.parallel.waves import join_waves
 from servesim.runtime.records import Records, RequestRecords, Status
 from servesim.runtime.routers import Router, Snapshot
 from servesim.runtime.routers.round_robin import RoundRobin
@@ -44,6 +45,7 @@ class Cluster:
             raise InputError("a cluster needs at least one instance")
         self.requests = RequestRecords()
         self.engines = [build_engine(instance, self.requests, options) for instance in instances]
+        join_waves(self.engines)
         self._source = workload.source()
         self._router = router
         self._events: list[tuple[float, Order, int, int]] = []  # (..., ticket, engine)

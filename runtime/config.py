@@ -47,6 +47,11 @@ class EngineConfig:
         enforce_eager: no CUDA graphs, so that steps are not padded to captured sizes.
         tensor_parallel_size, pipeline_parallel_size, data_parallel_size: devices per dimension.
         enable_expert_parallel: spread experts, not slices of each, over the devices.
+        all2all_backend: how tokens reach experts on other data-parallel ranks:
+            ``allgather_reducescatter``, or all to all as ``deepep_high_throughput``.
+        expert_placement_strategy: which experts a device holds: ``linear`` or ``round_robin``.
+        enable_eplb: place experts by their load.
+        num_redundant_experts: replicas of busy experts, with ``enable_eplb``.
 
     Raises:
         InputError: a value cannot be used.
@@ -70,12 +75,17 @@ class EngineConfig:
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
     enable_expert_parallel: bool = False
+    all2all_backend: str = "allgather_reducescatter"
+    expert_placement_strategy: str = "linear"
+    enable_eplb: bool = False
+    num_redundant_experts: int = 0
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             if (value := getattr(self, name)) is not None:
                 _require_int(name, value, least=1)
-        _require_int("long_prefill_token_threshold", self.long_prefill_token_threshold, least=0)
+        for name in ("long_prefill_token_threshold", "num_redundant_experts"):
+            _require_int(name, getattr(self, name), least=0)
         if self.num_gpu_blocks_override is not None:
             _require_int("num_gpu_blocks_override", self.num_gpu_blocks_override, least=2)
         if not 0 < self.gpu_memory_utilization <= 1:

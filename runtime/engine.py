@@ -34,6 +34,7 @@ class Instance:
         step_model: how long its steps take.
         num_gpu_blocks: KV blocks that the memory holds, one of which is never used;
             ``config.num_gpu_blocks_override`` wins over it.
+        wave: engines of one such name take their steps in lock step.
 
     Raises:
         InputError: too few blocks.
@@ -43,6 +44,7 @@ class Instance:
     step_model: StepModel
     num_gpu_blocks: int
     name: str = "engine"
+    wave: str = ""
 
     def __post_init__(self) -> None:
         if self.blocks < 2:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from servesim.graph.batch import BatchShape
-from servesim.graph.op import CONTEXT, SEQUENCES, TOKENS, Op, OpSpec
+from servesim.graph.op import CONTEXT, GROUP, SEQUENCES, TOKENS, Op, OpSpec
 from servesim.graph.work import AttentionWork, CollectiveWork, Work
 from servesim.hardware.cost import Cost, Source, kernels_alone
 from servesim.hardware.placement import Placement
@@ -101,21 +101,28 @@ class CompiledStepModel:
         groups = list(_groups(self.placement))
         self._tokens = [g for g in groups if g.op.spec.depends == TOKENS]
         self._sequences = [g for g in groups if g.op.spec.depends == SEQUENCES]
+        self._pooled = [g for g in groups if g.op.spec.depends == GROUP]
+        self._replicas = max((getattr(g.op.spec, "replicas", 1) for g in self._pooled), default=1)
         self._context = [g for g in groups if g.op.spec.depends == CONTEXT]
         self.needs_contexts = any(_clips(g.op) for g in self._context)
         self._kernels_alone = sum(g.count for g in groups if g.alone)
         self._by_tokens: dict[int, Seconds] = {}
+        self._by_group: dict[int, Seconds] = {}
         self._by_sequences: dict[int, Seconds] = {}
         self._by_decodes: dict[int, tuple[float, Seconds]] = {}
         self._decode = [(g, _decode_work(g.op)) for g in self._context]
 
     def seconds(self, batch: BatchShape) -> float:
         """Seconds of one step of ``batch``."""
-        if not batch.tokens:
+        tokens = max(batch.tokens, batch.padded_tokens)
+        if not tokens:
             return 0.0
         parts = [0.0] * len(SOURCES)
-        _add(parts, self._token_seconds(batch.tokens))
-        _add(parts, self._sequence_seconds(batch.sequences))
+        _add(parts, self._token_seconds(tokens))
+        if self._pooled:
+            _add(parts, self._group_seconds(self._group_tokens(batch)))
+        if batch.sequences:
+            _add(parts, self._sequence_seconds(batch.sequences))
         for group in self._context:
             cost = group.of(batch)
             if cost is not None:
@@ -160,10 +167,12 @@ class CompiledStepModel:
 
     def cost_breakdown(self, batch: BatchShape) -> tuple[OpCost, ...]:
         """What each operator takes of a step of ``batch``; the seconds add up to ``seconds``."""
-        padded = BatchShape.of_tokens(self._padded(batch.tokens))
+        padded = BatchShape.of_tokens(self._padded(max(batch.tokens, batch.padded_tokens)))
+        pooled = BatchShape(padded.prefills, group_tokens=self._group_tokens(batch))
+        seen = {TOKENS: padded, GROUP: pooled}
         rows = []
-        for group in (*self._tokens, *self._sequences, *self._context):
-            cost = group.of(padded if group.op.spec.depends == TOKENS else batch)
+        for group in (*self._tokens, *self._pooled, *self._sequences, *self._context):
+            cost = group.of(seen.get(group.op.spec.depends, batch))
             if cost is not None:
                 seconds = group.count * cost.seconds
                 rows.append(OpCost(group.label, group.device, group.count, seconds, cost.source))
@@ -204,6 +213,21 @@ class CompiledStepModel:
         captured = bool(self.capture_sizes) and padded <= self.capture_sizes[-1]
         return self._kernels_alone * (GRAPH_GAP_S if captured else STREAM_GAP_S)
 
+    def _group_tokens(self, batch: BatchShape) -> int:
+        """Tokens of all ranks that share experts; without a group, of as many equal ranks."""
+        tokens = max(batch.tokens, batch.padded_tokens)
+        padded = self._padded(tokens)
+        if not batch.group_tokens:
+            return padded * self._replicas
+        return batch.group_tokens * padded // tokens
+
+    def _group_seconds(self, tokens: int) -> Seconds:
+        known = self._by_group.get(tokens)
+        if known is None:
+            batch = BatchShape(((1, 0),), group_tokens=tokens)
+            known = self._by_group[tokens] = _total(self._pooled, batch)
+        return known
+
     def _sequence_seconds(self, sequences: int) -> Seconds:
         known = self._by_sequences.get(sequences)
         if known is None:
@@ -214,6 +238,8 @@ class CompiledStepModel:
     def _fixed_seconds(self, decodes: int) -> tuple[float, Seconds]:
         """What a step of decodes takes whatever their contexts."""
         parts = list(self._token_seconds(decodes))
+        if self._pooled:
+            _add(parts, self._group_seconds(self._group_tokens(BatchShape((), decodes))))
         _add(parts, self._sequence_seconds(decodes))
         return sum(parts), parts
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from servesim.graph.batch import BatchShape
 from servesim.graph.dtypes import bytes_per_element
-from servesim.graph.op import TOKENS
+from servesim.graph.expert_load import ExpertLoad
+from servesim.graph.op import GROUP, TOKENS
 from servesim.graph.ops import KINDS
 from servesim.graph.ops.base import split_units
 from servesim.graph.work import MoeWork
@@ -111,3 +113,32 @@ class Experts:
         """
         held = split_units("experts", self.held, ranks)
         return replace(self, local_experts=held, parallel="expert")
+
+
+@dataclass(frozen=True, slots=True)
+class PooledExperts(Experts):
+    """Experts on the ranks of a data-parallel group, or of known load: part of a placed graph.
+
+    Attributes:
+        replicas: data-parallel ranks whose tokens meet here.
+        gathered: every rank sees the tokens of all, whichever experts they go to.
+        load: how the experts are chosen and where they lie; the rank that gets most of a step is
+            the one that is costed, as the others wait for it. None where every rank has a slice
+            of every expert.
+    """
+
+    kind: ClassVar[str] = "experts"
+    depends: ClassVar[str] = GROUP
+    replicas: int = 1
+    gathered: bool = True
+    load: ExpertLoad | None = None
+
+    def work(self, batch: BatchShape, label: str) -> MoeWork:
+        """Grouped GEMMs of the rank with most pairs."""
+        tokens = batch.group_tokens or batch.tokens * self.replicas
+        plain = Experts.work(self, BatchShape.of_tokens(tokens), label)
+        if self.load is None:
+            return plain
+        pairs = self.load.pairs(tokens)
+        seen = tokens if self.gathered else math.ceil(pairs / self.top_k)
+        return replace(plain, tokens=seen, pairs=pairs, touched=self.load.touched(tokens))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from servesim.graph.op import CONTEXT, TOKENS
+from servesim.graph.op import CONTEXT, GROUP, TOKENS
 from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.runtime.energy.columns import StepColumns, Values
 from servesim.runtime.energy.use import COMPUTE, LINK, MEMORY, OpUse
@@ -166,7 +166,7 @@ def _active(
 def _prefill_share(uses: Sequence[OpUse], rows: StepColumns) -> Values:
     """Share of each step that its prefills would take if they and the decodes ran alone."""
     zero = np.zeros(len(rows.decodes))
-    counted = [one for one in uses if one.depends == TOKENS]
+    counted = [one for one in uses if one.depends in (TOKENS, GROUP)]
     prefill = sum((one.seconds_of(rows.prefill_tokens) for one in counted), zero)
     decode = sum((one.seconds_of(rows.decodes) for one in counted), zero)
     both = prefill + decode

@@ -62,7 +62,7 @@ class PipelineEngine(Engine):
             if not self._flights:
                 self._require_idle()
                 return None
-            oldest = self._flights[0]
+            oldest = self.oldest
             told = oldest.plan.finishing or (self.tells_prefills and oldest.plan.prefills)
             if told or oldest.end_s >= horizon:
                 return oldest.end_s
@@ -72,19 +72,26 @@ class PipelineEngine(Engine):
     def complete(self) -> list[Sequence]:
         """End the oldest batch."""
         flight = self._flights.popleft()
+        if flight.plan.empty:
+            return []
         self._current, self._end_s = flight.plan, flight.end_s
         return super().complete()
 
+    @property
+    def oldest(self) -> Flight:
+        """The batch that comes out next."""
+        return self._flights[0]
+
     def prefills(self) -> tuple[float, float, list[Grant]]:
         """Start, end and prefills of the oldest batch."""
-        flight = self._flights[0]
+        flight = self.oldest
         return flight.start_s, flight.end_s, flight.plan.prefills
 
-    def fail(self) -> list[Sequence]:
+    def fail(self, *at: float) -> list[Sequence]:
         """Lose everything at once; returns the sequences that were here."""
         self._flights.clear()
         self._stage_free = [0.0] * len(self._stage_free)
-        return super().fail()
+        return super().fail(*at)
 
     def _new_scheduler(self) -> LaneScheduler:
         return LaneScheduler(super()._new_scheduler(), len(self.stages.stages))
@@ -94,22 +101,31 @@ class PipelineEngine(Engine):
             plan = self._schedule(now, now)
             if plan is None:
                 return
-            self._launch(plan, now, self._stage_times(plan))
+            hop = self.stages.hop_seconds(plan.decodes + plan.prefill_tokens)
+            self._launch(plan, now, self._stage_times(plan), hop)
 
     def _stage_times(self, plan: Plan) -> list[float]:
         if plan.prefills or plan.contexts is not None:
             return self.stages.stage_seconds(plan.shape())
         return self.stages.decode_stage_seconds(plan.decodes, plan.context, plan.context_max)
 
-    def _launch(self, plan: Plan, now: float, times: list[float]) -> None:
-        """Send a batch through the stages, each of which first ends what it is at."""
-        hop = self.stages.hop_seconds(plan.decodes + plan.prefill_tokens)
+    def _launch(self, plan: Plan, now: float, times: list[float], hop: float) -> float:
+        """Send a batch through the stages, each of which first ends what it is at.
+
+        Args:
+            times: seconds in each stage.
+            hop: seconds from one to the next.
+
+        Returns:
+            When it is out.
+        """
         at = now
         for stage, seconds in enumerate(times):
             start = max(at + (hop if stage else 0.0), self._stage_free[stage])
             at = self._stage_free[stage] = start + seconds
         self._flights.append(Flight(plan, now, at))
         self._record(plan, now, at)
+        return at
 
     def _record(self, plan: Plan, start: float, end: float) -> None:
         """A row from the end of the batch before, so that rows do not overlap.

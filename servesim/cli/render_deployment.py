@@ -74,7 +74,7 @@ def model_facts(graph: OpGraph) -> list[tuple[str, str]]:
 
 def placement_facts(one: Served) -> list[tuple[str, str]]:
     """Where a model runs."""
-    device, ranks = one.device, one.devices // len(one.engines)
+    device, ranks = one.device, one.devices // one.instance.count
     facts = [
         ("device", f"{ranks} x {device.title or device.name}{_split(one)}"),
         ("operators", _operators(one)),
@@ -95,8 +95,17 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
 
 def _split(one: Served) -> str:
     """How an engine is spread over its devices, where in several ways."""
-    stages, ranks = len(one.placements), one.graph.tensor_parallel_size
-    return f": a pipeline of {stages} stages, {ranks} each" if stages > 1 else ""
+    config = one.config
+    degrees = {
+        "data": config.data_parallel_size,
+        "pipeline": config.pipeline_parallel_size,
+        "tensor": config.tensor_parallel_size,
+    }
+    words = [f"{name} {size}" for name, size in degrees.items() if size > 1]
+    if config.enable_expert_parallel:
+        words.append(f"experts {config.data_parallel_size * config.tensor_parallel_size}")
+    several = len(words) > 1 or degrees["tensor"] == 1
+    return f", parallel in {', '.join(words)}" if words and several else ""
 
 
 def _operators(one: Served) -> str:

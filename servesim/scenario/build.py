@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from servesim.errors import InputError, UnsupportedError
+from servesim.errors import InputError
+from servesim.graph.batch import BatchShape
 from servesim.graph.opgraph import OpGraph
+from servesim.graph.passes.expert import has_experts
 from servesim.hardware import load as hardware
 from servesim.hardware.collectives import CollectiveCost
 from servesim.hardware.cost import CostModel
@@ -27,12 +29,9 @@ from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
-from servesim.scenario.parallel import stage_placements, step_model_of
+from servesim.scenario.parallel import rank_names, spread, stage_placements, step_model_of
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
-
-#: Engine options whose other values are understood but not simulated.
-_ONLY = {"data_parallel_size": 1, "enable_expert_parallel": False}
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,10 @@ def serve(instance: Instance) -> Served:
     Raises:
         ServesimError: as ``build``.
     """
-    _require_simulated(instance.engine)
     device = hardware.load_device(instance.hardware.device)
     engine = instance.engine.on(device.memory.capacity_bytes, device.name)
     model = resolve(instance.model.id)
-    graph = load_model(model, instance.model, engine)
+    graph = spread(load_model(model, instance.model, engine), instance.model, engine)
     memory = plan_memory(graph, device.memory.capacity_bytes, memory_options(engine, device), model)
     costs, collectives = _costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
@@ -119,7 +117,11 @@ def serve(instance: Instance) -> Served:
         instance.hardware, device, placements, config.cudagraph_capture_sizes
     )
     blocks = memory.kv_cache_tokens // memory.block_size
-    engines = tuple(Engine(config, step_model, blocks, name) for name in _names(instance))
+    step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
+    engines = tuple(
+        Engine(config, step_model, blocks, name, wave)
+        for name, wave in rank_names(instance, in_waves=has_experts(graph))
+    )
     return Served(instance, graph, device, placements, memory, config, step_model, engines)
 
 
@@ -130,7 +132,10 @@ def load_model(config: ModelConfig, section: ModelSection, engine: EngineConfig)
         ServesimError: as ``load_graph`` and ``quantise``.
     """
     graph = load_graph(
-        section.id, tensor_parallel_size=engine.tensor_parallel_size, dtype=section.dtype
+        section.id,
+        tensor_parallel_size=engine.tensor_parallel_size,
+        dtype=section.dtype,
+        enable_expert_parallel=engine.enable_expert_parallel,
     )
     return quantise(graph, config, section.quantization, engine.kv_cache_dtype)
 
@@ -164,18 +169,6 @@ def _costs(
         return costs, None
     table = {"name": "given link", **section.link}
     return costs, CollectiveCost(hardware.build(Link, table, "[hardware] link"))
-
-
-def _names(instance: Instance) -> list[str]:
-    if instance.count == 1:
-        return [instance.name]
-    return [f"{instance.name}-{i}" for i in range(instance.count)]
-
-
-def _require_simulated(engine: EngineConfig) -> None:
-    for name, only in _ONLY.items():
-        if getattr(engine, name) != only:
-            raise UnsupportedError(f"{name} = {getattr(engine, name)} cannot be simulated yet")
 
 
 def _within(scenario: Scenario, max_model_len: int) -> Mapping[str, Any]:

@@ -1,21 +1,63 @@
-"""An engine's devices beyond a tensor-parallel group: the stages of its pipeline."""
+"""Devices beyond a tensor-parallel group: pipeline stages, ranks that share experts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from servesim.errors import InputError
 from servesim.graph.dtypes import bytes_per_element
+from servesim.graph.opgraph import OpGraph
+from servesim.graph.passes.expert import ExpertOptions, has_experts, spread_experts
 from servesim.graph.passes.stage import split_stages
+from servesim.graph.routing import ROUTINGS
 from servesim.graph.work import CollectiveWork
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
+from servesim.runtime.config import EngineConfig
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.scenario.energy import powered_step_model
-from servesim.scenario.sections import HardwareSection
+from servesim.scenario.fields import checked_table, field_types
+from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 
 #: Tensors that vLLM sends from stage to stage: hidden states and residual.
 _SENT = 2
+
+
+def spread(graph: OpGraph, section: ModelSection, engine: EngineConfig) -> OpGraph:
+    """``graph``, one tensor-parallel rank's, with its experts where the engine has them.
+
+    Raises:
+        UnknownNameError: no such routing.
+        InputError: options that contradict each other, or that a dense model has no use for.
+        UnsupportedError: the experts do not divide among the devices.
+    """
+    if not has_experts(graph):
+        if engine.enable_expert_parallel or section.expert_routing is not None:
+            raise InputError(f"{graph.model} has no experts")
+        return graph
+    table = dict(section.expert_routing or {})
+    kind = table.pop("kind", "uniform")
+    given = checked_table(ROUTINGS.get(kind), table, "[model] expert_routing", Path())
+    names = set(field_types(ExpertOptions)) & set(field_types(EngineConfig))
+    options = {name: getattr(engine, name) for name in sorted(names)}
+    return spread_experts(graph, ExpertOptions(**options, routing=ROUTINGS.build(kind, given)))
+
+
+def rank_names(instance: Instance, *, in_waves: bool) -> list[tuple[str, str]]:
+    """The names of an instance's engines, one a data-parallel rank, and of the waves they form.
+
+    Args:
+        in_waves: ranks share experts, so that their steps wait for each other.
+    """
+    names = [instance.name]
+    if instance.count > 1:
+        names = [f"{instance.name}-{i}" for i in range(instance.count)]
+    ranks = instance.engine.data_parallel_size
+    if ranks == 1:
+        return [(name, "") for name in names]
+    return [(f"{name}/dp{i}", name if in_waves else "") for name in names for i in range(ranks)]
 
 
 def stage_placements(whole: Placement, stages: int) -> tuple[Placement, ...]:

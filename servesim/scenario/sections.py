@@ -20,11 +20,14 @@ class ModelSection:
         id: a Hugging Face id with a built-in config, a model folder, or a config.json.
         dtype: number format of weights and activations; the config's own when absent.
         quantization: scheme of the weights; from the config's ``quantization_config`` when absent.
+        expert_routing: how a mixture's experts are chosen: a table with the ``kind`` of routing
+            (``uniform`` when absent) and its options.
     """
 
     id: NameOrPath = ""
     dtype: str | None = None
     quantization: str | None = None
+    expert_routing: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

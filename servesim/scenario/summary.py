@@ -96,7 +96,7 @@ def _instance(one: Served) -> dict[str, Any]:
         },
         "hardware": {
             "device": one.device.name,
-            "devices": one.devices // len(one.engines),
+            "devices": one.devices // one.instance.count,
             "profile": one.instance.hardware.profile,
         },
         "memory": dataclasses.asdict(one.memory),

@@ -86,3 +86,18 @@ def test_sweep(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     module.main()
     slow, fast = capsys.readouterr().out.splitlines()[1:]
     assert float(slow.split()[2]) < float(fast.split()[2].replace(",", ""))
+
+
+def test_pipeline_keeps_two_batches_in_flight() -> None:
+    got = run("pipeline", num_requests=SMALL, rate=40.0, output_tokens=100)
+    assert [one.graph.num_layers for one in got.deployment.served[0].placements] == [40, 40]
+    assert got.metrics.tpot.mean > 1.5 * got.metrics.makespan_s / got.metrics.steps
+
+
+def test_wide_expert_parallel_takes_its_steps_together() -> None:
+    got = run("wide-expert-parallel", num_requests=SMALL)
+    served = got.deployment.served[0]
+    assert served.devices == len(served.engines) == 8
+    assert len({tuple(one.steps.end_s) for one in got.records.instances}) == 1
+    # Of 235B parameters in 8 bits, an eighth of the experts and all else.
+    assert served.graph.weight_bytes < 235e9 / 4

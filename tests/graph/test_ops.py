@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from servesim.errors import UnsupportedError
 from servesim.graph.batch import BatchShape
-from servesim.graph.op import CONTEXT, SEQUENCES, TOKENS, Op, OpSpec
+from servesim.graph.op import CONTEXT, GROUP, SEQUENCES, TOKENS, Op, OpSpec
 from servesim.graph.ops import KINDS
 from servesim.graph.ops.attention import Attention
 from servesim.graph.ops.batched_gemm import BatchedGemm
 from servesim.graph.ops.collective import Collective, LogitsGather
 from servesim.graph.ops.embedding import Embedding
+from servesim.graph.ops.exchange import Exchange
 from servesim.graph.ops.experts import Experts
 from servesim.graph.ops.gemm import Gemm, Part
 from servesim.graph.ops.indexer import Indexer
@@ -43,6 +44,7 @@ EXAMPLES: tuple[OpSpec, ...] = (
     Sampler(1000),
     Collective("all_reduce", 64, 2),
     LogitsGather(1000, 2),
+    Exchange("all_gather", 64, 4, 4),
     Other("aten.cumsum", 10, 10, 10),
 )
 BATCH = BatchShape.of([(5, 0), (3, 7), (1, 10), (1, 20)])
@@ -55,7 +57,7 @@ def test_every_kind_has_an_example() -> None:
 @pytest.mark.parametrize("spec", EXAMPLES, ids=lambda s: s.kind)
 def test_contract(spec: OpSpec) -> None:
     assert is_dataclass(spec)
-    assert spec.depends in {TOKENS, SEQUENCES, CONTEXT}
+    assert spec.depends in {TOKENS, SEQUENCES, CONTEXT, GROUP}
     work = Op("some_name", spec).work(BATCH)
     assert work.label == "some_name"
     assert work.flops >= 0

@@ -53,3 +53,67 @@ def test_energy_counts_every_device() -> None:
 def test_more_stages_than_layers_is_one_line() -> None:
     with pytest.raises(ServesimError, match="32 layers cannot make 40 pipeline stages"):
         run(pipeline_parallel_size=40)
+
+
+MOE = {**SMALL, "model": {"id": "Qwen/Qwen3-30B-A3B"}}
+
+
+def run_moe(model: dict[str, object] | None = None, **engine: object) -> Result:
+    sections = {**MOE, "engine": {"max_model_len": 8192, **engine}}
+    if model:
+        sections["model"] = {"id": "Qwen/Qwen3-30B-A3B", **model}
+    result = simulate(**sections)
+    assert result.metrics.finished == 30
+    return result
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("pp", [1, 2])
+@pytest.mark.parametrize("dp", [1, 2])
+@pytest.mark.parametrize("by_expert", [False, True])
+def test_any_mix_runs(tp: int, pp: int, dp: int, by_expert: bool) -> None:
+    result = run_moe(
+        tensor_parallel_size=tp,
+        pipeline_parallel_size=pp,
+        data_parallel_size=dp,
+        enable_expert_parallel=by_expert,
+    )
+    served = result.deployment.served[0]
+    assert served.devices == tp * pp * dp
+    assert len(served.engines) == dp
+    ends = {tuple(one.steps.end_s) for one in result.records.instances}
+    assert len(ends) == 1  # one wave
+
+
+def test_dense_replicas_do_not_wait_for_each_other() -> None:
+    result = run(data_parallel_size=2)
+    first, second = result.records.instances
+    assert list(first.steps.end_s) != list(second.steps.end_s)
+    assert result.deployment.served[0].devices == 2
+
+
+def test_skewed_experts_are_slower_and_replicas_help() -> None:
+    parallel = {"data_parallel_size": 4, "enable_expert_parallel": True}
+    skewed = {"expert_routing": {"kind": "zipf", "exponent": 1.2}}
+    batch = {"rate": 1000, "num_requests": 30, "prompt_tokens": 2000, "output_tokens": 2}
+
+    def ttft(model: dict[str, object], **engine: object) -> float:
+        sections = {**MOE, "engine": {"max_model_len": 8192, **parallel, **engine}}
+        sections["model"] = {"id": "Qwen/Qwen3-30B-A3B", **model}
+        sections["workload"] = {**SMALL["workload"], **batch}  # type: ignore[dict-item]
+        return simulate(**sections).metrics.ttft.mean
+
+    even, uneven = ttft({}), ttft(skewed)
+    balanced = ttft(skewed, enable_eplb=True, num_redundant_experts=32)
+    assert even < balanced < uneven
+
+
+def test_experts_of_a_dense_model_are_refused() -> None:
+    with pytest.raises(ServesimError, match="has no experts"):
+        run(enable_expert_parallel=True)
+    with pytest.raises(ServesimError, match="do not divide among 3 ranks"):
+        run_moe(data_parallel_size=3, enable_expert_parallel=True)
+    with pytest.raises(ServesimError, match="joins 8"):
+        run_moe(data_parallel_size=16, enable_expert_parallel=True)
+    with pytest.raises(ServesimError, match="zipf"):
+        run_moe({"expert_routing": {"kind": "zip"}})
