@@ -9,6 +9,8 @@ import pytest
 
 from servesim import Result, Scenario, simulate
 from servesim.cli.main import main
+from servesim.errors import InputError
+from servesim.scenario.capacity import attained, highest_rate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -85,6 +87,26 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     assert free["goodput_requests_per_s"] <= free["requests_per_s"]
 
 
+def test_the_highest_rate_that_keeps_the_objective() -> None:
+    scenario = Scenario.of(
+        model="meta-llama/Llama-3.1-8B",
+        hardware="h100_sxm",
+        engine={"max_model_len": 4096},
+        workload={"rate": 60.0, "num_requests": 120, "prompt_tokens": 500, "output_tokens": 20},
+        slo={"ttft_s": 0.2, "tpot_s": 0.03},
+    )
+    found = highest_rate(scenario, 0.9, tolerance=0.1)
+    assert attained(found) >= 0.9
+    rate = found.scenario.workload.options["rate"]
+    assert attained(simulate(scenario, workload={"rate": rate * 1.2})) < 0.9
+    with pytest.raises(InputError, match="objective"):
+        highest_rate(Scenario.load(EXAMPLES / "no-cap.toml"))
+    with pytest.raises(InputError, match="has no rate"):
+        highest_rate(Scenario.load(EXAMPLES / "replay.toml"))
+    with pytest.raises(InputError, match="not even at"):
+        highest_rate(scenario.changed(slo={"ttft_s": 1e-6}), 0.9)
+
+
 def test_compare_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(EXAMPLES / "replay.toml"), str(EXAMPLES / "replay.toml")]) == 0
     text = capsys.readouterr().out
@@ -117,8 +139,6 @@ def test_power_over_time_is_written(tmp_path: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_what_cannot_be_is_refused(section: dict[str, dict[str, object]], message: str) -> None:
-    from servesim.errors import InputError
-
     sections = {"model": "meta-llama/Llama-3.1-8B", "hardware": "h100_sxm", **section}
     workload = {"num_requests": 1, "rate": 1.0, "prompt_tokens": 8, "output_tokens": 2}
     with pytest.raises(InputError, match=message):

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from servesim.scenario import Scenario
+    from servesim.scenario import Result, Scenario
     from servesim.scenario.compare import Row
 
 HELP = "simulate scenarios and set them side by side: latency, throughput, energy, cost"
@@ -24,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("e2e", "time to the last token"),
     ):
         slo.add_argument(f"--{name}", type=float, metavar="S", help=f"{text}, seconds")
+    slo.add_argument(
+        "--at-slo", type=float, metavar="SHARE",
+        help="simulate each at the highest rate at which SHARE of the requests meet it",
+    )  # fmt: skip
     parser.add_argument(
         "--usd-per-device-hour", type=float, metavar="X", help="rent of every device"
     )
@@ -32,11 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate every scenario and print the comparison."""
-    from servesim.scenario import run as simulate
     from servesim.scenario.compare import comparison
 
     scenarios = [_scenario(file, args) for file in args.files]
-    rows = comparison([simulate(scenario) for scenario in scenarios])
+    rows = comparison([_simulate(scenario, args.at_slo) for scenario in scenarios])
     names = _names(scenarios)
     if args.json:
         json.dump(_as_json(names, rows), sys.stdout, indent=1)
@@ -44,6 +47,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(names, rows)
     return 0
+
+
+def _simulate(scenario: Scenario, share: float | None) -> Result:
+    from servesim.scenario import run as simulate
+    from servesim.scenario.capacity import highest_rate
+
+    return simulate(scenario) if share is None else highest_rate(scenario, share)
 
 
 def _scenario(file: str, args: argparse.Namespace) -> Scenario:
