@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from servesim.errors import CapacityError, InputError
 from servesim.graph.dtypes import bytes_per_element, short_name
-from servesim.graph.kv_layout import KvLayout, lay_out
+from servesim.graph.kv_layout import KvGroup, KvLayout, lay_out
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.quantise import with_kv_cache
 from servesim.graph.passes.stage import split_stages
@@ -110,6 +110,7 @@ class MemoryPlan:
         max_model_len: longest sequence the engine takes.
         max_concurrency: sequences of that length that fit at once.
         block_size: tokens of a block (more than asked for beside recurrent states).
+        kv_groups: layers by what they keep, each with blocks of its own.
     """
 
     weight_bytes: float
@@ -122,6 +123,7 @@ class MemoryPlan:
     max_model_len: int
     max_concurrency: float
     block_size: int
+    kv_groups: tuple[KvGroup, ...] = ()
 
 
 def plan_memory(
@@ -187,6 +189,7 @@ def _stage_plan(
         max_model_len=step.max_model_len,
         max_concurrency=blocks / max(1, layout.blocks_for(step.max_model_len, step.tokens)),
         block_size=min((g.block_size for g in layout.groups), default=options.block_size),
+        kv_groups=layout.groups,
     )
 
 

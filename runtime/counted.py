@@ -21,14 +21,16 @@ def serve_counted(scheduler: Scheduler, plan: Plan) -> int | None:
     decodes, cache = scheduler.decodes, scheduler.cache
     budget = scheduler.limits.max_num_batched_tokens - decodes.count
     needing = decodes.needing_block()
-    if scheduler.held_back or budget < 0 or len(needing) > cache.free:
+    if scheduler.held_back or budget < 0 or len(needing) * cache.groups > cache.free:
         return None
     if not scheduler.prefilling:
         _take_decode_blocks(scheduler, needing, decodes.filling_block())
         return budget
     in_order = next(iter(scheduler.prefilling)) > decodes.last_ticket
     grants = _prefill_grants(scheduler, budget, may_cut=in_order)
-    if grants is None or _new_blocks(grants, cache.block_size) + len(needing) > cache.free:
+    if grants is None:
+        return None
+    if (_new_blocks(grants, cache.block_size) + len(needing)) * cache.groups > cache.free:
         return None
     plan.prefills = grants
     if in_order:

@@ -13,9 +13,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from servesim.errors import InputError, ServesimError
+from servesim.graph.kv_layout import KvGroup
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.kv import build_cache
-from servesim.runtime.kv.cache import blocks_for
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.records import InstanceRecords, RequestRecords, Status
 from servesim.runtime.request import RequestSpec
@@ -35,6 +35,7 @@ class Instance:
         num_gpu_blocks: KV blocks that the memory holds, one of which is never used;
             ``config.num_gpu_blocks_override`` wins over it.
         wave: engines of one such name take their steps in lock step.
+        kv_groups: layers by what they keep; not needed where all keep every token.
 
     Raises:
         InputError: too few blocks.
@@ -45,6 +46,7 @@ class Instance:
     num_gpu_blocks: int
     name: str = "engine"
     wave: str = ""
+    kv_groups: tuple[KvGroup, ...] = ()
 
     def __post_init__(self) -> None:
         if self.blocks < 2:
@@ -90,6 +92,7 @@ class Engine:
             StepRecords(options.step_rows),
         )
         self._model = instance.step_model
+        self._kv_groups = instance.kv_groups
         self._requests = requests
         self._modes = SchedulerModes(options.visit_all, contexts=self._model.needs_contexts)
         self.scheduler = self._new_scheduler()
@@ -122,7 +125,7 @@ class Engine:
         if limit is not None and tokens > limit:
             return f"prompt and output are {tokens} tokens; max_model_len is {limit}"
         computed = tokens - 1  # the last token's KV is never needed
-        blocks = blocks_for(computed, self.config.block_size)
+        blocks = self.scheduler.cache.blocks_of(computed)
         if blocks > self.records.kv_blocks:
             return f"{tokens} tokens need {blocks} KV blocks; there are {self.records.kv_blocks}"
         most = self.config.limits.max_num_batched_tokens
@@ -283,7 +286,7 @@ class Engine:
         return seconds
 
     def _new_scheduler(self) -> Scheduler:
-        cache = build_cache(self.config, self.records.kv_blocks + 1)
+        cache = build_cache(self.config, self.records.kv_blocks + 1, self._kv_groups)
         policy = SCHEDULERS.build(self.config.scheduling_policy)
         return Scheduler(self.config, policy, cache, self._modes)
 

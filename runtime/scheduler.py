@@ -87,6 +87,7 @@ class Scheduler:
     def schedule(self) -> Plan:
         """Decide the next step and count its tokens as computed."""
         plan = Plan()
+        self.cache.start_step()
         budget = None if self.modes.visit_all else serve_counted(self, plan)
         if budget is None:
             budget = serve_visited(self, plan)

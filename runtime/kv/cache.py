@@ -16,12 +16,20 @@ class KVCache(Protocol):
         total: blocks that sequences can hold.
         free: blocks that can be taken now.
         epoch: grows whenever an admission that was refused might succeed.
+        groups: blocks that ``block_size`` tokens take at most.
     """
 
     block_size: int
     total: int
     free: int
     epoch: int
+    groups: int
+
+    def blocks_of(self, tokens: int) -> int:
+        """Most blocks that a sequence of ``tokens`` may hold at once."""
+
+    def start_step(self) -> None:
+        """Learn that a step is about to be scheduled."""
 
     def find(self, seq: Sequence) -> list[int]:
         """Cached blocks that hold a prefix of ``seq``; never all its known tokens."""

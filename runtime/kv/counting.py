@@ -11,10 +11,19 @@ from servesim.runtime.sequence import Sequence
 class CountingCache:
     """Blocks without identity."""
 
+    groups = 1
+
     def __init__(self, total: int, block_size: int) -> None:
         self.total = self.free = total
         self.block_size = block_size
         self.epoch = 0
+
+    def blocks_of(self, tokens: int) -> int:
+        """Blocks that hold ``tokens``."""
+        return blocks_for(tokens, self.block_size)
+
+    def start_step(self) -> None:
+        """Nothing: blocks only change with their sequences."""
 
     def find(self, seq: Sequence) -> list[int]:
         """Nothing: no block outlives its sequence."""

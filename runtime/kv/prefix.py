@@ -20,6 +20,8 @@ class PrefixCache:
     preempted and will look for them: until then ``Sequence.registered`` is all that is kept.
     """
 
+    groups = 1
+
     def __init__(self, total: int, block_size: int) -> None:
         self.total = self.free = total
         self.block_size = block_size
@@ -28,6 +30,13 @@ class PrefixCache:
         self._more_holders: dict[int, int] = {}  # of the blocks that several sequences hold
         self._index: dict[int, int] = {}  # identity -> the block to reuse
         self._copies: dict[int, list[int]] = {}  # identity -> further blocks that hold the same
+
+    def blocks_of(self, tokens: int) -> int:
+        """Blocks that hold ``tokens``."""
+        return blocks_for(tokens, self.block_size)
+
+    def start_step(self) -> None:
+        """Nothing: blocks only change with their sequences."""
 
     def find(self, seq: Sequence) -> list[int]:
         """Cached blocks from the start of ``seq``, leaving at least one token to compute."""

@@ -116,10 +116,9 @@ def serve(instance: Instance) -> Served:
     step_model = step_model_of(
         instance.hardware, device, placements, config.cudagraph_capture_sizes
     )
-    blocks = memory.kv_cache_tokens // memory.block_size
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
     engines = tuple(
-        Engine(config, step_model, blocks, name, wave)
+        Engine(config, step_model, memory.kv_cache_blocks, name, wave, memory.kv_groups)
         for name, wave in rank_names(instance, in_waves=has_experts(graph))
     )
     return Served(instance, graph, device, placements, memory, config, step_model, engines)

@@ -1,0 +1,286 @@
+"""The KV cache of models whose layers keep different things: a block table for each layer group.
+
+vLLM's rules (``v1/core/kv_cache_coordinator.py``): all groups take blocks from one pool. A group
+whose layers see a window gives back the blocks that every later token is beyond. A prefix counts as
+cached if each group has what the next token needs of it: all of it, or the window's blocks.
+A recurrent state is one block, and nothing of it can be reused (vLLM's default for such models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Sequence as Listed
+from dataclasses import dataclass, field
+
+from servesim.graph.kv_layout import KvGroup
+from servesim.runtime.kv.cache import blocks_for
+from servesim.runtime.kv.pool import FreeList
+from servesim.runtime.sequence import Sequence
+
+#: Stands in a block table for a block that was given back; the pool has no such block.
+_GONE = 0
+
+
+@dataclass(slots=True)
+class _Table:
+    """The blocks of a sequence in one group.
+
+    Attributes:
+        blocks: from the start of the sequence on.
+        gone: leading blocks that were given back.
+        registered: leading blocks that are full and known by their identity.
+    """
+
+    blocks: list[int] = field(default_factory=list)
+    gone: int = 0
+    registered: int = 0
+
+
+class GroupedCache:
+    """Blocks of one pool in tables by layer group.
+
+    A window moves when its sequence needs a new block, and after each chunk of a prompt.
+
+    Args:
+        groups: of the model; block sizes are multiples of the smallest, which is ``block_size``.
+        max_num_batched_tokens: the largest chunk, which a window must hold beside itself.
+        caching: let blocks be found by the identity of their prefix.
+    """
+
+    def __init__(
+        self, total: int, groups: Listed[KvGroup], max_num_batched_tokens: int, *, caching: bool
+    ) -> None:
+        self.total = self.free = total
+        self.block_size = min(group.block_size for group in groups)
+        self.groups = len(groups)
+        self.epoch = 0
+        self._kinds = groups
+        self._most_new = max_num_batched_tokens
+        self._order = range(len(groups))
+        self._step = max(group.block_size for group in groups) // self.block_size
+        self._caching = caching and all(group.cache.kind != "state" for group in groups)
+        self._pool = FreeList(total)
+        self._tables: dict[int, list[_Table]] = {}  # by sequence
+        self._holders: dict[int, int] = {}  # by block
+        self._index: dict[int, dict[int, None]] = {}  # key -> blocks, the first to be reused
+        self._keys: dict[int, int] = {}  # of blocks in the index
+        self._windowed = any(group.cache.window for group in groups)
+        self._chunked: list[Sequence] = []  # got a chunk of their prompt in the last step
+
+    def blocks_of(self, tokens: int) -> int:
+        """Most blocks that a sequence of ``tokens`` may hold at once."""
+        return sum(group.blocks_for(tokens, self._most_new) for group in self._kinds)
+
+    def start_step(self) -> None:
+        """Move the windows of those that got a chunk of their prompt."""
+        for seq in self._chunked:
+            if seq.index in self._tables and seq.ticket is not None:
+                self._slide(seq, seq.computed)
+        self._chunked.clear()
+
+    def find(self, seq: Sequence) -> list[int]:
+        """Blocks of the first group for the longest prefix that all groups have."""
+        if not self._caching:
+            return []
+        limit = (seq.known - 1) // self.block_size
+        for g in self._order:
+            if limit and self._kinds[g].cache.window is None:
+                limit = self._prefix(seq, g, limit)
+        limit -= limit % self._step
+        if not limit:
+            return []
+        windows = [g for g in self._order if self._kinds[g].cache.window is not None]
+        runs = {g: self._runs(seq, g, limit) for g in windows}
+        for length in range(limit, 0, -self._step):
+            if all(self._suffices(g, runs[g], length * self.block_size) for g in windows):
+                return [self._first(self._key(seq, 0, i)) for i in range(length)]
+        return []
+
+    def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
+        """Share what is there of the prefix ``found`` and take new blocks for the rest."""
+        prefix = len(found) * self.block_size
+        shared = [self._shared(seq, g, prefix) for g in range(self.groups)]
+        idle = sum(block not in self._holders for part in shared for block in part)
+        need = 0
+        for group, part in zip(self._kinds, shared, strict=True):
+            now = blocks_for(tokens, group.block_size) - prefix // group.block_size
+            need += max(now, group.blocks_for(reserve, self._most_new) - len(part))
+        if need + idle > self.free:
+            return False
+        tables = []
+        for group, part in zip(self._kinds, shared, strict=True):
+            full = prefix // group.block_size
+            gone = full - len(part)
+            tables.append(_Table([_GONE] * gone + part, gone, full))
+            for block in part:
+                self._hold(block)
+        self._tables[seq.index] = tables
+        self._take_for(tables, tokens)
+        self._note_chunk(seq)
+        return True
+
+    def grow(self, seq: Sequence, tokens: int) -> bool:
+        """Take the blocks that are missing for ``tokens``, if free, once the window has moved."""
+        tables = self._tables.setdefault(seq.index, [_Table() for _ in self._kinds])
+        if not seq.decoding:
+            self._note_chunk(seq)
+        if not self._missing(tables, tokens):
+            return True
+        computed = tokens - 1 if seq.decoding else seq.computed
+        self.register(seq, computed)
+        self._slide(seq, computed)
+        if self._missing(tables, tokens) > self.free:
+            return False
+        self._take_for(tables, tokens)
+        return True
+
+    def extend(self, seqs: Collection[Sequence]) -> None:
+        """Room for one token more, which starts a block, for each."""
+        for seq in seqs:
+            self.grow(seq, self._room(seq) + 1)
+
+    def register(self, seq: Sequence, tokens: int) -> None:
+        """Make the full blocks among the first ``tokens`` known by their identities."""
+        if not self._caching:
+            return
+        for g, (group, table) in enumerate(zip(self._kinds, self._tables[seq.index], strict=True)):
+            full = tokens // group.block_size
+            ratio = group.block_size // self.block_size
+            shared = min(full, len(seq.shared) // ratio)
+            if table.registered < shared:
+                self.epoch += 1
+            for i in range(max(table.registered, table.gone), shared):
+                self._enter(self._key(seq, g, i), table.blocks[i])
+            table.registered = max(table.registered, full)
+
+    def fill(self, seqs: Collection[Sequence]) -> None:
+        """Make all blocks of each known."""
+        for seq in seqs:
+            self.register(seq, self._room(seq))
+
+    def release(self, seq: Sequence, *, returns: bool = False) -> None:
+        """Take back all blocks of ``seq``, the last of each group first."""
+        for g, table in enumerate(self._tables.pop(seq.index, [])):
+            if returns and self._caching:
+                for i in range(table.gone, table.registered):
+                    self._enter(self._key(seq, g, i), table.blocks[i])
+            self._let_go(table, len(table.blocks))
+        self.epoch += 1
+
+    def _room(self, seq: Sequence) -> int:
+        """Tokens that the blocks of the smallest size hold."""
+        return max(
+            len(table.blocks) * group.block_size
+            for group, table in zip(self._kinds, self._tables[seq.index], strict=True)
+            if group.block_size == self.block_size
+        )
+
+    def _note_chunk(self, seq: Sequence) -> None:
+        if self._windowed:
+            self._chunked.append(seq)
+
+    def _missing(self, tables: list[_Table], tokens: int) -> int:
+        return sum(
+            max(0, blocks_for(tokens, group.block_size) - len(table.blocks))
+            for group, table in zip(self._kinds, tables, strict=True)
+        )
+
+    def _take_for(self, tables: list[_Table], tokens: int) -> None:
+        for group, table in zip(self._kinds, tables, strict=True):
+            table.blocks += self._take(blocks_for(tokens, group.block_size) - len(table.blocks))
+
+    def _take(self, count: int) -> list[int]:
+        if count <= 0:
+            return []
+        blocks, evicted = self._pool.take(count)
+        self.free -= count
+        for block, _ in evicted:
+            key = self._keys.pop(block, None)
+            if key is not None:
+                del self._index[key][block]
+                if not self._index[key]:
+                    del self._index[key]
+        self._holders.update(dict.fromkeys(blocks, 1))
+        return blocks
+
+    def _slide(self, seq: Sequence, computed: int) -> None:
+        """Give back the blocks that no token after ``computed`` ones sees."""
+        for g, table in enumerate(self._tables[seq.index]):
+            gone = min(first_block(self._kinds[g], computed), len(table.blocks))
+            if gone > table.gone:
+                self._let_go(table, gone)
+                self.epoch += 1
+
+    def _let_go(self, table: _Table, end: int) -> None:
+        """Give back the blocks before number ``end``, the last first."""
+        for i in range(end - 1, table.gone - 1, -1):
+            block = table.blocks[i]
+            table.blocks[i] = _GONE
+            self._holders[block] -= 1
+            if self._holders[block]:
+                continue
+            del self._holders[block]
+            self.free += 1
+            if i < table.registered:
+                self._pool.cached[block] = 0  # what it holds is in _keys, if anyone can find it
+            else:
+                self._pool.put_blank([block])
+        table.gone = end
+
+    def _hold(self, block: int) -> None:
+        if block in self._holders:
+            self._holders[block] += 1
+        else:
+            del self._pool.cached[block]
+            self._holders[block] = 1
+            self.free -= 1
+
+    def _enter(self, key: int, block: int) -> None:
+        self._index.setdefault(key, {})[block] = None
+        self._keys[block] = key
+
+    def _key(self, seq: Sequence, g: int, i: int) -> int:
+        """Identity of what block ``i`` of group ``g`` holds."""
+        last = (i + 1) * (self._kinds[g].block_size // self.block_size) - 1
+        identity = seq.shared[last] if last < len(seq.shared) else seq.unshared(last, last + 1)[0]
+        return identity * self.groups + g
+
+    def _first(self, key: int) -> int:
+        """The block to reuse; none where only a window's later blocks are there."""
+        return next(iter(self._index.get(key, {})), _GONE)
+
+    def _shared(self, seq: Sequence, g: int, prefix: int) -> list[int]:
+        """Cached blocks of a group that the token after ``prefix`` needs."""
+        group = self._kinds[g]
+        needed = range(first_block(group, prefix), prefix // group.block_size)
+        return [self._first(self._key(seq, g, i)) for i in needed]
+
+    def _prefix(self, seq: Sequence, g: int, limit: int) -> int:
+        """Smallest blocks before ``limit`` in whose place a group has all its blocks cached."""
+        ratio = self._kinds[g].block_size // self.block_size
+        for i in range(limit // ratio):
+            if self._key(seq, g, i) not in self._index:
+                return i * ratio
+        return limit - limit % ratio
+
+    def _runs(self, seq: Sequence, g: int, limit: int) -> list[int]:
+        """For each length in blocks of a group, how many blocks in a row before it are cached."""
+        runs = [0]
+        for i in range(limit * self.block_size // self._kinds[g].block_size):
+            runs.append(runs[-1] + 1 if self._key(seq, g, i) in self._index else 0)
+        return runs
+
+    def _suffices(self, g: int, runs: list[int], prefix: int) -> bool:
+        group = self._kinds[g]
+        full = prefix // group.block_size
+        return runs[full] >= full - first_block(group, prefix)
+
+
+def first_block(group: KvGroup, computed: int) -> int:
+    """The first block that tokens after ``computed`` ones still see."""
+    window = group.cache.window
+    if window is None or group.cache.kind == "state":
+        return 0
+    if group.cache.kind == "chunked":
+        return computed // window * window // group.block_size
+    return max(0, computed - window + 1) // group.block_size
