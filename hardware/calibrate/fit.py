@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from servesim.errors import InputError
-from servesim.hardware.calibrate.row import Row
+from servesim.hardware.calibrate.row import SERVING, Row
 
 #: Errors beyond this (in log time) count linearly, not squared.
 _ROBUST = 0.08
@@ -47,7 +47,7 @@ class Problem:
     seconds: Seconds
     parameters: Mapping[str, Parameter]
     choices: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    most_rows: int = 1500
+    most_rows: int = 2000
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,20 @@ def fit(problem: Problem, rows: Sequence[Row], seed: int = 0) -> Fit:
 
 
 def thinned(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
-    """At most ``most`` rows: the same number from every (origin, regime) where there are enough."""
+    """At most ``most`` rows: two thirds from the serving table, the rest from the others.
+
+    Of each, every (origin, regime) gives the same number where it has enough.
+    """
     if len(rows) <= most:
         return list(rows)
+    serving = [row for row in rows if row.origin == SERVING]
+    others = [row for row in rows if row.origin != SERVING]
+    share = most * 2 // 3 if others else most
+    picked = _evenly(serving, min(share, len(serving)), seed)
+    return picked + _evenly(others, min(most - len(picked), len(others)), seed)
+
+
+def _evenly(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.origin, row.regime), []).append(row)
@@ -99,7 +110,7 @@ def _search(problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float]) -
 
     names = list(problem.parameters)
     origins = sorted({row.origin for row in rows})
-    reference = "serving" if "serving" in origins else origins[0]
+    reference = SERVING if SERVING in origins else origins[0]
     others = [origin for origin in origins if origin != reference]
     start = np.array([math.log(p.start) for p in problem.parameters.values()])
     low = np.array([math.log(p.low) for p in problem.parameters.values()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 from servesim.errors import InputError
@@ -107,10 +108,30 @@ def _kv_dtype(name: str) -> str:
     return "fp8" if name == "fp8" else "bf16"
 
 
+def _with_honest_windows(table: Table, length: str) -> Table:
+    """``table``, without windowed rows if its benchmark did not apply the windows.
+
+    It did not when most contexts of eight windows and more take as long as without a window.
+    """
+    sizes = ("batch_size", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype")
+    full = {
+        (r[length], *(r[s] for s in sizes)): r["latency"] for r in table if not r.get("window_size")
+    }
+    ratios = []
+    for r in table:
+        window = r.get("window_size") or 0
+        key = (r[length], *(r[s] for s in sizes))
+        if window and r[length] >= 8 * window and key in full:
+            ratios.append(r["latency"] / full[key])
+    if ratios and median(ratios) > 0.9:
+        return [r for r in table if not r.get("window_size")]
+    return table
+
+
 def decode_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
     """Decode attention: batch_size, step (context), heads, head_dim, window_size."""
     rows = []
-    for r in table:
+    for r in _with_honest_windows(table, "step"):
         window = int(r.get("window_size") or 0) or None
         keys = int(r["step"]) + 1 if window is None else min(int(r["step"]) + 1, window)
         work = AttentionWork(
@@ -144,7 +165,7 @@ def decode_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
 def prefill_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
     """Prefill attention: batch_size, isl (new tokens), step (context before), heads, window."""
     rows = []
-    for r in table:
+    for r in _with_honest_windows(table, "isl"):
         if r["isl"] <= 1:
             continue
         window = int(r.get("window_size") or 0) or None

@@ -121,7 +121,7 @@ def _layer_file(
         latencies.setdefault(key, []).append(float(r[layout.latency]) * layout.unit)
     rows = []
     for (layer, count), seconds in latencies.items():
-        if layer not in works:
+        if layer not in works or _fused(layer, count, latencies):
             continue
         work = works[layer](count)
         if isinstance(work, GemmWork):
@@ -131,6 +131,12 @@ def _layer_file(
             form, shape, regime = f"memory.{work.kernel}", "", layer
         rows.append(Row(work, median(seconds), form, shape, model=model, regime=regime))
     return rows
+
+
+def _fused(layer: str, count: int, latencies: Mapping[tuple[str, int], object]) -> bool:
+    """Whether a compiler made one kernel of ``down_proj`` and the ``up_proj`` before it."""
+    split = ("gate_proj", count) in latencies
+    return layer == "down_proj" and split and ("up_proj", count) not in latencies
 
 
 def _attention(
@@ -170,15 +176,21 @@ def _skewed(table: Table, g: Geometry, ranks: int, model: str) -> list[Row]:
 
 
 def _attention_v0(table: Table, g: Geometry, ranks: int, model: str) -> list[Row]:
+    """Attention of the older layout: microbenchmarks in ms on GPUs, traces in ns on TPUs.
+
+    The GPU benchmark's decodes (of ``kv_cache_size`` keys together) read the keys once for each
+    query head, as no serving engine does any more: they are left out.
+    """
     rows = []
     for r in table:
         prefill = str(r["is_prefill"]) == "True"
         count, context = int(r["batch_size"]), int(r["kv_cache_size"])
-        if "mean_ns" in r:
+        if "p50_ns" in r:
             seconds = r["p50_ns"] * 1e-9
+        elif prefill:
+            seconds = r["time_stats.attn_prefill.median"] * 1e-3
         else:
-            kind = "prefill" if prefill else "decode"
-            seconds = r[f"time_stats.attn_{kind}.median"] * 1e-3
+            continue
         if prefill:
             prefills = ((int(r["prefill_chunk_size"]), context),) * count
             work = _attention(g, ranks, prefills, (0, 0, 0))

@@ -84,6 +84,7 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "softmax": Parameter(30.0, 1.0, 300.0),
         "tail": Parameter(0.6, 0.05, 2.0),
         "smoothing": Parameter(0.25, 0.02, 1.0),
+        "empty": Parameter(1e-7, 1e-10, 3e-6),
         "memory": Parameter(0.85, 0.6, 1.0),
         "sharpness": Parameter(2.5, 1.0, 10.0),
     },

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from servesim.graph.work import Work
 
+#: The origin of tables measured inside a serving engine, all weights passing between two uses.
+SERVING = "serving"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -18,7 +21,7 @@ class Row:
         form: the form and number format that predict it, e.g. ``gemm.bf16``.
         shape: its model geometry, e.g. ``4096x14336``; hold-outs never split one.
         origin: the table it comes from; tables measured under other software may differ by a
-            constant factor from the one that stands for serving (``serving``).
+            constant factor from the one that stands for serving (``SERVING``).
         model: the model it was measured for, if any.
         resident: share of weights or cache the benchmark left in the last-level cache.
         regime: the part of the error table it belongs to.
@@ -28,7 +31,7 @@ class Row:
     seconds: float
     form: str
     shape: str
-    origin: str = "serving"
+    origin: str = SERVING
     model: str = ""
     resident: float = 0.0
     regime: str = ""

@@ -101,6 +101,7 @@ class PrefillForm:
         packed: 1 when a block holds the queries of all heads of a KV head, 0 of one head.
         joint: 1 when decodes of a mixed batch run as blocks of the same kernel, without splits;
             0 when they run beside it.
+        empty: seconds of a block without queries: every sequence gets as many as the longest.
     """
 
     launch: float
@@ -114,6 +115,7 @@ class PrefillForm:
     sharpness: float
     packed: float = 0.0
     joint: float = 0.0
+    empty: float = 0.0
 
     def seconds(self, work: AttentionWork, machine: Machine) -> float:
         """Time of the prefills of ``work``, with its decodes if they run as blocks as well."""
@@ -122,9 +124,10 @@ class PrefillForm:
         group = work.heads / work.kv_heads if self.packed else 1.0
         queries = self.rows / group
         heads = work.heads / group
-        blocks = keys = longest = moved = 0.0
+        blocks = keys = longest = moved = tallest = 0.0
         for new, context in work.prefills:
             count = math.ceil(new / queries)
+            tallest = max(tallest, count)
             blocks += count
             keys += _block_keys(new, context, count, queries, work.window)
             longest = max(longest, _last_keys(new + context, queries, work.window))
@@ -137,7 +140,9 @@ class PrefillForm:
         if blocks == 0:
             return 0.0
         longest_time = self.tile + longest * key
-        total_time = heads * (blocks * self.tile + keys * key)
+        sequences = len(work.prefills) + (work.decodes if self.joint else 0)
+        empty = max(0.0, tallest * sequences - blocks)
+        total_time = heads * (blocks * self.tile + keys * key + empty * self.empty)
         rounds = total_time / (longest_time * machine.cores)
         even = 2.0 * total_time / (heads * blocks * longest_time) - 1.0
         even = min(1.0, max(0.0, even))
