@@ -22,6 +22,7 @@ class BatchShape:
         contexts: the decodes' contexts one by one, when the model needs more than their sum
             (sliding windows, chunked attention); int64, any order.
         padded_tokens: tokens that the step is padded to, where other ranks of a group have more.
+        drafts: tokens beside its latest that each decode verifies (speculative decoding).
         group_tokens: tokens, after padding, of all data-parallel ranks that share experts; 0 when
             the ranks do not wait for each other.
     """
@@ -33,6 +34,7 @@ class BatchShape:
     contexts: npt.NDArray[np.int64] | None = None
     padded_tokens: int = 0
     group_tokens: int = 0
+    drafts: int = 0
 
     @classmethod
     def of(cls, sequences: Iterable[tuple[int, int]]) -> BatchShape:
@@ -60,12 +62,17 @@ class BatchShape:
     @property
     def tokens(self) -> int:
         """New tokens of the step: the M of every GEMM in the layers."""
-        return self.decodes + sum(new for new, _ in self.prefills)
+        return self.decode_tokens + sum(new for new, _ in self.prefills)
+
+    @property
+    def decode_tokens(self) -> int:
+        """New tokens of the decodes."""
+        return self.decodes * (1 + self.drafts)
 
     @property
     def sequences(self) -> int:
-        """Sequences in the step: the rows of LM head and sampler."""
-        return self.decodes + len(self.prefills)
+        """Sequences in the step, each draft as one more: the rows of LM head and sampler."""
+        return self.decode_tokens + len(self.prefills)
 
     def clipped_decode_context(self, window: int | None) -> int:
         """Sum over decodes of min(context, ``window``); the plain sum without a window.

@@ -10,6 +10,7 @@ from servesim import vllm_defaults
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.dtypes import short_name
 from servesim.runtime.schedulers import SCHEDULERS
+from servesim.runtime.speculation import Speculation
 from servesim.vllm_defaults import StepLimits
 
 _POSITIVE = (
@@ -52,6 +53,7 @@ class EngineConfig:
         expert_placement_strategy: which experts a device holds: ``linear`` or ``round_robin``.
         enable_eplb: place experts by their load.
         num_redundant_experts: replicas of busy experts, with ``enable_eplb``.
+        speculative_config: a table: how tokens are drafted, and how well (``Speculation``).
 
     Raises:
         InputError: a value cannot be used.
@@ -79,6 +81,7 @@ class EngineConfig:
     expert_placement_strategy: str = "linear"
     enable_eplb: bool = False
     num_redundant_experts: int = 0
+    speculative_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -95,6 +98,8 @@ class EngineConfig:
         if self.kv_cache_dtype != "auto":
             short_name(self.kv_cache_dtype)
         SCHEDULERS.get(self.scheduling_policy)
+        if (speculation := self.speculation) and speculation.tokens_each > self.block_size:
+            raise InputError(f"num_speculative_tokens must be below block_size, {self.block_size}")
         self._check_token_budget()
 
     def _check_token_budget(self) -> None:
@@ -111,6 +116,16 @@ class EngineConfig:
                 f"without chunked prefill max_num_batched_tokens ({most}) must be at least "
                 f"max_model_len ({self.max_model_len})"
             )
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """How it speculates; None if it does not.
+
+        Raises:
+            InputError: ``speculative_config`` cannot be used.
+        """
+        given = self.speculative_config
+        return None if given is None else Speculation.from_options(given)
 
     @property
     def limits(self) -> StepLimits:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from servesim.runtime.sequence import Sequence
 
 
-def _ticket(seq: Sequence) -> int:
+def ticket_of(seq: Sequence) -> int:
+    """The rank of a running sequence in the order of admission."""
     assert seq.ticket is not None
     return seq.ticket
 
@@ -28,17 +29,27 @@ class DecodeSet:
         count: how many there are.
         clock: steps taken.
         context: sum of their computed tokens.
+        drafts: tokens beside its latest that each verifies in a step.
+        extra_tokens: tokens beyond one a sequence and step, so far.
     """
+
+    drafts = 0
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
         self.clock = 0
         self.count = 0
         self.context = 0
+        self.extra_tokens = 0
         self._offsets: list[int] = []  # computed tokens minus clock, ascending
         self._phases: list[list[Sequence]] = [[] for _ in range(block_size)]  # by offset
         self._last: dict[int, list[Sequence]] = {}  # by the clock after the last token
         self._contexts: npt.NDArray[np.int64] | None = None  # offsets as an array
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a step of all of them computes."""
+        return self.count
 
     @property
     def context_max(self) -> int:
@@ -48,7 +59,7 @@ class DecodeSet:
     @property
     def last_ticket(self) -> int:
         """The highest ticket of any; -1 without any."""
-        return max((_ticket(phase[-1]) for phase in self._phases if phase), default=-1)
+        return max((ticket_of(phase[-1]) for phase in self._phases if phase), default=-1)
 
     def __contains__(self, seq: Sequence) -> bool:
         return seq.decoding and seq in self._phases[seq.offset % self.block_size]
@@ -63,11 +74,19 @@ class DecodeSet:
         """Computed tokens of a member."""
         return seq.offset + self.clock
 
+    def reach(self, seq: Sequence) -> int:
+        """Tokens that its blocks must hold after the next step."""
+        return self.computed(seq) + 1
+
+    def verified(self, seq: Sequence, new: int) -> int:
+        """Of ``new`` tokens it computes, those that are right for sure."""
+        return new
+
     def add(self, seq: Sequence) -> None:
         """Let ``seq``, whose only token not computed is its latest, gain a token every step."""
         seq.decoding = True
         seq.offset = seq.computed - self.clock
-        insort(self._phases[seq.offset % self.block_size], seq, key=_ticket)
+        insort(self._phases[seq.offset % self.block_size], seq, key=ticket_of)
         self._last.setdefault(self._last_clock(seq), []).append(seq)
         insort(self._offsets, seq.offset)
         self._contexts = None

@@ -277,7 +277,7 @@ class Engine:
         return plan
 
     def _seconds(self, plan: Plan) -> float:
-        if plan.prefills or plan.contexts is not None:
+        if plan.prefills or plan.drafts or plan.contexts is not None:
             seconds = self._model.seconds(plan.shape())
         else:
             seconds = self._model.decode_seconds(plan.decodes, plan.context, plan.context_max)

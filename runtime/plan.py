@@ -34,6 +34,8 @@ class Plan:
         paused: sequences that got a token in the step before and get none in this one.
         resumed: sequences that get a token again after a pause; ``decodes_resumed``, how many of
             them are among the decodes.
+        drafts: tokens beside its latest that each decode verifies.
+        extra_tokens: tokens that decodes gain beyond one each.
         finishing: sequences that get their last token.
         preempted: sequences that lost their blocks.
         listing: all grants in vLLM's order, if the scheduler keeps them.
@@ -50,6 +52,8 @@ class Plan:
     paused: list[Sequence] = field(default_factory=list)
     resumed: list[Sequence] = field(default_factory=list)
     decodes_resumed: int = 0
+    drafts: int = 0
+    extra_tokens: int = 0
     finishing: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     listing: list[Grant] = field(default_factory=list)
@@ -85,4 +89,5 @@ class Plan:
             self.context,
             self.context_max,
             self.contexts,
+            drafts=self.drafts,
         )

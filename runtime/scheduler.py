@@ -21,6 +21,7 @@ from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.schedulers import SchedulingPolicy
 from servesim.runtime.sequence import Sequence
+from servesim.runtime.speculative import new_decodes
 from servesim.runtime.visited import serve_visited
 
 
@@ -68,7 +69,7 @@ class Scheduler:
         self.cache = cache
         self.modes = modes
         self.running: dict[int, Sequence] = {}
-        self.decodes = DecodeSet(config.block_size)
+        self.decodes = new_decodes(config)
         self.prefilling: dict[int, Sequence] = {}
         self.held_back: dict[int, Sequence] = {}
         self.received: deque[Sequence] = deque()
@@ -191,7 +192,9 @@ class Scheduler:
         plan.context_max = decodes.context_max
         if self.modes.contexts:
             plan.contexts = decodes.contexts()
+        plan.drafts, before = decodes.drafts, decodes.extra_tokens
         plan.finishing = decodes.advance()
+        plan.extra_tokens = decodes.extra_tokens - before
         for seq in self.held_back.values():
             decodes.add(seq)
         for seq, computed, new in plan.prefills:

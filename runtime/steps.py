@@ -12,8 +12,8 @@ from servesim.runtime.plan import Plan
 
 #: Columns that are added up when rows are joined, and those that are averaged over time.
 SUMS = ("steps", "prefill_tokens", "prefills", "decodes")
-#: Further sums, of what the steps' attention reads; for energy, not for the step table.
-ATTENDED = ("decode_context", "prefill_context", "prefill_pairs")
+#: Further sums: what the steps' attention reads, and what speculation gains; not in the step table.
+ATTENDED = ("decode_context", "prefill_context", "prefill_pairs", "extra_tokens")
 MEANS = ("running", "waiting", "kv_blocks")
 
 #: Rows kept by default before neighbours are joined.
@@ -33,6 +33,7 @@ class StepRecords:
         decode_context, prefill_context: tokens already in the cache of the decodes, and of the
             prefills, before each step.
         prefill_pairs: (query, key) pairs of the prefills.
+        extra_tokens: that decodes gained beyond one each, by speculation.
         running, waiting, kv_blocks: sequences and blocks held after scheduling; averaged over time
             where steps are joined.
         kv_blocks_peak: the most blocks ever held.
@@ -49,6 +50,7 @@ class StepRecords:
         self.decode_context = array("q")
         self.prefill_context = array("q")
         self.prefill_pairs = array("q")
+        self.extra_tokens = array("q")
         self.running = array("d")
         self.waiting = array("d")
         self.kv_blocks = array("d")
@@ -82,11 +84,14 @@ class StepRecords:
         self.decode_context.append(plan.context)
         self.prefill_context.append(plan.prefill_context)
         self.prefill_pairs.append(plan.prefill_pairs)
+        self.extra_tokens.append(plan.extra_tokens)
         self.running.append(plan.running)
         self.waiting.append(plan.waiting)
         self.kv_blocks.append(kv_blocks)
         self.kv_blocks_peak = max(self.kv_blocks_peak, kv_blocks)
         self._steady.append(plan.decodes - plan.decodes_resumed)
+        if plan.extra_tokens:
+            self.add_gaps(0.0, plan.extra_tokens)  # they come out together
 
     def busy_s(self) -> npt.NDArray[np.float64]:
         """Seconds of the steps of each row."""

@@ -47,9 +47,10 @@ def serve_visited(scheduler: Scheduler, plan: Plan) -> int:
     while turn.position < len(turn.order) and turn.budget > 0:
         seq = turn.order[turn.position]
         computed, want = _wants(scheduler, seq)
-        new = min(want, turn.budget)
+        new = want if seq.decoding else min(want, turn.budget)
         if new:
-            if not _make_room(scheduler, seq, computed + new, turn, plan):
+            reach = scheduler.decodes.reach(seq) if seq.decoding else computed + new
+            if not _make_room(scheduler, seq, reach, turn, plan):
                 break
             turn.serve(Grant(seq, computed, new))
             _register(scheduler, seq, computed, new)
@@ -63,7 +64,8 @@ def _wants(scheduler: Scheduler, seq: Sequence) -> tuple[int, int]:
     """Computed tokens of a running sequence, and how many it should get."""
     if seq.decoding:
         decodes = scheduler.decodes_of(seq)
-        return decodes.computed(seq), int(decodes is scheduler.decodes)
+        wanted = 1 + decodes.drafts if decodes is scheduler.decodes else 0
+        return decodes.computed(seq), wanted
     if seq.ticket in scheduler.prefilling:
         return seq.computed, scheduler.chunk(seq.known - seq.computed)
     return seq.computed, 0  # its last token is under way
@@ -88,7 +90,8 @@ def _register(scheduler: Scheduler, seq: Sequence, computed: int, new: int) -> N
     under_way = (
         scheduler.config.async_scheduling and seq.decoding and seq.index not in scheduler.held_back
     )
-    scheduler.cache.register(seq, computed if under_way else computed + new)
+    right = scheduler.decodes.verified(seq, new) if seq.decoding else new
+    scheduler.cache.register(seq, computed if under_way else computed + right)
 
 
 def _hold_back(scheduler: Scheduler, plan: Plan, grants: dict[int, Grant]) -> None:

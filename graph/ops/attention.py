@@ -70,6 +70,9 @@ class Attention:
     def work(self, batch: BatchShape, label: str) -> AttentionWork:
         """Prefills one by one, decodes as sums.
 
+        A decode that verifies drafts reads its keys once for all of its queries, as if these were
+        further heads of a group. Beside prefills, which have no such queries, that is left out.
+
         Raises:
             ValueError: windows clip contexts that the batch does not list.
         """
@@ -80,7 +83,7 @@ class Attention:
             decodes=batch.decodes if with_decodes else 0,
             decode_keys=keys,
             decode_keys_max=longest,
-            heads=self.heads,
+            heads=self.heads if batch.prefills else self.heads * (1 + batch.drafts),
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
             value_dim=self.value_dim,

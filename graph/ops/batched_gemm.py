@@ -35,7 +35,7 @@ class BatchedGemm(Weightless):
     def work(self, batch: BatchShape, label: str) -> GemmWork:
         """One batched GEMM over the decodes."""
         return GemmWork(
-            batch.decodes, self.n, self.k, self.dtype, self.weight, self.heads, 0.0, label
+            batch.decode_tokens, self.n, self.k, self.dtype, self.weight, self.heads, 0.0, label
         )
 
     def runs(self, batch: BatchShape) -> bool:

@@ -105,7 +105,7 @@ class PipelineEngine(Engine):
             self._launch(plan, now, self._stage_times(plan), hop)
 
     def _stage_times(self, plan: Plan) -> list[float]:
-        if plan.prefills or plan.contexts is not None:
+        if plan.prefills or plan.drafts or plan.contexts is not None:
             return self.stages.stage_seconds(plan.shape())
         return self.stages.decode_stage_seconds(plan.decodes, plan.context, plan.context_max)
 

@@ -9,6 +9,7 @@ from typing import Any
 from servesim.errors import InputError
 from servesim.graph.batch import BatchShape
 from servesim.graph.opgraph import OpGraph
+from servesim.graph.passes.draft_head import beside
 from servesim.graph.passes.expert import has_experts
 from servesim.hardware import load as hardware
 from servesim.hardware.collectives import CollectiveCost
@@ -25,6 +26,7 @@ from servesim.runtime.config import EngineConfig
 from servesim.runtime.engine import Instance as Engine
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.routers import ROUTERS, Router
+from servesim.runtime.speculative_step import SpeculativeStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.scenario.energy import clocked_costs
@@ -32,6 +34,7 @@ from servesim.scenario.fields import field_types
 from servesim.scenario.parallel import rank_names, spread, stage_placements, step_model_of
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
+from servesim.scenario.speculation import drafter_of, speculative
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Served:
     placements: tuple[Placement, ...]
     memory: MemoryPlan
     config: EngineConfig
-    step_model: CompiledStepModel | StagedStepModel
+    step_model: CompiledStepModel | StagedStepModel | SpeculativeStepModel
     engines: tuple[Engine, ...]
 
     @property
@@ -107,18 +110,21 @@ def serve(instance: Instance) -> Served:
     engine = instance.engine.on(device.memory.capacity_bytes, device.name)
     model = resolve(instance.model.id)
     graph = spread(load_model(model, instance.model, engine), instance.model, engine)
-    memory = plan_memory(graph, device.memory.capacity_bytes, memory_options(engine, device), model)
+    drafter = drafter_of(engine, graph)
+    resident = graph if drafter is None else beside(graph, drafter)
+    options = memory_options(engine, device)
+    memory = plan_memory(resident, device.memory.capacity_bytes, options, model)
     costs, collectives = _costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
     whole = Placement.tensor_parallel(graph, device, costs, collectives)
     placements = stage_placements(whole, engine.pipeline_parallel_size)
     config = _completed(engine, graph, memory)
-    step_model = step_model_of(
-        instance.hardware, device, placements, config.cudagraph_capture_sizes
-    )
+    target = step_model_of(instance.hardware, device, placements, config.cudagraph_capture_sizes)
+    step_model = speculative(target, config, drafter, instance.hardware, device, collectives)
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
+    blocks, groups = memory.kv_cache_blocks, memory.kv_groups
     engines = tuple(
-        Engine(config, step_model, memory.kv_cache_blocks, name, wave, memory.kv_groups)
+        Engine(config, step_model, blocks, name, wave=wave, kv_groups=groups)
         for name, wave in rank_names(instance, in_waves=has_experts(graph))
     )
     return Served(instance, graph, device, placements, memory, config, step_model, engines)
