@@ -1,0 +1,175 @@
+"""Calibration: reading tables, fitting, holding out, writing."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from servesim.cli.main import main
+from servesim.errors import InputError
+from servesim.graph.work import AttentionWork, MemoryWork
+from servesim.hardware.calibrate.expected import touched_experts
+from servesim.hardware.calibrate.fit import fit, scaled
+from servesim.hardware.calibrate.geometry import Geometry
+from servesim.hardware.calibrate.kernel_tables import kernel_rows
+from servesim.hardware.calibrate.layer_tables import layer_rows
+from servesim.hardware.calibrate.problems import problem
+from servesim.hardware.calibrate.row import Row, held_out, resident_share
+from servesim.hardware.calibrate.run import calibrate
+from servesim.hardware.calibrate.write import calibration_text, replace_calibration
+from servesim.hardware.device import Device, MemoryTier
+from servesim.hardware.forms.machine import Machine
+from servesim.hardware.forms.memory import MemoryForm
+
+DEVICE = Device(
+    name="toy",
+    kind="gpu",
+    peak_flops={"bf16": 100e12},
+    memory=MemoryTier("HBM", 1e10, 1e12),
+    cache=MemoryTier("L2", 1e7, 4e12),
+    cores=100,
+)
+MACHINE = Machine(100e12, 1e12, 1e7, 100)
+TRUE = MemoryForm(launch=3e-6, row=1e-8, traffic=1.0, cache=4.0, held=0.5, memory=0.8)
+SIZES = [2**i for i in range(14)]
+
+
+def norm_rows(origin: str = "serving", factor: float = 1.0) -> list[Row]:
+    works = [MemoryWork("norm", m, m * w, m * w) for m in SIZES for w in (2e3, 8e3, 3e4)]
+    return [
+        Row(w, factor * TRUE.seconds(w, MACHINE), "memory.norm", "", origin, regime=origin)
+        for w in works
+    ]
+
+
+def test_a_fit_predicts_what_it_was_fitted_on() -> None:
+    asked = problem("memory.norm", lambda _: MACHINE)
+    found = fit(asked, norm_rows())
+    for row in norm_rows():
+        assert asked.seconds(found.coefficients, row) == pytest.approx(row.seconds, rel=0.05)
+
+
+def test_a_slower_table_is_told_from_the_serving_one() -> None:
+    rows = norm_rows() + norm_rows("old software", factor=1.1)
+    found = fit(problem("memory.norm", lambda _: MACHINE), rows)
+    assert found.origins == {"old software": pytest.approx(1.1, rel=0.02)}
+    back = scaled(rows[-1:], found.origins)[0]
+    assert back.seconds == pytest.approx(rows[len(rows) // 2 - 1].seconds, rel=0.02)
+
+
+def test_fits_are_repeatable() -> None:
+    asked = problem("memory.norm", lambda _: MACHINE)
+    assert fit(asked, norm_rows()) == fit(asked, norm_rows())
+
+
+def test_whole_shapes_are_held_out_and_about_a_fifth_of_them() -> None:
+    shapes = [f"{n}x{k}" for n in range(50) for k in range(50)]
+    kept = sum(map(held_out, shapes)) / len(shapes)
+    assert 0.17 < kept < 0.23
+    assert not held_out("")
+
+
+def test_benchmarks_find_in_cache_what_fits_it() -> None:
+    assert resident_share(1e6, 1e8) > 0.99
+    assert resident_share(1e9, 1e8) < 0.01
+    assert resident_share(1.0, 0.0) == 0.0
+
+
+def test_touched_experts() -> None:
+    assert touched_experts(4, 128, 8, 128, "balanced") == 32
+    assert touched_experts(4, 128, 8, 64, "balanced") == 16
+    assert touched_experts(1, 128, 8, 128, "uniform") == pytest.approx(8.0)
+    assert touched_experts(10_000, 8, 2, 8, "power_law_1.2") == pytest.approx(8, abs=1)
+    assert touched_experts(64, 256, 8, 256, "power_law_1.2") < 225
+
+
+def test_kernels_faster_than_the_device_are_not_believed() -> None:
+    work = AttentionWork(((4096, 0),), 0, 0, 0, 32, 8, 128, 128)
+    impossible = work.flops / 1e15
+    rows = [Row(work, impossible, "prefill.bf16_128", f"s{i}") for i in range(100)]
+    with pytest.raises(InputError, match="enough kernels"):
+        calibrate(DEVICE, rows)
+
+
+def test_kernel_tables_give_rows_by_form(tmp_path: Path) -> None:
+    folder = tmp_path / "vllm-9"
+    folder.mkdir()
+    (folder / "gemm_perf.csv").write_text(
+        "gemm_dtype,m,n,k,latency\nbfloat16,8,4096,4096,0.03\nbfloat16,8,4096,4096,0.05\n"
+        "fp8_block,8,4096,4096,0.02\n"
+    )
+    (folder / "generation_attention_perf.csv").write_text(
+        "batch_size,step,num_heads,num_key_value_heads,head_dim,kv_cache_dtype,window_size,latency\n"
+        "4,99,32,8,128,bfloat16,0,0.01\n4,99,32,8,128,bfloat16,64,0.008\n"
+    )
+    rows = {row.form: row for row in kernel_rows(tmp_path, 1e6)}
+    assert set(rows) == {"gemm.bf16", "gemm.fp8_block", "decode.bf16_128"}
+    assert rows["gemm.bf16"].seconds == pytest.approx(40e-6)  # the median
+    assert rows["gemm.bf16"].origin == "vllm-9"
+    decode = rows["decode.bf16_128"].work
+    assert isinstance(decode, AttentionWork)
+    assert decode.decode_keys == 4 * 64  # the windowed row came last: 64 of 100 keys
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    (tmp_path / "gemm_perf.csv").write_text("m,n,latency\n1,2,3\n")
+    with pytest.raises(InputError, match="gemm_dtype"):
+        kernel_rows(tmp_path, 1e6)
+
+
+def test_layer_tables_give_sharded_work_and_skewed_batches(tmp_path: Path) -> None:
+    (tmp_path / "dense.csv").write_text("layer,tokens,time_us\nqkv_proj,8,20\nlayernorm,8,2\n")
+    (tmp_path / "per_sequence.csv").write_text("layer,sequences,time_us\nlm_head,4,100\n")
+    (tmp_path / "attention.csv").write_text(
+        "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,4,100,12\n64,0,4,100,15\n"
+    )
+    (tmp_path / "skew.csv").write_text("n,nb,pc,kp,kvs,kv_big,t_skew_us\n4,1,0,0,100,400,60\n")
+    geometry = Geometry(4096, 14336, 32, 8, 128, 128256)
+    rows = layer_rows(tmp_path, "org/model", geometry, 2)
+    by_regime = {row.regime: row for row in rows}
+    qkv = next(row.work for row in rows if row.shape == "3072x4096")
+    assert qkv.flops == 2 * 8 * 3072 * 4096
+    uneven = by_regime["decode, unequal"]
+    assert isinstance(uneven.work, AttentionWork)
+    assert uneven.work.decode_keys == 401 + 3 * 101
+    assert uneven.work.heads == 16
+    assert uneven.seconds == pytest.approx(20e-6)  # the file sums three launches
+    assert by_regime["mixed"].form == "prefill.bf16_128"
+
+
+def test_writing_replaces_only_the_fitted_tables(tmp_path: Path) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_text('title = "toy"\n\n[calibration.collective]\nsizes = [1, 2]\n')
+    tables = {"memory.norm": {"source": "here", "launch": 1.23456e-6, "rows": [1.0, 2.5]}}
+    text = calibration_text(tables, {"date": "2026-01-01"})
+    replace_calibration(path, text)
+    once = path.read_text()
+    replace_calibration(path, text)
+    assert path.read_text() == once
+    parsed = tomllib.loads(once)
+    assert parsed["calibration"]["collective"] == {"sizes": [1, 2]}
+    norm = parsed["calibration"]["memory"]["norm"]
+    assert math.isclose(norm["launch"], 1.235e-6)
+    assert norm["rows"] == [1, 2.5]
+
+
+def test_excluded_models_are_what_errors_are_reported_on() -> None:
+    rows = [replace(r, model="a") for r in norm_rows()]
+    rows += [replace(r, model="b", seconds=r.seconds * 1.2) for r in norm_rows()]
+    (result,) = calibrate(DEVICE, rows, exclude_models={"b"})
+    assert result.total is not None
+    assert result.total.kernels == len(norm_rows())
+    assert result.total.bias == pytest.approx(1 / 1.2 - 1, abs=0.02)
+
+
+def test_the_command_says_in_one_line_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", "--device", "h100_sxm", "--data", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "no kernel tables" in error
+    assert error.count("\n") == 1

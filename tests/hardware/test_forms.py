@@ -1,0 +1,183 @@
+"""The physical forms: limits worked out by hand, and how they must grow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servesim.graph.work import AttentionWork, GemmWork, MoeWork, RecurrentWork, attended_pairs
+from servesim.hardware.forms.attention import (
+    AttentionForm,
+    DecodeForm,
+    PrefillForm,
+    _block_keys,
+)
+from servesim.hardware.forms.gemm import GemmForm
+from servesim.hardware.forms.machine import Machine, blended_max, waves
+from servesim.hardware.forms.moe import MoeForm
+from servesim.hardware.forms.recurrent import RecurrentForm
+
+MACHINE = Machine(flops=100e12, bandwidth=1e12, cache_bytes=1e7, cores=100)
+GEMM = GemmForm(
+    launch=2e-6,
+    memory=0.8,
+    compute=0.8,
+    feed=10.0,
+    tile=1e-7,
+    split=1e-6,
+    reduce=4.0,
+    sharpness=4.0,
+    smoothing=0.5,
+    cache=4.0,
+)
+DECODE = DecodeForm(
+    launch=5e-6,
+    batch=1e-6,
+    combine=2e-6,
+    block=128.0,
+    tile=1e-6,
+    stream=8.0,
+    compute=0.5,
+    resident_tiles=1.0,
+    memory=0.9,
+    cache=4.0,
+    sharpness=3.0,
+)
+PREFILL = PrefillForm(
+    launch=4e-6,
+    rows=64.0,
+    tile=1e-6,
+    compute=0.5,
+    softmax=0.0,
+    tail=0.5,
+    smoothing=0.0,
+    memory=0.9,
+    sharpness=8.0,
+)
+
+
+def decodes(count: int, context: int, heads: int = 32, kv_heads: int = 8) -> AttentionWork:
+    keys = context + 1
+    return AttentionWork((), count, count * keys, keys, heads, kv_heads, 128, 128)
+
+
+def test_waves_are_whole_without_smoothing_and_proportional_with_it() -> None:
+    assert waves(2.1, 0.0) == 3.0
+    assert waves(2.1, 1.0) == pytest.approx(2.1)
+    assert waves(0.3, 0.0) == 1.0
+
+
+@given(a=st.floats(1e-9, 1e3), b=st.floats(1e-9, 1e3), s=st.floats(1.0, 10.0))
+def test_a_blend_lies_between_the_larger_and_the_sum(a: float, b: float, s: float) -> None:
+    blend = blended_max(a, b, s)
+    assert max(a, b) <= blend <= (a + b) * (1 + 1e-9)
+
+
+def test_a_product_with_one_row_streams_its_weights() -> None:
+    work = GemmWork(1, 65536, 8192)  # 1.07 GB of weights at 0.8 TB/s
+    assert GEMM.seconds(work, MACHINE) == pytest.approx(work.weight_bytes / 0.8e12, rel=0.01)
+
+
+def test_a_large_product_runs_at_its_share_of_peak() -> None:
+    work = GemmWork(12800, 12800, 12800)
+    assert GEMM.seconds(work, MACHINE) == pytest.approx(work.flops / 80e12, rel=0.03)
+
+
+def test_weights_in_cache_are_faster() -> None:
+    work = GemmWork(1, 1024, 1024)
+    assert GEMM.seconds(work, MACHINE, resident=1.0) < GEMM.seconds(work, MACHINE)
+
+
+@given(
+    m=st.integers(1, 4096),
+    n=st.integers(1, 8192),
+    k=st.integers(1, 8192),
+    grow=st.sampled_from(["m", "n", "k"]),
+)
+def test_a_larger_product_takes_no_less_time(m: int, n: int, k: int, grow: str) -> None:
+    work = GemmWork(m, n, k)
+    larger = replace(work, **{grow: 4 * getattr(work, grow)})
+    assert GEMM.seconds(larger, MACHINE) >= GEMM.seconds(work, MACHINE)
+
+
+def test_decodes_are_linear_in_context_once_memory_decides() -> None:
+    times = [DECODE.seconds(decodes(64, c), MACHINE) for c in (8000, 16000, 24000)]
+    assert times[1] - times[0] == pytest.approx(times[2] - times[1], rel=0.01)
+    read = 64 * 8000 * 2 * 8 * 256 / 0.9e12  # keys and values, 16 bit, 8 heads
+    assert times[1] - times[0] == pytest.approx(read, rel=0.01)
+
+
+def test_long_outliers_cost_a_share_of_the_gap() -> None:
+    even = decodes(64, 1000)
+    uneven = replace(even, decode_keys_max=8000)
+    longest = decodes(64, 8000)
+    low, mid, high = (DECODE.seconds(w, MACHINE) for w in (even, uneven, longest))
+    assert (mid - low) / (high - low) == pytest.approx(DECODE.skew, abs=0.01)
+
+
+@given(new=st.integers(1, 500), context=st.integers(0, 500), window=st.integers(1, 600))
+def test_blocks_cover_every_attended_pair(new: int, context: int, window: int) -> None:
+    """With one query a block, blocks go through the attended keys and little more."""
+    for limit in (None, window):
+        keys = _block_keys(new, context, new, 1.0, limit)
+        assert keys >= attended_pairs(new, context, limit) - 1e-6
+        assert keys <= attended_pairs(new, context, limit) + new
+
+
+def test_a_prefill_of_one_round_takes_its_longest_block() -> None:
+    work = AttentionWork(((64, 4032),), 0, 0, 0, 32, 8, 128, 128)  # 32 blocks on 100 cores
+    key = 2 * 64 * 256 * 100 / 50e12
+    expected = 4e-6 + 1e-6 + 4096 * key
+    assert PREFILL.seconds(work, MACHINE) == pytest.approx(expected, rel=0.01)
+
+
+def test_mixed_batches_add_up_beside_and_queue_when_joint() -> None:
+    prefill = AttentionWork(((512, 0),), 0, 0, 0, 32, 8, 128, 128)
+    alone = decodes(64, 2000)
+    mixed = replace(alone, prefills=prefill.prefills)
+    beside = AttentionForm(DECODE, PREFILL)
+    joint = AttentionForm(DECODE, replace(PREFILL, joint=1.0))
+    parts = [beside.seconds(w, MACHINE) for w in (prefill, alone)]
+    assert beside.seconds(mixed, MACHINE) == pytest.approx(sum(parts) - DECODE.launch)
+    assert joint.seconds(mixed, MACHINE) > beside.seconds(mixed, MACHINE)
+
+
+def test_experts_stream_what_is_touched_and_skip_the_rest() -> None:
+    form = MoeForm(
+        launch=2e-5,
+        pair=1e-9,
+        memory=0.8,
+        compute=0.5,
+        feed=20.0,
+        tile=1e-8,
+        expert=1e-10,
+        sharpness=6.0,
+        smoothing=0.5,
+        skew=0.1,
+    )
+    work = MoeWork(8, 64, 60.0, 128, 8, 4096, 1536)
+    streamed = 60 * 3 * 4096 * 1536 * 2 / 0.8e12
+    assert form.seconds(work, MACHINE) == pytest.approx(2e-5 + streamed, rel=0.05)
+    assert form.seconds(replace(work, pairs=0.0, touched=0.0), MACHINE) == 0.0
+
+
+def test_recurrent_decodes_move_their_states_twice() -> None:
+    form = RecurrentForm(
+        launch=3e-6,
+        scan_launch=2e-5,
+        token=1e-9,
+        tile=1e-9,
+        resident_tiles=4.0,
+        compute=0.5,
+        scan_traffic=1.0,
+        traffic=1.0,
+        memory=0.8,
+        cache=4.0,
+        held=0.0,
+        sharpness=6.0,
+    )
+    work = RecurrentWork("gated_delta", 0, 0, 128, 32, 128, 128, 1e6, 0.0, 2e6)
+    assert form.seconds(work, MACHINE) == pytest.approx(3e-6 + 128 * 4e6 / 0.8e12, rel=0.01)
