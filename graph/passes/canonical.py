@@ -18,12 +18,14 @@ from servesim.graph.passes.merge_windows import merge_windows
 from servesim.graph.passes.norms import collapse_norms
 from servesim.graph.passes.raw_attention import collapse_raw_attention
 from servesim.graph.passes.simplify import simplify
+from servesim.graph.passes.small_products import fold_small_products
 
 PASSES: tuple[Callable[[TraceGraph], None], ...] = (
     simplify,
     undo_dense_experts,
     collapse_raw_attention,
     collapse_indexers,
+    fold_small_products,
     collapse_norms,
     merge_gemms,
     merge_norms,

@@ -8,7 +8,8 @@ from servesim.graph.ir import Node, TraceGraph, drop, replace_inputs
 from servesim.graph.passes.roles import is_mixer, sinks
 from servesim.graph.passes.simplify import base_name, parameters_of
 
-_MATMULS = frozenset({"linear", "aten.mm", "aten.addmm"})
+_BATCHED = frozenset({"aten.bmm", "aten.baddbmm"})
+_MATMULS = _BATCHED | {"linear", "aten.mm", "aten.addmm"}
 
 
 def is_linear(node: Node) -> bool:
@@ -27,6 +28,8 @@ def merge_gemms(graph: TraceGraph) -> None:
     by_input: dict[tuple[int, ...], list[Node]] = defaultdict(list)
     for node in graph:
         if is_linear(node):
+            if base_name(node.target) in _BATCHED:
+                _flatten_batch(node)
             node.target = "linear"
             width = node.shape[-1]
             node.attrs["members"] = [(node.scope, width, parameters_of(node))]
@@ -35,6 +38,12 @@ def merge_gemms(graph: TraceGraph) -> None:
     for group in by_input.values():
         for cluster in _clusters(graph, users, group):
             _merge(graph, cluster)
+
+
+def _flatten_batch(node: Node) -> None:
+    """A block-diagonal layer (one matrix a group of channels): its columns side by side."""
+    groups, width = node.shape[0], node.shape[-1]
+    node.shape = (node.numel // (groups * width), groups * width)
 
 
 def _input_width(node: Node) -> int:

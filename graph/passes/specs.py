@@ -118,13 +118,16 @@ class Specs:
         )
 
     def _is_output(self, node: Node) -> bool:
-        found = reach(
-            self._graph,
-            [node.id],
-            self._users.__getitem__,
-            lambda n: n.id in self._graph.outputs or (is_anchor(n) and n.id != node.id),
+        """Whether the model's result is what ``node`` yields, or glue makes of it."""
+        graph = self._graph
+
+        def ends(n: Node) -> bool:
+            return n.id in graph.outputs or (is_anchor(n) and n.id != node.id)
+
+        found = reach(graph, [node.id], self._users.__getitem__, ends)
+        return any(
+            i in graph.outputs and (i == node.id or not is_anchor(graph.nodes[i])) for i in found
         )
-        return any(i in self._graph.outputs for i in found)
 
     def _parts(self, node: Node) -> tuple[Part, ...]:
         """The merged layers, with the heads their columns belong to."""

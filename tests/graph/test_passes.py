@@ -122,6 +122,16 @@ def test_glue_splits_at_anchors_not_at_edges() -> None:
     assert b.targets().count("residual") == 2
 
 
+def test_block_diagonal_layers_are_gemms() -> None:
+    b = Builder()
+    weight = b.parameter("blocks", (2, 4, 5))
+    b.node("aten.bmm.default", (b.hidden, weight), (2, 6, 5), sizes=[(2, 6, 4), (2, 4, 5)])
+    simplify(b.graph)
+    merge_gemms(b.graph)
+    linear = list(b.graph)[-1]
+    assert (linear.target, linear.shape, linear.attrs["k"]) == ("linear", (6, 10), 4)
+
+
 def test_attention_spelled_out() -> None:
     b = Builder()
     q, k, v = (b.linear(b.hidden, name, 8) for name in "qkv")
