@@ -45,12 +45,14 @@ class Entry:
     source: Source = Source.CALIBRATED
 
     def source_for(self, sizes: Mapping[str, float]) -> Source:
-        """``source``, or EXTRAPOLATED when a size lies outside the fitted range."""
+        """``source``, or EXTRAPOLATED when a size lies beyond the fitted range.
+
+        Smaller work than was measured still lies between that and no work at all.
+        """
         if self.source is not Source.CALIBRATED:
             return self.source
         for name, (low, high) in self.ranges.items():
-            value = sizes.get(name, low)
-            if value * _MARGIN < low or value > high * _MARGIN:
+            if sizes.get(name, low) > high * _MARGIN:
                 return Source.EXTRAPOLATED
         return Source.CALIBRATED
 
