@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from enum import IntEnum
+from dataclasses import dataclass, field
+from functools import partial
 
 from servesim.errors import InputError, ServesimError
-from servesim.runtime.engine import DEFAULT_OPTIONS, Engine, EngineOptions, Instance
-from servesim.runtime.parallel.build import build_engine
+from servesim.hardware.topology import Topology
+from servesim.runtime.autoscaling import Autoscaling
+from servesim.runtime.engine import DEFAULT_OPTIONS, EngineOptions, Instance
+from servesim.runtime.events import EventQueue, Order
+from servesim.runtime.failures import Failures
+from servesim.runtime.handover import HandoverOptions, Handovers
+from servesim.runtime.lifecycle import Lifecycle
+from servesim.runtime.member import Member, chosen
+from servesim.runtime.network.fabric import Fabric
+from servesim.runtime.network.flows import Network
 from servesim.runtime.parallel.waves import join_waves
-from servesim.runtime.records import Records, RequestRecords, Status
-from servesim.runtime.routers import Router, Snapshot
+from servesim.runtime.records import Records, RequestRecords, State, Status
+from servesim.runtime.request import RequestSpec
+from servesim.runtime.roles import Role, check_roles
+from servesim.runtime.routers import Router
 from servesim.runtime.routers.round_robin import RoundRobin
+from servesim.runtime.transfers import Transfers
 from servesim.runtime.workloads import Workload
 
 #: Called whenever requests finish: requests done, requests in all if known, simulated seconds.
 Progress = Callable[[int, int | None, float], None]
 
 
-class Order(IntEnum):
-    """What comes first of all that happens at one time."""
+@dataclass(frozen=True)
+class System:
+    """What there is around the engines, and what happens to them.
 
-    STEP_ENDS = 0
-    ARRIVAL = 1
-    STEP_STARTS = 2
+    Attributes:
+        topology: joins the instances by their names; needed where KV is handed over.
+        handover: how it is.
+        failures: of instances.
+        autoscaling: how many instances of a group serve; all of them when None.
+    """
 
-
-_NEVER = (math.inf, Order.ARRIVAL)
+    topology: Topology | None = None
+    handover: HandoverOptions = field(default_factory=HandoverOptions)
+    failures: Failures = field(default_factory=Failures)
+    autoscaling: Autoscaling | None = None
 
 
 class Cluster:
@@ -40,18 +58,37 @@ class Cluster:
         instances: Sequence[Instance],
         router: Router,
         options: EngineOptions = DEFAULT_OPTIONS,
+        system: System | None = None,
     ) -> None:
+        """Raises:
+        InputError: no instances, or roles that need each other or a network and have it not.
+        """
         if not instances:
             raise InputError("a cluster needs at least one instance")
+        system = system or System()
         self.requests = RequestRecords()
-        self.engines = [build_engine(instance, self.requests, options) for instance in instances]
-        join_waves(self.engines)
+        self.members = [Member(i, one, self.requests, options) for i, one in enumerate(instances)]
+        join_waves([member.engine for member in self.members])
         self._source = workload.source()
         self._router = router
-        self._events: list[tuple[float, Order, int, int]] = []  # (..., ticket, engine)
-        self._starting = [False] * len(instances)
-        self._tickets = 0
+        self._events = EventQueue()
+        self._parked: deque[int] = deque()
+        self._specs: dict[int, RequestSpec] = {}  # of the requests under way, by row
         self._done = 0
+        self._progress: Progress | None = None
+        self._network = Network(Fabric(_topology(instances, system.topology)))
+        transfers = Transfers(self._network, self._events)
+        self._handovers = Handovers(
+            self.members, transfers, self._events, self.requests, system.handover, self._wake
+        )
+        self._lifecycle = Lifecycle(self.members, self._events, self._down, self._up)
+        self._lifecycle.expect(system.failures)
+        if system.autoscaling is not None:
+            self._lifecycle.scale(system.autoscaling, lambda: len(self._parked))
+        # Whether anything but an arrival can tell an engine something while it runs.
+        changes = system.failures.expected or system.autoscaling is not None
+        roles = any(one.role is not Role.BOTH for one in instances)
+        self._reactive = self._source.reactive or changes or roles
 
     def run(self, progress: Progress | None = None) -> Records:
         """Take every request to its end.
@@ -62,17 +99,26 @@ class Cluster:
         """
         if self._source.next_s() is None:
             raise InputError("the workload has no requests")
+        self._progress = progress
+        now = 0.0
         while True:
-            arrival = self._next_arrival(), Order.ARRIVAL
-            event = self._events[0][:2] if self._events else _NEVER
-            if arrival < event:
+            arrival = self._next_arrival()
+            if (arrival, Order.ARRIVAL) < self._events.next:
                 self._arrive()
-            elif event < _NEVER:
-                self._step(*heapq.heappop(self._events), progress)
-            else:
+                now = arrival
+            elif self._events.live or arrival < math.inf:
+                now = self._events.happen()
+            elif not self._settle(now):
                 break
         self._require_all_done()
-        return Records(self.requests, tuple(engine.records for engine in self.engines))
+        return Records(
+            self.requests,
+            tuple(member.engine.records for member in self.members),
+            tuple(self._lifecycle.changes),
+            self._network.carried_by_name(),
+        )
+
+    # Requests.
 
     def _next_arrival(self) -> float:
         time = self._source.next_s()
@@ -80,51 +126,121 @@ class Cluster:
 
     def _arrive(self) -> None:
         spec = self._source.take()
-        chosen = self._router.choose(spec, [_snapshot(engine) for engine in self.engines])
-        engine = self.engines[chosen]
-        row = self.requests.add(spec, chosen)
-        reason = engine.refusal(spec)
-        if reason is not None:
-            self.requests.reject(row, reason)
-            self._done += 1
-            self._source.finished(spec, spec.arrival_s)
-            return
-        engine.submit(spec, row)
-        if engine.idle:
-            self._start_at(spec.arrival_s, chosen)
+        row = self.requests.add(spec)
+        self._specs[row] = spec
+        self._dispatch(row, spec.arrival_s)
 
-    def _step(
-        self, now: float, kind: Order, _: int, number: int, progress: Progress | None
-    ) -> None:
-        engine = self.engines[number]
-        if kind is Order.STEP_STARTS:
-            self._starting[number] = False
-            end = engine.run(now, self._horizon())
-            if end is not None:
-                self._push(end, Order.STEP_ENDS, number)
+    def _dispatch(self, row: int, now: float) -> None:
+        """Send a request to an instance; let it wait for one if none serves, or refuse it."""
+        spec = self._specs[row]
+        reasons = {member: self._refusal(member, spec) for member in self.members}
+        able = [member for member, reason in reasons.items() if reason is None]
+        if not able:
+            self._reject(row, _first_reason(reasons, spec), now)
             return
-        for seq in engine.complete():
-            self._done += 1
-            self._source.finished(seq.spec, now)
-        if progress is not None:
-            progress(self._done, self._source.total, now)
-        self._start_at(now, number)
+        up = [member for member in able if member.state is State.UP]
+        if not up:
+            self._parked.append(row)
+            return
+        member = chosen(self._router, spec, up)
+        self.requests.send(row, member.number)
+        if member.instance.role is Role.PREFILL and self._handovers.needed(spec):
+            self._handovers.begin(spec, row, member)
+        else:
+            member.engine.submit(spec, row)
+        self._wake(member, now)
+
+    def _refusal(self, member: Member, spec: RequestSpec) -> str | None:
+        if not member.serves(spec):
+            return f"no instance serves {spec.model}" if spec.model else "it only decodes"
+        reason = member.refusal(spec)
+        if reason is None and member.instance.role is Role.PREFILL:
+            return self._handovers.possible(spec)
+        return reason
+
+    def _reject(self, row: int, reason: str, now: float) -> None:
+        self.requests.reject(row, reason)
+        self._finished(row, now)
+
+    def _finished(self, row: int, now: float) -> None:
+        self._done += 1
+        self._source.finished(self._specs.pop(row), now)
+
+    # Steps.
+
+    def _wake(self, member: Member, now: float) -> None:
+        """Something changed for ``member``: let it go on if it stands still."""
+        if member.engine.idle:
+            self._start(member, now)
+
+    def _start(self, member: Member, now: float) -> None:
+        if not member.starting and member.state is not State.FAILED:
+            member.starting = True
+            starts = partial(self._step_starts, member, member.life)
+            self._events.push(now, Order.STEP_STARTS, starts)
+
+    def _step_starts(self, member: Member, life: int, now: float) -> None:
+        if life != member.life:
+            return
+        member.starting = False
+        end = member.engine.run(now, self._horizon())
+        if end is None:
+            self._lifecycle.drained(member, now)
+            return
+        self._events.push(end, Order.STEP_ENDS, partial(self._step_ends, member, life))
+        if member.engine.tells_prefills:
+            for one in self._in_step(member):
+                self._handovers.step_started(one)
+
+    def _step_ends(self, member: Member, life: int, now: float) -> None:
+        if life != member.life:
+            return
+        for seq in member.engine.complete():
+            if seq.hands_over:
+                self._handovers.prefilled(seq, now)
+            else:
+                self._finished(seq.index, now)
+        if self._progress is not None:
+            self._progress(self._done, self._source.total, now)
+        for one in self._in_step(member):
+            self._handovers.room(one, now)
+        self._start(member, now)
+
+    def _in_step(self, member: Member) -> Sequence[Member]:
+        """Those whose steps are those of ``member``."""
+        wave = member.instance.wave
+        return [one for one in self.members if one.instance.wave == wave] if wave else [member]
 
     def _horizon(self) -> float:
         """Until when an engine can go on without being told of anything."""
         horizon = self._next_arrival()
-        if self._source.reactive and self._events:
-            horizon = min(horizon, self._events[0][0])
-        return horizon
+        return min(horizon, self._events.next[0]) if self._reactive else horizon
 
-    def _start_at(self, now: float, number: int) -> None:
-        if not self._starting[number]:
-            self._starting[number] = True
-            self._push(now, Order.STEP_STARTS, number)
+    # Instances that come and go.
 
-    def _push(self, time: float, kind: Order, number: int) -> None:
-        heapq.heappush(self._events, (time, kind, self._tickets, number))
-        self._tickets += 1
+    def _down(self, member: Member, now: float) -> None:
+        """A member failed: what it had starts again elsewhere."""
+        rows = [seq.index for seq in member.engine.fail(now)] + self._handovers.lost(member, now)
+        for row in dict.fromkeys(sorted(rows)):
+            self.requests.retry(row)
+            self._dispatch(row, now)
+
+    def _up(self, member: Member, now: float) -> None:
+        """A member serves: requests that wait for one may go there."""
+        self._handovers.place_all(now)
+        for _ in range(len(self._parked)):
+            self._dispatch(self._parked.popleft(), now)
+        self._wake(member, now)
+
+    def _settle(self, now: float) -> bool:
+        """Nothing is under way: free who waits for each other, give up what nobody will take."""
+        if self._handovers.relieve(now):
+            return True
+        left = [*self._parked, *self._handovers.abandon(now)]
+        self._parked.clear()
+        for row in left:
+            self._reject(row, "no instance is left that could run it", now)
+        return bool(left)
 
     def _require_all_done(self) -> None:
         left = self.requests.count(Status.UNFINISHED)
@@ -132,15 +248,27 @@ class Cluster:
             raise ServesimError(f"{left} of {len(self.requests)} requests never finished")
 
 
-def _snapshot(engine: Engine) -> Snapshot:
-    scheduler = engine.scheduler
-    return Snapshot(
-        engine.records.name,
-        len(scheduler.running),
-        engine.waiting,
-        scheduler.cache.free,
-        scheduler.cache.total,
-    )
+def _first_reason(reasons: dict[Member, str | None], spec: RequestSpec) -> str:
+    """What to tell of a request that nobody takes: the word of the first that serves its model."""
+    of_model = [reason for member, reason in reasons.items() if member.serves(spec)]
+    return next((r for r in (*of_model, *reasons.values()) if r is not None), "nobody takes it")
+
+
+def _topology(instances: Sequence[Instance], given: Topology | None) -> Topology:
+    """The network between instances, checked against their roles.
+
+    Raises:
+        InputError: roles that need each other, names or links that they have not.
+    """
+    check_roles([one.role for one in instances])
+    names = tuple(one.name for one in instances)
+    if all(one.role is Role.BOTH for one in instances):
+        return given or Topology(tuple(dict.fromkeys(names)))
+    if given is None:
+        raise InputError("prefill and decode instances need a network between them")
+    if len(set(names)) < len(names):
+        raise InputError("instances that hand over KV need different names")
+    return given
 
 
 def simulate(
@@ -150,11 +278,12 @@ def simulate(
     *,
     progress: Progress | None = None,
     options: EngineOptions = DEFAULT_OPTIONS,
+    system: System | None = None,
 ) -> Records:
     """Run ``workload`` on ``instances`` behind ``router`` (round robin by default).
 
     Raises:
-        InputError: there are no instances or no requests.
+        InputError: there are no instances or no requests, or instances cannot work together.
         ServesimError: a request is neither finished nor rejected at the end.
     """
-    return Cluster(workload, instances, router or RoundRobin(), options).run(progress)
+    return Cluster(workload, instances, router or RoundRobin(), options, system).run(progress)

@@ -19,6 +19,7 @@ from servesim.runtime.kv import build_cache
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.records import InstanceRecords, RequestRecords, Status
 from servesim.runtime.request import RequestSpec
+from servesim.runtime.roles import Role
 from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence
@@ -34,8 +35,15 @@ class Instance:
         step_model: how long its steps take.
         num_gpu_blocks: KV blocks that the memory holds, one of which is never used;
             ``config.num_gpu_blocks_override`` wins over it.
+        name: how results call it; instances that exchange KV need different names.
         wave: engines of one such name take their steps in lock step.
         kv_groups: layers by what they keep; not needed where all keep every token.
+        role: what it does of a request's life.
+        model: what it serves; requests that name a model go where it is served.
+        group: instances of one group are scaled together.
+        kv_bytes_per_token, state_bytes: what is sent of a sequence that is handed over to this
+            instance: for each token, and however long it is; all devices together.
+        num_layers: parts in which KV is computed and can be sent.
 
     Raises:
         InputError: too few blocks.
@@ -47,6 +55,12 @@ class Instance:
     name: str = "engine"
     wave: str = ""
     kv_groups: tuple[KvGroup, ...] = ()
+    role: Role = Role.BOTH
+    model: str | None = None
+    group: str = ""
+    kv_bytes_per_token: float = 0.0
+    state_bytes: float = 0.0
+    num_layers: int = 1
 
     def __post_init__(self) -> None:
         if self.blocks < 2:
@@ -99,6 +113,7 @@ class Engine:
         self.outside = 0  # sequences that hold blocks without being scheduled
         self.tells_prefills = False  # return from ``run`` at each step with a prefill
         self._inbox: deque[Sequence] = deque()
+        self._new_tokens = 0  # of prompts never admitted
         self._current: Plan | None = None  # on the device
         self._ahead: Plan | None = None  # scheduled while it runs
         self._start_s = self._end_s = 0.0
@@ -112,6 +127,12 @@ class Engine:
     def waiting(self) -> int:
         """Requests not admitted yet, or preempted."""
         return len(self._inbox) + len(self.scheduler.policy) + len(self.scheduler.received)
+
+    @property
+    def backlog_tokens(self) -> int:
+        """Prompt tokens to compute before whoever comes next: of all that have no answer yet."""
+        prefilling = self.scheduler.prefilling.values()
+        return self._new_tokens + sum(seq.known - seq.computed for seq in prefilling)
 
     @property
     def empty(self) -> bool:
@@ -142,6 +163,7 @@ class Engine:
         seq = Sequence(spec, row, self.config.block_size)
         seq.hands_over = hands_over
         self._inbox.append(seq)
+        self._new_tokens += spec.prompt_tokens
 
     def reserve(self, spec: RequestSpec, row: int, generated: int) -> Sequence | None:
         """Blocks for a request whose KV will come from elsewhere; None if there is no room now.
@@ -221,13 +243,14 @@ class Engine:
         assert self._current is not None
         return self._start_s, self._end_s, self._current.prefills
 
-    def fail(self) -> list[Sequence]:
+    def fail(self, now: float) -> list[Sequence]:
         """Lose everything at once; returns the sequences that were here, scheduled or waiting."""
+        self.records.steps.cut(now)
         lost = [*self._inbox, *self.scheduler.running.values(), *self.scheduler.received]
         lost += [self.scheduler.policy.pop() for _ in range(len(self.scheduler.policy))]
         self._inbox.clear()
         self._current = self._ahead = None
-        self.outside = 0
+        self.outside = self._new_tokens = 0
         self.scheduler = self._new_scheduler()
         return lost
 
@@ -272,6 +295,7 @@ class Engine:
         if plan.empty:  # a sequence that gave way itself ends a step, maybe before any had a token
             return self._schedule(now, token_s) if plan.preempted and self.idle else None
         for seq in plan.admitted:
+            self._new_tokens -= seq.spec.prompt_tokens
             requests.scheduled_s[seq.index] = now
             requests.cached_tokens[seq.index] = seq.cached_tokens or 0
         return plan

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,16 @@ from servesim.runtime.steps import StepRecords
 Column = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
 
+class State(Enum):
+    """What an instance is up to."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    UP = "up"
+    DRAINING = "draining"  # finishes what it has, takes nothing new
+    FAILED = "failed"
+
+
 class Status(IntEnum):
     """What has become of a request."""
 
@@ -27,7 +38,15 @@ class Status(IntEnum):
     REJECTED = 2
 
 
-TIMES = ("arrival_s", "queued_s", "scheduled_s", "first_token_s", "finished_s")
+TIMES = (
+    "arrival_s",
+    "queued_s",
+    "scheduled_s",
+    "first_token_s",
+    "finished_s",
+    "transfer_start_s",
+    "transfer_end_s",
+)
 COUNTS = (
     "id",
     "prompt_tokens",
@@ -35,6 +54,8 @@ COUNTS = (
     "cached_tokens",
     "preemptions",
     "instance",
+    "prefill_instance",
+    "retries",
     "status",
 )
 
@@ -48,7 +69,11 @@ class RequestRecords:
         scheduled_s: when it was first admitted.
         first_token_s, finished_s: end of the steps of its first and last token.
         cached_tokens: prompt tokens found in the prefix cache when first admitted.
-        instance: number of the engine it was sent to.
+        transfer_start_s, transfer_end_s: of its KV, from the instance that computed its prompt to
+            the one that generates.
+        instance: number of the engine it was sent to, or that generates; -1 if there was none.
+        prefill_instance: number of the engine that computes its prompt.
+        retries: times it was started again because an instance failed.
         reasons: why a request was rejected, by row.
     """
 
@@ -58,31 +83,47 @@ class RequestRecords:
         self.scheduled_s = array("d")
         self.first_token_s = array("d")
         self.finished_s = array("d")
+        self.transfer_start_s = array("d")
+        self.transfer_end_s = array("d")
         self.id = array("q")
         self.prompt_tokens = array("q")
         self.output_tokens = array("q")
         self.cached_tokens = array("q")
         self.preemptions = array("q")
         self.instance = array("q")
+        self.prefill_instance = array("q")
+        self.retries = array("q")
         self.status = array("q")
         self.reasons: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.id)
 
-    def add(self, spec: RequestSpec, instance: int) -> int:
+    def add(self, spec: RequestSpec) -> int:
         """A new row; returns its number."""
         self.arrival_s.append(spec.arrival_s)
-        for times in (self.queued_s, self.scheduled_s, self.first_token_s, self.finished_s):
-            times.append(math.nan)
+        for name in TIMES[1:]:
+            getattr(self, name).append(math.nan)
         self.id.append(spec.id)
         self.prompt_tokens.append(spec.prompt_tokens)
         self.output_tokens.append(spec.output_tokens)
-        for counts in (self.cached_tokens, self.preemptions):
+        for counts in (self.cached_tokens, self.preemptions, self.retries):
             counts.append(0)
-        self.instance.append(instance)
+        self.instance.append(-1)
+        self.prefill_instance.append(-1)
         self.status.append(Status.UNFINISHED)
         return len(self.id) - 1
+
+    def send(self, row: int, instance: int) -> None:
+        """Note the instance a request was sent to."""
+        self.instance[row] = self.prefill_instance[row] = instance
+
+    def retry(self, row: int) -> None:
+        """Forget an attempt that failed: what it gave, the client does not count."""
+        for name in TIMES[1:]:
+            getattr(self, name)[row] = math.nan
+        self.instance[row] = self.prefill_instance[row] = -1
+        self.retries[row] += 1
 
     def reject(self, row: int, reason: str) -> None:
         """Note that a request can never run."""
@@ -116,8 +157,24 @@ class InstanceRecords:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """An instance came to another state."""
+
+    time_s: float
+    instance: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
-    """All that a run leaves behind."""
+    """All that a run leaves behind.
+
+    Attributes:
+        changes: instances that failed, recovered, started or stopped, in order of time.
+        links: bytes that each link between instances carried, by name.
+    """
 
     requests: RequestRecords
     instances: tuple[InstanceRecords, ...]
+    changes: tuple[Change, ...] = ()
+    links: Mapping[str, float] = field(default_factory=dict)

@@ -21,6 +21,8 @@ class RequestSpec:
             or go on into the output. Blocks beyond it are shared with no other request.
         prefix_block_size: tokens of each of those blocks; one size in a workload.
         priority: lower is more urgent; only the priority policy looks at it.
+        model: which model must answer; None if any instance will do.
+        session: whose conversation it belongs to; only routers look at it.
 
     Raises:
         InputError: a time or length cannot be used.
@@ -33,6 +35,8 @@ class RequestSpec:
     prefix_block_ids: tuple[int, ...] = ()
     prefix_block_size: int = 16
     priority: int = 0
+    model: str | None = None
+    session: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):

@@ -93,6 +93,14 @@ class StepRecords:
         if plan.extra_tokens:
             self.add_gaps(0.0, plan.extra_tokens)  # they come out together
 
+    def cut(self, now: float) -> None:
+        """End at ``now`` what has not ended: its device failed."""
+        row = len(self) - 1
+        while row >= 0 and self.end_s[row] > now:
+            self.start_s[row], self.end_s[row] = min(self.start_s[row], now), now
+            self._steady[row] = 0  # its tokens came to nobody
+            row -= 1
+
     def busy_s(self) -> npt.NDArray[np.float64]:
         """Seconds of the steps of each row."""
         joined = len(self._busy)

@@ -83,6 +83,11 @@ class Network:
             self._share()
         return sent
 
+    def carried_by_name(self) -> dict[str, float]:
+        """Bytes that each link has carried, ``from -> to``."""
+        names = self.fabric.names
+        return {names[link]: size for link, size in sorted(self.carried.items())}
+
     def advance(self, now: float) -> None:
         """Let the bytes flow until ``now``."""
         seconds, self._now = now - self._now, max(now, self._now)

@@ -16,4 +16,4 @@ class LeastLoaded:
 
     def choose(self, spec: RequestSpec, instances: Sequence[Snapshot]) -> int:
         """The instance with the fewest requests."""
-        return min(range(len(instances)), key=lambda i: instances[i].running + instances[i].waiting)
+        return min(range(len(instances)), key=lambda i: instances[i].load)

@@ -21,7 +21,8 @@ from servesim.scenario.run import Result
 from servesim.scenario.summary import summarise
 
 REQUEST_COLUMNS = (
-    "id", "instance", "status", "prompt_tokens", "output_tokens", "cached_tokens", "preemptions",
+    "id", "instance", "prefill_instance", "status", "prompt_tokens", "output_tokens",
+    "cached_tokens", "preemptions", "retries",
     *TIMES, "ttft_s", "tpot_s", "e2e_s", "energy_j", "rejected_because",
 )  # fmt: skip
 STEP_COLUMNS = ("instance", "start_s", "end_s", *SUMS, *MEANS)
@@ -97,19 +98,21 @@ def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterator[list[Any]]) 
 
 def _request_rows(result: Result) -> Iterator[list[Any]]:
     requests = result.records.requests
-    names = [one.name for one in result.records.instances]
+    names = ["", *(one.name for one in result.records.instances)]  # the first of -1: none
     drawn = iter(result.energy.request_joules if result.energy else ())
     for row in range(len(requests)):
         finished = requests.status[row] == Status.FINISHED
         times = [getattr(requests, name)[row] for name in TIMES]
         yield [
             requests.id[row],
-            names[requests.instance[row]],
+            names[requests.instance[row] + 1],
+            names[requests.prefill_instance[row] + 1],
             Status(requests.status[row]).name.lower(),
             requests.prompt_tokens[row],
             requests.output_tokens[row],
             requests.cached_tokens[row],
             requests.preemptions[row],
+            requests.retries[row],
             *map(_seconds, (*times, *_latencies(requests, row))),
             _number(next(drawn)) if finished and result.energy else "",
             requests.reasons.get(row, ""),
