@@ -11,7 +11,7 @@ from typing import Any
 
 from servesim.errors import InputError
 from servesim.graph.opgraph import OpGraph
-from servesim.graph.summary import summarise
+from servesim.graph.summary import ONE_TOKEN, summarise
 from servesim.graph.unmatched import unmatched
 from servesim.models.load import load_graph, load_tower
 from servesim.units import si
@@ -131,10 +131,11 @@ def _print_tables(graph: OpGraph, summary: dict[str, Any]) -> None:
         for column in ("FLOP", "bytes", "weights"):
             table.add_column(column, justify="right")
         for op, row in zip(block.ops, summary["blocks"][block.name], strict=True):
-            table.add_row(
-                op.name, op.kind, " x ".join(map(str, row["shape"])),
-                si(row["flops"], ""), si(row["bytes"], "B"), si(op.spec.weight_bytes, "B"),
-            )  # fmt: skip
+            work = (si(row["flops"], ""), si(row["bytes"], "B"))
+            if not op.runs(ONE_TOKEN):
+                work = ("[dim]decodes[/dim]", "[dim]only[/dim]")
+            shape = " x ".join(map(str, row["shape"]))
+            table.add_row(op.name, op.kind, shape, *work, si(op.spec.weight_bytes, "B"))
         console.print(table)
     console.print("[dim]FLOP and bytes of one run of the operator for a single token[/dim]")
     for item in unmatched(graph):
