@@ -21,6 +21,8 @@ _POSITIVE = (
     "tensor_parallel_size",
     "pipeline_parallel_size",
     "data_parallel_size",
+    "decode_context_parallel_size",
+    "prefill_context_parallel_size",
 )
 
 
@@ -47,6 +49,8 @@ class EngineConfig:
         async_scheduling: schedule a step while the one before it runs on the device.
         enforce_eager: no CUDA graphs, so that steps are not padded to captured sizes.
         tensor_parallel_size, pipeline_parallel_size, data_parallel_size: devices per dimension.
+        decode_context_parallel_size: tensor-parallel ranks that share KV heads by tokens.
+        prefill_context_parallel_size: further devices that share prompts and KV cache by tokens.
         enable_expert_parallel: spread experts, not slices of each, over the devices.
         all2all_backend: how tokens reach experts on other data-parallel ranks:
             ``allgather_reducescatter``, or all to all as ``deepep_high_throughput``.
@@ -76,6 +80,8 @@ class EngineConfig:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
+    decode_context_parallel_size: int = 1
+    prefill_context_parallel_size: int = 1
     enable_expert_parallel: bool = False
     all2all_backend: str = "allgather_reducescatter"
     expert_placement_strategy: str = "linear"

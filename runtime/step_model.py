@@ -281,7 +281,7 @@ def _clips(op: Op) -> bool:
 def _decode_work(op: Op) -> Callable[[int, int, int], AttentionWork] | None:
     """For plain full attention: its work from decodes, their keys, and the most keys of one."""
     probe = BatchShape((), 1, 1, 1)
-    if _clips(op) or not op.runs(probe):
+    if _clips(op) or getattr(op.spec, "context_ranks", 1) > 1 or not op.runs(probe):
         return None
     like = op.work(probe)
     if not isinstance(like, AttentionWork):

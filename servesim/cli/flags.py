@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import json
 import re
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from servesim.scenario.fields import alternatives, field_types
@@ -71,6 +73,17 @@ def _help(text: str, default: Any) -> str:
     return f"{plain} (default: {str(default).lower()})" if known else plain
 
 
+def _table(text: str) -> dict[str, Any]:
+    """A table given as JSON, as vLLM takes it."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}: {text}") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"not a JSON table: {text}")
+    return found
+
+
 def _options_for(types: tuple[Any, ...]) -> dict[str, Any] | None:
     """What argparse needs for a field of one of ``types``; None if no flag can express it."""
     first = types[0]
@@ -78,6 +91,8 @@ def _options_for(types: tuple[Any, ...]) -> dict[str, Any] | None:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(first) is Literal:
         return {"choices": typing.get_args(first), "metavar": "|".join(typing.get_args(first))}
+    if typing.get_origin(first) is Mapping:
+        return {"type": _table, "metavar": "JSON"}
     if first in (int, float, str):
         return {"type": first, "metavar": {int: "N", float: "X", str: "NAME"}[first]}
     return None

@@ -100,6 +100,8 @@ def _split(one: Served) -> str:
         "data": config.data_parallel_size,
         "pipeline": config.pipeline_parallel_size,
         "tensor": config.tensor_parallel_size,
+        "prompts": config.prefill_context_parallel_size,
+        "cache": config.decode_context_parallel_size,
     }
     words = [f"{name} {size}" for name, size in degrees.items() if size > 1]
     if config.enable_expert_parallel:

@@ -31,7 +31,13 @@ from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
-from servesim.scenario.parallel import rank_names, spread, stage_placements, step_model_of
+from servesim.scenario.parallel import (
+    rank_names,
+    shared_context,
+    spread,
+    stage_placements,
+    step_model_of,
+)
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
 from servesim.scenario.speculation import drafter_of, speculative
@@ -66,7 +72,12 @@ class Served:
     @property
     def devices(self) -> int:
         """Devices of all the engines together."""
-        return len(self.engines) * len(self.placements) * self.graph.tensor_parallel_size
+        return len(self.engines) * len(self.placements) * self.ranks
+
+    @property
+    def ranks(self) -> int:
+        """Devices of a stage: tensor-parallel ranks, for each that shares prompts."""
+        return self.graph.tensor_parallel_size * self.config.prefill_context_parallel_size
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,7 @@ def serve(instance: Instance) -> Served:
     engine = instance.engine.on(device.memory.capacity_bytes, device.name)
     model = resolve(instance.model.id)
     graph = spread(load_model(model, instance.model, engine), instance.model, engine)
+    graph = shared_context(graph, instance.model, engine)
     drafter = drafter_of(engine, graph)
     resident = graph if drafter is None else beside(graph, drafter)
     options = memory_options(engine, device)
@@ -119,7 +131,7 @@ def serve(instance: Instance) -> Served:
     whole = Placement.tensor_parallel(graph, device, costs, collectives)
     placements = stage_placements(whole, engine.pipeline_parallel_size)
     config = _completed(engine, graph, memory)
-    target = step_model_of(instance.hardware, device, placements, config.cudagraph_capture_sizes)
+    target = step_model_of(instance.hardware, device, placements, config)
     step_model = speculative(target, config, drafter, instance.hardware, device, collectives)
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
     blocks, groups = memory.kv_cache_blocks, memory.kv_groups

@@ -134,4 +134,4 @@ def _powered(served: Served) -> Powered | None:
         if power is None:
             return None
         powers[name] = power
-    return Powered(uses, powers, served.graph.tensor_parallel_size)
+    return Powered(uses, powers, served.ranks)

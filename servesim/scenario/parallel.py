@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnsupportedError
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.opgraph import OpGraph
+from servesim.graph.passes.context import kv_heads, share_context
 from servesim.graph.passes.expert import ExpertOptions, has_experts, spread_experts
 from servesim.graph.passes.stage import split_stages
 from servesim.graph.routing import ROUTINGS
 from servesim.graph.work import CollectiveWork
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
+from servesim.models.load import load_graph
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.parallel.shares import PrefillShareStepModel
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.scenario.energy import powered_step_model
@@ -43,6 +46,23 @@ def spread(graph: OpGraph, section: ModelSection, engine: EngineConfig) -> OpGra
     names = set(field_types(ExpertOptions)) & set(field_types(EngineConfig))
     options = {name: getattr(engine, name) for name in sorted(names)}
     return spread_experts(graph, ExpertOptions(**options, routing=ROUTINGS.build(kind, given)))
+
+
+def shared_context(graph: OpGraph, section: ModelSection, engine: EngineConfig) -> OpGraph:
+    """``graph`` with its KV cache shared by tokens as the engine says.
+
+    Raises:
+        UnsupportedError: the cache cannot be shared so.
+    """
+    decode, prefill = engine.decode_context_parallel_size, engine.prefill_context_parallel_size
+    if decode * prefill == 1:
+        return graph
+    if prefill > 1 and engine.data_parallel_size > 1 and has_experts(graph):
+        raise UnsupportedError(
+            "prefill_context_parallel_size above 1 with experts shared by data-parallel ranks"
+        )
+    heads = kv_heads(load_graph(section.id, dtype=section.dtype))
+    return share_context(graph, decode, prefill, total_kv_heads=heads)
 
 
 def rank_names(instance: Instance, *, in_waves: bool) -> list[tuple[str, str]]:
@@ -103,14 +123,22 @@ def step_model_of(
     section: HardwareSection,
     device: Device,
     placements: Sequence[Placement],
-    capture_sizes: Sequence[int],
+    engine: EngineConfig,
 ) -> CompiledStepModel | StagedStepModel:
     """The step model of an engine on ``placements``, one a stage.
 
     Raises:
         InputError: as ``powered_step_model``.
+        UnsupportedError: a power cap on ranks that share prompts.
     """
-    models = [powered_step_model(section, device, one, capture_sizes) for one in placements]
+    sizes, shares = engine.cudagraph_capture_sizes, engine.prefill_context_parallel_size
+    models: list[CompiledStepModel]
+    if shares == 1:
+        models = [powered_step_model(section, device, one, sizes) for one in placements]
+    elif section.power_limit_watts is not None:
+        raise UnsupportedError("power_limit_watts with prefill_context_parallel_size above 1")
+    else:
+        models = [PrefillShareStepModel(one, sizes, prefill_ranks=shares) for one in placements]
     if len(models) == 1:
         return models[0]
     return StagedStepModel(tuple(models), hop_seconds(placements[0]))

@@ -111,3 +111,10 @@ def test_speculative_decoding_gains_what_its_rates_say() -> None:
     steps = got.records.instances[0].steps
     gained = 1 + steps.column("extra_tokens").sum() / steps.column("decodes").sum()
     assert gained == pytest.approx(1 + 0.8 + 0.8 * 0.7 + 0.8 * 0.7 * 0.65 * 1.6, rel=0.03)
+
+
+def test_long_context_is_shared_by_two() -> None:
+    got = run("long-context", num_requests=8)
+    served = got.deployment.served[0]
+    assert served.devices == 8
+    assert served.graph.kv_bytes_per_token == 80 * 2 * 2 * 128 * 2 / 2  # of 2 KV heads a rank

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pytest
+
 from servesim.cli.commands import simulate
 from servesim.cli.flags import add_flags, attribute_texts, given
 from servesim.runtime.config import EngineConfig
@@ -48,6 +50,16 @@ def test_only_given_flags_leave_a_value() -> None:
         "policy": "b",
         "low": 1.0,
     }
+
+
+def test_tables_are_given_as_json() -> None:
+    parser = argparse.ArgumentParser()
+    simulate.add_arguments(parser)
+    given_ = parser.parse_args(["--speculative-config", '{"num_speculative_tokens": 2}'])
+    assert given(given_)["engine"] == {"speculative_config": {"num_speculative_tokens": 2}}
+    for text in ("{", "3"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--speculative-config", text])
 
 
 def test_texts_come_from_the_docstring() -> None:

@@ -16,6 +16,7 @@ from servesim.graph.ops import KINDS
 from servesim.graph.ops.attention import Attention
 from servesim.graph.ops.batched_gemm import BatchedGemm
 from servesim.graph.ops.collective import Collective, LogitsGather
+from servesim.graph.ops.context import ContextExchange
 from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.exchange import Exchange
 from servesim.graph.ops.experts import Experts
@@ -45,6 +46,7 @@ EXAMPLES: tuple[OpSpec, ...] = (
     Collective("all_reduce", 64, 2),
     LogitsGather(1000, 2),
     Exchange("all_gather", 64, 4, 4),
+    ContextExchange("all_gather", 64, 4),
     Other("aten.cumsum", 10, 10, 10),
 )
 BATCH = BatchShape.of([(5, 0), (3, 7), (1, 10), (1, 20)])

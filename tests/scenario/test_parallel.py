@@ -117,3 +117,19 @@ def test_experts_of_a_dense_model_are_refused() -> None:
         run_moe(data_parallel_size=16, enable_expert_parallel=True)
     with pytest.raises(ServesimError, match="zipf"):
         run_moe({"expert_routing": {"kind": "zip"}})
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_shared_contexts_hold_more_tokens(stages: int) -> None:
+    alone = run(pipeline_parallel_size=stages)
+    result = run(pipeline_parallel_size=stages, prefill_context_parallel_size=2)
+    before, after = (one.deployment.served[0] for one in (alone, result))
+    assert after.devices == 2 * before.devices
+    more = after.memory.kv_cache_tokens / before.memory.kv_cache_tokens
+    assert more == pytest.approx(2, rel=0.01)
+    assert result.metrics.ttft.mean < alone.metrics.ttft.mean
+
+
+def test_decode_context_ranks_must_hold_the_same_heads() -> None:
+    with pytest.raises(ServesimError, match="2 ranks hold 8 KV heads 1 times"):
+        run(tensor_parallel_size=2, decode_context_parallel_size=2)
