@@ -90,4 +90,5 @@ class RequestBodies:
             output_tokens=int(self.output_tokens[number]),
             prefix_block_ids=tuple(range(first, first + blocks)),
             prefix_block_size=_BLOCK,
+            session=group if len(self.shared_tokens) > 1 else None,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from servesim.errors import InputError
@@ -121,7 +121,7 @@ class SessionSource:
         time, session, turn = heapq.heappop(self._due)
         number = self._first[session] + turn
         self._place[number] = session, turn
-        return self._open[session].request(turn, number, time)
+        return replace(self._open[session].request(turn, number, time), session=session)
 
     def finished(self, spec: RequestSpec, now: float) -> None:
         """Whatever waited only for this answer comes after its delay."""

@@ -170,13 +170,16 @@ def _request_joules(records: Records, engines: Sequence[EngineEnergy], total: fl
     done = finished(requests)
     computed = (requests.column("prompt_tokens") - requests.column("cached_tokens"))[done]
     output = requests.column("output_tokens")[done]
-    where = requests.column("instance")[done]
-    joules = np.zeros(len(where))
+    prefilled, decoded = (requests.column(c)[done] for c in ("prefill_instance", "instance"))
+    joules = np.zeros(len(computed))
     for number, one in enumerate(engines):
-        own = where == number
-        for tokens, active in ((computed, one.prefill_joules), (output, one.decode_joules)):
+        for where, tokens, active in (
+            (prefilled, computed, one.prefill_joules),
+            (decoded, output, one.decode_joules),
+        ):
+            own = where == number
             joules[own] += active * tokens[own] / max(float(tokens[own].sum()), 1.0)
-    rest = (total - float(joules.sum())) / max(len(where), 1)
+    rest = (total - float(joules.sum())) / max(len(joules), 1)
     return np.asarray(joules + rest)
 
 

@@ -15,7 +15,7 @@ from servesim.runtime.workloads import WORKLOADS
 _TOKEN_IDS = ("token_ids", "prompt_token_ids")
 _KNOWN = (
     "id", "arrival_s", "prompt_tokens", "output_tokens", "prefix_block_ids", *_TOKEN_IDS,
-    "priority",
+    "priority", "model", "session",
 )  # fmt: skip
 
 
@@ -27,7 +27,8 @@ class JsonLines(RequestFile):
     A line has ``arrival_s``, ``prompt_tokens`` and ``output_tokens``; it may have ``id`` (the
     line's place otherwise), ``priority`` and either ``prefix_block_ids`` (equal ids: equal prefix
     up to that block) or ``prompt_token_ids``, which also give the prompt's length; ``token_ids``
-    is another name for them.
+    is another name for them. ``model`` names the model that must answer, ``session`` (a number)
+    whose conversation it is.
 
     Attributes:
         block_size: tokens of each block in ``prefix_block_ids``, or hashed of the token ids.
@@ -69,4 +70,13 @@ class JsonLines(RequestFile):
             prefix_block_ids=ids,
             prefix_block_size=self.block_size,
             priority=whole(given, "priority", 0),
+            model=_text(given, "model"),
+            session=whole(given, "session") if "session" in given else None,
         )
+
+
+def _text(row: Row, name: str) -> str | None:
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{name} must be text, not {value!r}")
+    return value

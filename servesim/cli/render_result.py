@@ -182,10 +182,11 @@ def _step_table(step: TypicalStep) -> Table:
 
 def _instances(result: Result) -> Table:
     table = columns("instance", "requests", "steps", "mean KV use", "peak KV use")
-    sent = result.records.requests.column("instance")
+    requests = result.records.requests
+    sent, prefilled = requests.column("instance"), requests.column("prefill_instance")
     for number_, one in enumerate(result.records.instances):
         mean, peak = kv_use(one)
         steps = int(one.steps.column("steps").sum())
-        requests = int((sent == number_).sum())
-        table.add_row(one.name, f"{requests:,}", f"{steps:,}", percent(mean), percent(peak))
+        own = int(((sent == number_) | (prefilled == number_)).sum())
+        table.add_row(one.name, f"{own:,}", f"{steps:,}", percent(mean), percent(peak))
     return table

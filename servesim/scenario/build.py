@@ -22,6 +22,7 @@ from servesim.models.config import ModelConfig, resolve
 from servesim.models.load import load_graph
 from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
 from servesim.models.quantisation import quantise
+from servesim.runtime.cluster import System
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.engine import Instance as Engine
 from servesim.runtime.parallel.stages import StagedStepModel
@@ -41,6 +42,7 @@ from servesim.scenario.parallel import (
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
 from servesim.scenario.speculation import drafter_of, speculative
+from servesim.scenario.system import serving
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Deployment:
     served: tuple[Served, ...]
     workload: Workload
     router: Router
+    system: System
 
     @property
     def engines(self) -> tuple[Engine, ...]:
@@ -108,7 +111,8 @@ def build(scenario: Scenario) -> Deployment:
     longest = max(one.memory.max_model_len for one in served)
     workload = WORKLOADS.build(scenario.workload.kind, _within(scenario, longest))
     router = ROUTERS.build(scenario.router.kind, scenario.router.options)
-    return Deployment(scenario, served, workload, router)
+    system = scenario.around.system([engine for one in served for engine in one.engines])
+    return Deployment(scenario, served, workload, router, system)
 
 
 def serve(instance: Instance) -> Served:
@@ -136,7 +140,7 @@ def serve(instance: Instance) -> Served:
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
     blocks, groups = memory.kv_cache_blocks, memory.kv_groups
     engines = tuple(
-        Engine(config, step_model, blocks, name, wave=wave, kv_groups=groups)
+        Engine(config, step_model, blocks, name, wave, groups, **serving(instance, graph))
         for name, wave in rank_names(instance, in_waves=has_experts(graph))
     )
     return Served(instance, graph, device, placements, memory, config, step_model, engines)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from servesim.runtime.metrics import goodput
 from servesim.scenario.run import Result
 
@@ -43,6 +45,13 @@ def _known(value: float | None) -> float | None:
 def _devices(result: Result) -> float:
     served = result.deployment.served
     return float(sum(one.devices for one in served))
+
+
+def _offered(result: Result) -> float:
+    """Requests per second between the first arrival and the last."""
+    arrivals = result.records.requests.column("arrival_s")
+    span = float(np.ptp(arrivals)) if len(arrivals) else 0.0
+    return (len(arrivals) - 1) / span if span else math.nan
 
 
 def _rate_per_device(result: Result) -> float:
@@ -86,6 +95,7 @@ _QUANTITIES: tuple[_Quantity, ...] = (
     ("latency", "tpot_p99_s", "TPOT p99, ms", 1e3, lambda r: r.metrics.tpot.p99),
     ("latency", "e2e_mean_s", "E2E mean, s", 1.0, lambda r: r.metrics.e2e.mean),
     ("latency", "e2e_p99_s", "E2E p99, s", 1.0, lambda r: r.metrics.e2e.p99),
+    ("rate", "offered_requests_per_s", "requests/s arriving", 1.0, _offered),
     ("rate", "requests_per_s", "requests/s", 1.0, lambda r: r.metrics.request_throughput),
     ("rate", "goodput_requests_per_s", "requests/s within the SLO", 1.0, _goodput),
     ("rate", "output_tokens_per_s", "output tokens/s", 1.0, lambda r: r.metrics.output_throughput),

@@ -62,14 +62,17 @@ def write_results(result: Result, folder: Path) -> tuple[Path, ...]:
         InputError: the folder cannot be written to.
     """
     require_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
-        part = Path(name)
-        _write_csv(part / "requests.csv", REQUEST_COLUMNS, _request_rows(result))
-        _write_csv(part / "steps.csv", STEP_COLUMNS, _step_rows(result))
-        text = json.dumps(summarise(result), indent=1)
-        (part / "summary.json").write_text(text + "\n", encoding="utf-8")
-        return tuple(file.replace(folder / file.name) for file in sorted(part.iterdir()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
+            part = Path(name)
+            _write_csv(part / "requests.csv", REQUEST_COLUMNS, _request_rows(result))
+            _write_csv(part / "steps.csv", STEP_COLUMNS, _step_rows(result))
+            text = json.dumps(summarise(result), indent=1)
+            (part / "summary.json").write_text(text + "\n", encoding="utf-8")
+            return tuple(file.replace(folder / file.name) for file in sorted(part.iterdir()))
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def write_text(pieces: Iterable[str], path: Path) -> Path:

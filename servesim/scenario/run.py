@@ -75,7 +75,9 @@ class Simulation:
             InputError: it is empty or cannot be read.
         """
         self._deployment = deployment
-        self._cluster = Cluster(deployment.workload, deployment.engines, deployment.router)
+        self._cluster = Cluster(
+            deployment.workload, deployment.engines, deployment.router, system=deployment.system
+        )
 
     def run(self, progress: Progress | None = None) -> Result:
         """Take every request to its end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from servesim.errors import InputError
 from servesim.runtime.config import EngineConfig
@@ -137,6 +137,7 @@ class Instance:
 
     Attributes:
         name: how results call it; copies are numbered.
+        role: what it does of a request: all, its prefill, or its decode.
     """
 
     name: str = "engine"
@@ -144,6 +145,7 @@ class Instance:
     model: ModelSection = field(default_factory=ModelSection)
     hardware: HardwareSection = field(default_factory=HardwareSection)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    role: Literal["both", "prefill", "decode"] = "both"
 
     def __post_init__(self) -> None:
         if self.count < 1:

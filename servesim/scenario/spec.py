@@ -12,6 +12,7 @@ from servesim.runtime.routers import ROUTERS
 from servesim.runtime.workloads import WORKLOADS
 from servesim.scenario.load import Layer, instances_of, name_of, plugin, read_layer, section
 from servesim.scenario.sections import CostSection, Instance, OutputSection, Plugin, PowerSection
+from servesim.scenario.system import Around
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Scenario:
         instances: the engines; ``Instance.count`` equal ones each.
         workload: the requests.
         router: which instance a request goes to.
+        around: the network, who hands over to whom, failures, scaling.
         power: the servers around the accelerators.
         cost: prices.
         slo: what a request may take to count as served well.
@@ -37,6 +39,7 @@ class Scenario:
     instances: tuple[Instance, ...]
     workload: Plugin
     router: Plugin
+    around: Around
     power: PowerSection
     cost: CostSection
     slo: Slo
@@ -84,6 +87,7 @@ class Scenario:
             instances=instances,
             workload=plugin("workload", WORKLOADS, "poisson", layers),
             router=plugin("router", ROUTERS, "round_robin", layers),
+            around=Around.of(layers),
             power=section(PowerSection(), "power", layers),
             cost=section(CostSection(), "cost", layers),
             slo=section(Slo(), "slo", layers),

@@ -36,6 +36,9 @@ def summarise(result: Result) -> dict[str, Any]:
         "throughput": throughput(metrics),
         "kv_use": {"mean": metrics.kv_use_mean, "peak": metrics.kv_use_peak},
         "preemptions": metrics.preemptions,
+        "retries": sum(result.records.requests.retries),
+        "link_bytes": result.records.links,
+        "instance_changes": _changes(result),
         "prefix_hit_rate": metrics.prefix_hit_rate,
         "makespan_s": metrics.makespan_s,
         "steps": metrics.steps,
@@ -79,11 +82,21 @@ def first_rejection(result: Result) -> str | None:
     return reasons[min(reasons)] if reasons else None
 
 
+def _changes(result: Result) -> list[dict[str, Any]]:
+    """Instances that failed, recovered, started or stopped, in order of time."""
+    names = [one.name for one in result.records.instances]
+    return [
+        {"time_s": change.time_s, "instance": names[change.instance], "state": change.state.value}
+        for change in result.records.changes
+    ]
+
+
 def _instance(one: Served) -> dict[str, Any]:
     graph = one.graph
     return {
         "name": one.instance.name,
         "count": one.instance.count,
+        "role": one.instance.role,
         "model": {
             "id": graph.model,
             "dtype": graph.dtype,

@@ -77,6 +77,51 @@ def test_two_instances_share_by_speed() -> None:
     assert fast > other
 
 
+def test_disaggregated_sends_all_kv_and_pays_for_it() -> None:
+    got = run("disaggregated", num_requests=200)
+    requests = got.records.requests
+    kv = got.deployment.served[1].graph.kv_bytes_per_token * sum(requests.prompt_tokens)
+    assert got.records.links["prefill -> switch"] == pytest.approx(kv)
+    assert set(requests.prefill_instance) == {0}
+    assert set(requests.instance) == {1, 2}
+    # Layer by layer, little is left to send when the prefill ends.
+    sending = requests.column("transfer_end_s") - requests.column("transfer_start_s")
+    apart = simulate(EXAMPLES / "disaggregated.toml", workload={"num_requests": 200},
+                     disaggregation={"transfer": "after_prefill"})  # fmt: skip
+    assert got.metrics.ttft.mean < apart.metrics.ttft.mean
+    assert sending.min() > 0
+
+
+def test_prefix_routing_finds_more_than_round_robin() -> None:
+    got = run("prefix-routing", num_requests=400)
+    plain = simulate(EXAMPLES / "prefix-routing.toml", workload={"num_requests": 400},
+                     router={"kind": "round_robin"})  # fmt: skip
+    assert got.metrics.prefix_hit_rate > 1.2 * plain.metrics.prefix_hit_rate
+    assert got.metrics.ttft.mean < plain.metrics.ttft.mean
+
+
+def test_failures_lose_nothing() -> None:
+    got = run("failures", num_requests=200)
+    assert sum(got.records.requests.retries) > 0
+    assert {change.state.value for change in got.records.changes} == {"failed", "up"}
+
+
+def test_autoscaling_starts_what_is_needed() -> None:
+    got = run("autoscaling", num_requests=800)
+    started = [one.steps.start_s[0] for one in got.records.instances if len(one.steps)]
+    assert started[0] < 1
+    assert started[1] >= 35  # 5 s until the first look, 30 s until it serves
+    assert len(started) > 2
+
+
+def test_two_models_keep_to_themselves() -> None:
+    got = run("two-models")
+    requests = got.records.requests
+    names = [one.name for one in got.records.instances]
+    assert {names[i] for i in requests.instance} == {"large-decode", "small"}
+    assert sum(one > 0 for one in got.records.links.values()) == 2  # one way, under one switch
+
+
 def test_sweep(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.spec_from_file_location("sweep", EXAMPLES / "sweep.py")
     assert spec is not None

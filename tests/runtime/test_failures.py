@@ -167,12 +167,18 @@ def deployments(draw: st.DrawFn) -> tuple[list[Instance], System, str, list[Any]
     )
     instances = [
         Instance(
-            config, SLOW, int(rng.integers(6, 14)), f"i{i}", role=role, model="ab"[int(rng.integers(2))],
-            group=role.value, kv_bytes_per_token=float(rng.integers(0, 30)),
+            config,
+            SLOW,
+            int(rng.integers(6, 14)),
+            f"i{i}",
+            role=role,
+            model="ab"[int(rng.integers(2))],
+            group=role.value,
+            kv_bytes_per_token=float(rng.integers(0, 30)),
             num_layers=int(rng.integers(1, 5)),
         )
         for i, role in enumerate(roles)
-    ]  # fmt: skip
+    ]
     kinds = sorted(TOPOLOGIES)
     topology = build_topology(
         str(rng.choice(kinds)), [one.name for one in instances], Link("test", 100.0, 0.05)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from servesim import Scenario
+from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.failures import Outage
 from servesim.runtime.lengths import LENGTHS
 from servesim.runtime.routers import ROUTERS
 from servesim.runtime.workloads import WORKLOADS
@@ -17,9 +19,18 @@ from servesim.scenario.fields import field_types
 from servesim.scenario.files import REQUEST_COLUMNS, STEP_COLUMNS
 from servesim.scenario.load import TOP_LEVEL
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection, OutputSection
+from servesim.scenario.system import (
+    NETWORKS,
+    DisaggregationSection,
+    FailuresSection,
+    NetworkSection,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
-SECTIONS = (ModelSection, HardwareSection, OutputSection, Instance, EngineConfig)
+SECTIONS = (
+    ModelSection, HardwareSection, OutputSection, Instance, EngineConfig, NetworkSection,
+    DisaggregationSection, FailuresSection, Outage, Autoscaling,
+)  # fmt: skip
 REGISTRIES = (WORKLOADS, ROUTERS, LENGTHS)
 
 
@@ -28,7 +39,7 @@ def test_every_key_of_a_scenario_is_documented() -> None:
     plugins = [registry.get(name) for registry in REGISTRIES for name in registry.names()]
     keys = [key for cls in (*SECTIONS, *plugins) for key in field_types(cls)]
     kinds = [name for registry in REGISTRIES for name in registry.names()]
-    missing = [word for word in (*TOP_LEVEL, *keys, *kinds) if word not in text]
+    missing = [word for word in (*TOP_LEVEL, *keys, *kinds, *NETWORKS) if word not in text]
     assert missing == []
 
 

@@ -1,0 +1,173 @@
+"""What is around the engines: the network, who hands over to whom, failures, scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from servesim.errors import InputError
+from servesim.graph.opgraph import OpGraph
+from servesim.hardware import load as hardware
+from servesim.hardware.link import Link
+from servesim.hardware.topologies import TOPOLOGIES, build_topology
+from servesim.hardware.topology import Topology
+from servesim.runtime.autoscaling import Autoscaling
+from servesim.runtime.cluster import System
+from servesim.runtime.engine import Instance as Engine
+from servesim.runtime.failures import Failures, Outage
+from servesim.runtime.handover import HandoverOptions
+from servesim.runtime.roles import Role
+from servesim.runtime.routers import ROUTERS
+from servesim.scenario.load import Layer, section
+from servesim.scenario.sections import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSection:
+    """``[network]``: joins the instances.
+
+    Attributes:
+        kind: a shape of ``hardware/topologies.py``, or ``links`` for those given.
+        bandwidth: B/s of an instance's link, one way, all its devices together.
+        latency: seconds from one end to the other.
+        shape: sides of a mesh or torus.
+        fanout, uplink, spines, nic: of trees; see ``hardware/topologies.py``.
+        links: tables with ``between`` (two names: of instances, or others for switches),
+            ``bandwidth`` and ``latency``.
+    """
+
+    kind: str = "switch"
+    bandwidth: float = 0.0
+    latency: float = 0.0
+    shape: tuple[int, ...] | None = None
+    fanout: int | None = None
+    uplink: float | None = None
+    spines: int | None = None
+    nic: float | None = None
+    links: tuple[Mapping[str, Any], ...] = ()
+
+    def topology(self, names: Sequence[str]) -> Topology:
+        """The network of instances called ``names``.
+
+        Raises:
+            ServesimError: no such shape, or options that it has not.
+        """
+        if self.kind == "links" or self.links:
+            return self._given(names)
+        options = {
+            key: getattr(self, key)
+            for key in ("shape", "fanout", "uplink", "spines", "nic")
+            if getattr(self, key) is not None
+        }
+        table = {"name": "network", "bandwidth": self.bandwidth, "latency": self.latency}
+        link = hardware.build(Link, table, "[network]")
+        return build_topology(self.kind, names, link, **options)
+
+    def _given(self, names: Sequence[str]) -> Topology:
+        edges = []
+        for table in self.links:
+            rest = {key: value for key, value in table.items() if key != "between"}
+            ends = table.get("between")
+            if not (isinstance(ends, list | tuple) and len(ends) == 2):
+                raise InputError(f"[network] links: between must name two ends, not {ends!r}")
+            link = {"name": "network", "latency": 0.0, **rest}
+            edges.append((*map(str, ends), hardware.build(Link, link, "[network] links")))
+        nodes = dict.fromkeys([*names, *(end for a, b, _ in edges for end in (a, b))])
+        return Topology(tuple(nodes), tuple(edges))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class DisaggregationSection:
+    """``[disaggregation]``: how KV goes from prefill to decode instances.
+
+    Attributes:
+        transfer: after the prefill, or layer by layer while it runs.
+        first_token: the instance that gives it; see ``HandoverOptions``.
+        router: kind of router that chooses the decode instance.
+    """
+
+    transfer: Literal["after_prefill", "layerwise"] = "after_prefill"
+    first_token: Literal["decode", "prefill"] = "decode"
+    router: str = "least_loaded"
+
+
+@dataclass(frozen=True, slots=True)
+class FailuresSection:
+    """``[failures]``: of instances.
+
+    Attributes:
+        outages: tables with ``instance``, ``at_s`` and ``down_s``.
+        mtbf_s, mttr_s, seed: drawn failures; see ``Failures``.
+    """
+
+    outages: tuple[Mapping[str, Any], ...] = ()
+    mtbf_s: float | None = None
+    mttr_s: float = 60.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """The sections about what is around the engines.
+
+    Attributes:
+        network: None when there is none.
+        autoscaling: None when all instances always serve.
+    """
+
+    network: NetworkSection | None = None
+    disaggregation: DisaggregationSection = field(default_factory=DisaggregationSection)
+    failures: FailuresSection = field(default_factory=FailuresSection)
+    autoscaling: Autoscaling | None = None
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer]) -> Around:
+        """From the layers of a scenario.
+
+        Raises:
+            InputError: a key or value is refused.
+        """
+        given = {name for layer in layers for name in layer.tables}
+        return cls(
+            section(NetworkSection(), "network", layers) if "network" in given else None,
+            section(DisaggregationSection(), "disaggregation", layers),
+            section(FailuresSection(), "failures", layers),
+            section(Autoscaling(), "autoscaling", layers) if "autoscaling" in given else None,
+        )
+
+    def system(self, engines: Sequence[Engine]) -> System:
+        """What the runtime needs to know, for these engines.
+
+        Raises:
+            ServesimError: a name, shape or value that cannot be used.
+        """
+        names = [engine.name for engine in engines]
+        split = self.disaggregation
+        failures = self.failures
+        outages = tuple(
+            hardware.build(Outage, dict(table), "[failures] outages") for table in failures.outages
+        )
+        return System(
+            self.network.topology(names) if self.network else None,
+            HandoverOptions(split.transfer, split.first_token, ROUTERS.build(split.router)),
+            Failures(outages, failures.mtbf_s, failures.mttr_s, failures.seed),
+            self.autoscaling,
+        )
+
+
+def serving(instance: Instance, graph: OpGraph) -> dict[str, Any]:
+    """Fields of an engine that others must know: role, model, group, and the size of its KV."""
+    ranks = graph.tensor_parallel_size
+    return {
+        "role": Role(instance.role),
+        "model": instance.model.id,
+        "group": instance.name,
+        "kv_bytes_per_token": float(graph.kv_bytes_per_token * ranks),
+        "state_bytes": float(graph.state_bytes_per_sequence * ranks),
+        "num_layers": max(graph.num_layers, 1),
+    }
+
+
+#: Kinds of network that ``[network]`` can name.
+NETWORKS = (*TOPOLOGIES, "links")
