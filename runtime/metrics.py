@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from servesim.errors import InputError
 from servesim.runtime.gaps import WeightedSample
 from servesim.runtime.records import InstanceRecords, Records, RequestRecords, Status
 
@@ -36,11 +37,21 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Service-level objective: the most a request may take; None for no limit."""
+    """Service-level objective: the most a request may take; None for no limit.
+
+    Raises:
+        InputError: a limit that is not positive.
+    """
 
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ttft_s", "tpot_s", "e2e_s"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise InputError(f"[slo] {name} must be positive, not {limit:g}")
 
 
 def distribution(values: Values) -> Distribution:

@@ -73,6 +73,9 @@ class Registry(Generic[T]):
             for key in given:
                 if key not in known:
                     raise UnknownNameError(f"option of {self.kind} {name!r}:", key, known)
+            missing = [key for key in _required(cls) if key not in given]
+            if missing:
+                raise InputError(f"{self.kind} {name!r} needs {', '.join(missing)}")
         try:
             return cls(**given)
         except (TypeError, ValueError) as error:
@@ -94,3 +97,13 @@ class Registry(Generic[T]):
         if not isinstance(loaded, type):
             raise InputError(f"{self.kind} {path!r} is not a class")
         return loaded
+
+
+def _required(cls: type) -> list[str]:
+    """The fields of a dataclass that have no default."""
+    none = dataclasses.MISSING
+    return [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.init and field.default is none and field.default_factory is none
+    ]

@@ -87,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"servesim: {where}{error.strerror or error}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("servesim: interrupted\n")
         return 130

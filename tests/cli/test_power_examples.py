@@ -85,6 +85,8 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     assert capped["ttft_mean_s"] > free["ttft_mean_s"]
     assert capped["goodput_requests_per_s"] < free["goodput_requests_per_s"]
     assert free["goodput_requests_per_s"] <= free["requests_per_s"]
+    assert free["offered_requests_per_s"] == pytest.approx(10.0, rel=0.15)
+    assert free["slo"] == {"ttft_s": 0.3, "tpot_s": 0.02, "e2e_s": None}
 
 
 def test_the_highest_rate_that_keeps_the_objective() -> None:
@@ -112,6 +114,7 @@ def test_compare_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "replay (1)" in text
     assert "J per output token" in text
+    assert "SLO: none" in text
 
 
 def test_power_over_time_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

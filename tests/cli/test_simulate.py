@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,8 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ((*MODEL[:1], "meta-llama/Llama-3.1-405B", *MODEL[2:]), "does not fit: it needs"),
     ((*MODEL, "--output-dir", "text.jsonl/x"), "text.jsonl is not a folder"),
     ((*MODEL, "--report", "."), "cannot write .: it is a folder"),
+    ((*MODEL, "--set", "slo.ttft_s=-1"), "[slo] ttft_s must be positive, not -1"),
+    ((*MODEL, "--prompt-tokens", "lognormal:sigma=1"), "'lognormal' needs mean"),
 ]
 
 
@@ -148,3 +152,19 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulat"]) == 2
     assert "did you mean 'simulate'?" in capsys.readouterr().err
+
+
+def test_a_folder_in_the_place_of_a_result_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "requests.csv").mkdir(parents=True)
+    assert simulate(*MODEL, "--num-requests", "2", "--output-dir", "out", "--quiet") == 2
+    assert "cannot write to out: Is a directory" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["requests.csv"]
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "servesim", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("servesim ")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from servesim.runtime.metrics import Slo
     from servesim.scenario import Result, Scenario
     from servesim.scenario.compare import Row
 
@@ -41,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
     scenarios = [_scenario(file, args) for file in args.files]
     rows = comparison([_simulate(scenario, args.at_slo) for scenario in scenarios])
     names = _names(scenarios)
+    slos = [scenario.slo for scenario in scenarios]
     if args.json:
-        json.dump(_as_json(names, rows), sys.stdout, indent=1)
+        json.dump(_as_json(names, rows, slos), sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        _print(names, rows)
+        _print(names, rows, slos)
     return 0
 
 
@@ -75,13 +78,14 @@ def _names(scenarios: list[Scenario]) -> list[str]:
     ]
 
 
-def _as_json(names: list[str], rows: list[Row]) -> dict[str, Any]:
+def _as_json(names: list[str], rows: list[Row], slos: list[Slo]) -> dict[str, Any]:
     return {
-        name: {row.key: row.values[column] for row in rows} for column, name in enumerate(names)
+        name: {**{row.key: row.values[column] for row in rows}, "slo": asdict(slos[column])}
+        for column, name in enumerate(names)
     }
 
 
-def _print(names: list[str], rows: list[Row]) -> None:
+def _print(names: list[str], rows: list[Row], slos: list[Slo]) -> None:
     from servesim.cli.render import columns, indented, make_console
 
     console = make_console()
@@ -92,6 +96,17 @@ def _print(names: list[str], rows: list[Row]) -> None:
         table.add_row(row.title, *(_cell(row, value) for value in row.values))
     console.print()
     indented(console, table)
+    console.print()
+    for text in dict.fromkeys(map(_objective, slos)):
+        whose = [name for name, slo in zip(names, slos, strict=True) if _objective(slo) == text]
+        of = f" of {', '.join(whose)}" if len(whose) < len(names) else ""
+        console.print(f"  SLO{of}: {text}", style="dim")
+
+
+def _objective(slo: Slo) -> str:
+    limits = (("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s), ("E2E", slo.e2e_s))
+    given = [f"{name} within {limit:g} s" for name, limit in limits if limit is not None]
+    return ", ".join(given) or "none, every finished request counts"
 
 
 def _cell(row: Row, value: float | None) -> str:
@@ -101,4 +116,5 @@ def _cell(row: Row, value: float | None) -> str:
         return "-"
     if row.group == "count":
         return f"{value:,.0f}"
-    return f"{value:.3f}" if row.group == "cost" else number(value * row.scale)
+    fine = row.group == "cost" or value * row.scale < 1.0
+    return f"{value * row.scale:.3f}" if fine else number(value * row.scale)

@@ -1,0 +1,7 @@
+"""``python -m servesim``."""
+
+import sys
+
+from servesim.cli.main import main
+
+sys.exit(main())
