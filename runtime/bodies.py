@@ -27,6 +27,8 @@ class Bodies:
         prefix_groups: each request belongs to one of this many groups, at random; 0 for none.
         prefix_tokens: leading prompt tokens that a group has in common, in whole blocks of 16;
             drawn once for each group, and never more than a prompt has.
+        adapters: each request is for one of this many LoRA adapters; 0 for the plain model.
+        adapter_skew: how unevenly: the n-th most popular has a weight of ``n ** -adapter_skew``.
         seed: fixes everything random.
     """
 
@@ -35,12 +37,16 @@ class Bodies:
     output_tokens: LengthOption = 128
     prefix_groups: int = 0
     prefix_tokens: LengthOption = 0
+    adapters: int = 0
+    adapter_skew: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         require_positive("num_requests", self.num_requests)
         if self.seed < 0:
             raise InputError(f"seed must not be negative, not {self.seed}")
+        if self.adapters < 0 or self.adapter_skew < 0:
+            raise InputError("adapters and adapter_skew must not be negative")
         if self.prefix_groups < 0:
             raise InputError(f"prefix_groups must not be negative, not {self.prefix_groups}")
         for option in (self.prompt_tokens, self.output_tokens):
@@ -58,8 +64,17 @@ class Bodies:
             shared = lengths(self.prefix_tokens).sample(rng, self.prefix_groups)
             group = rng.integers(self.prefix_groups, size=count)
         return RequestBodies(
-            self._drawn("prompt_tokens"), self._drawn("output_tokens"), group, shared
+            self._drawn("prompt_tokens"),
+            self._drawn("output_tokens"),
+            group,
+            shared,
+            self._adapters() if self.adapters else None,
         )
+
+    def _adapters(self) -> Tokens:
+        weights = np.arange(1, self.adapters + 1, dtype=np.float64) ** -self.adapter_skew
+        rng = stream(self.seed, "adapters")
+        return rng.choice(self.adapters, self.num_requests, p=weights / weights.sum())
 
     def _drawn(self, name: str) -> Tokens:
         distribution = lengths(getattr(self, name))
@@ -68,12 +83,13 @@ class Bodies:
 
 @dataclass(frozen=True)
 class RequestBodies:
-    """Lengths and groups by request, and tokens shared by group."""
+    """Lengths, groups and adapters by request, and tokens shared by group."""
 
     prompt_tokens: Tokens
     output_tokens: Tokens
     group: Tokens
     shared_tokens: Tokens
+    adapter: Tokens | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
@@ -91,4 +107,5 @@ class RequestBodies:
             prefix_block_ids=tuple(range(first, first + blocks)),
             prefix_block_size=_BLOCK,
             session=group if len(self.shared_tokens) > 1 else None,
+            adapter=None if self.adapter is None else int(self.adapter[number]),
         )

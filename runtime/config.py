@@ -23,6 +23,8 @@ _POSITIVE = (
     "data_parallel_size",
     "decode_context_parallel_size",
     "prefill_context_parallel_size",
+    "max_loras",
+    "max_lora_rank",
 )
 
 
@@ -57,6 +59,9 @@ class EngineConfig:
         expert_placement_strategy: which experts a device holds: ``linear`` or ``round_robin``.
         enable_eplb: place experts by their load.
         num_redundant_experts: replicas of busy experts, with ``enable_eplb``.
+        enable_lora: serve LoRA adapters.
+        max_loras: most different adapters in a step, and on the device.
+        max_lora_rank: columns that each adapter's first product has.
         speculative_config: a table: how tokens are drafted, and how well (``Speculation``).
 
     Raises:
@@ -87,6 +92,9 @@ class EngineConfig:
     expert_placement_strategy: str = "linear"
     enable_eplb: bool = False
     num_redundant_experts: int = 0
+    enable_lora: bool = False
+    max_loras: int = 1
+    max_lora_rank: int = 16
     speculative_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:

@@ -44,6 +44,7 @@ class Instance:
         kv_bytes_per_token, state_bytes: what is sent of a sequence that is handed over to this
             instance: for each token, and however long it is; all devices together.
         num_layers: parts in which KV is computed and can be sent.
+        adapter_load_s: seconds to bring a LoRA adapter to the device before a step that needs it.
 
     Raises:
         InputError: too few blocks.
@@ -61,6 +62,7 @@ class Instance:
     kv_bytes_per_token: float = 0.0
     state_bytes: float = 0.0
     num_layers: int = 1
+    adapter_load_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.blocks < 2:
@@ -106,6 +108,7 @@ class Engine:
             StepRecords(options.step_rows),
         )
         self._model = instance.step_model
+        self._adapter_load_s = instance.adapter_load_s
         self._kv_groups = instance.kv_groups
         self._requests = requests
         self._modes = SchedulerModes(options.visit_all, contexts=self._model.needs_contexts)
@@ -141,6 +144,8 @@ class Engine:
 
     def refusal(self, spec: RequestSpec) -> str | None:
         """Why a request could never run here; None if it can."""
+        if spec.adapter is not None and not self.config.enable_lora:
+            return f"it is for LoRA adapter {spec.adapter}; enable_lora is off"
         tokens = spec.prompt_tokens + spec.output_tokens
         limit = self.config.max_model_len
         if limit is not None and tokens > limit:
@@ -307,7 +312,7 @@ class Engine:
             seconds = self._model.decode_seconds(plan.decodes, plan.context, plan.context_max)
         if not 0 <= seconds < math.inf:
             raise ServesimError(f"the step model gave {seconds} s for {plan.shape()}")
-        return seconds
+        return seconds + plan.loaded_adapters * self._adapter_load_s
 
     def _new_scheduler(self) -> Scheduler:
         cache = build_cache(self.config, self.records.kv_blocks + 1, self._kv_groups)

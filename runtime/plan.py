@@ -36,6 +36,7 @@ class Plan:
             them are among the decodes.
         drafts: tokens beside its latest that each decode verifies.
         extra_tokens: tokens that decodes gain beyond one each.
+        loaded_adapters: LoRA adapters that must be brought to the device first.
         finishing: sequences that get their last token.
         preempted: sequences that lost their blocks.
         listing: all grants in vLLM's order, if the scheduler keeps them.
@@ -54,6 +55,7 @@ class Plan:
     decodes_resumed: int = 0
     drafts: int = 0
     extra_tokens: int = 0
+    loaded_adapters: int = 0
     finishing: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     listing: list[Grant] = field(default_factory=list)

@@ -22,6 +22,7 @@ class RequestSpec:
         prefix_block_size: tokens of each of those blocks; one size in a workload.
         priority: lower is more urgent; only the priority policy looks at it.
         model: which model must answer; None if any instance will do.
+        adapter: number of the LoRA adapter it is for; None for the plain model.
         session: whose conversation it belongs to; only routers look at it.
 
     Raises:
@@ -37,6 +38,7 @@ class RequestSpec:
     priority: int = 0
     model: str | None = None
     session: int | None = None
+    adapter: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):
@@ -45,6 +47,8 @@ class RequestSpec:
             raise InputError(f"prompt_tokens must be at least 1, not {self.prompt_tokens}")
         if self.output_tokens < 1:
             raise InputError(f"output_tokens must be at least 1, not {self.output_tokens}")
+        if self.adapter is not None and self.adapter < 0:
+            raise InputError(f"adapters are numbered from 0, not {self.adapter}")
         if self.prefix_block_size < 1:
             raise InputError(f"prefix_block_size must be at least 1, not {self.prefix_block_size}")
         if self.prefix_block_ids and min(self.prefix_block_ids) < 0:

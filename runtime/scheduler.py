@@ -18,6 +18,7 @@ from servesim.runtime.config import EngineConfig
 from servesim.runtime.counted import serve_counted
 from servesim.runtime.decodes import DecodeSet
 from servesim.runtime.kv.cache import KVCache
+from servesim.runtime.lora import AdapterSlots
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.schedulers import SchedulingPolicy
 from servesim.runtime.sequence import Sequence
@@ -73,6 +74,7 @@ class Scheduler:
         self.prefilling: dict[int, Sequence] = {}
         self.held_back: dict[int, Sequence] = {}
         self.received: deque[Sequence] = deque()
+        self.adapters = AdapterSlots(config.max_loras) if config.enable_lora else None
         self._next_ticket = 0
         self._refused: tuple[Sequence, int] | None = None  # found no room in this epoch of the KV
 
@@ -111,7 +113,7 @@ class Scheduler:
                 self.cache.register(seq, seq.computed)
                 if not seq.hands_over:
                     self.cache.release(seq)
-                del self.running[seq.ticket]
+                self._leave(seq)
         return plan.finishing
 
     def decodes_of(self, seq: Sequence) -> DecodeSet:
@@ -133,7 +135,7 @@ class Scheduler:
                 plan.paused.append(seq)
         self.prefilling.pop(seq.ticket, None)
         self.cache.release(seq, returns=True)
-        del self.running[seq.ticket]
+        self._leave(seq)
         seq.ticket = None
         seq.computed = 0
         seq.preemptions += 1
@@ -155,8 +157,12 @@ class Scheduler:
         """Admit waiting sequences, in the policy's order, until one does not fit."""
         config, cache, waiting = self.config, self.cache, self.policy
         most = self.limits.max_num_seqs
+        passed: list[Sequence] = []  # over, for want of a slot for their adapter
         while budget > 0 and len(waiting) and len(self.running) < most:
             seq = waiting.peek()
+            if self.adapters is not None and not self.adapters.admits(seq):
+                passed.append(waiting.pop())
+                continue
             if self._refused == (seq, cache.epoch):
                 break
             found = cache.find(seq)
@@ -175,6 +181,8 @@ class Scheduler:
             cache.register(seq, computed + new)
             plan.prefills.append(Grant(seq, computed, new))
             budget -= new
+        for seq in reversed(passed):
+            waiting.put_back(seq)
 
     def _start(self, seq: Sequence, computed: int, plan: Plan) -> None:
         seq.ticket = self._next_ticket
@@ -184,6 +192,14 @@ class Scheduler:
             seq.cached_tokens = computed
             plan.admitted.append(seq)
         self.running[seq.ticket] = self.prefilling[seq.ticket] = seq
+        if self.adapters is not None:
+            plan.loaded_adapters += self.adapters.enter(seq)
+
+    def _leave(self, seq: Sequence) -> None:
+        assert seq.ticket is not None
+        del self.running[seq.ticket]
+        if self.adapters is not None:
+            self.adapters.leave(seq)
 
     def _advance(self, plan: Plan) -> None:
         """Count the scheduled tokens as computed and see who gets a token out of it."""

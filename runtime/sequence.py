@@ -6,6 +6,8 @@ from servesim.runtime.request import RequestSpec
 
 #: Blocks a sequence may have before the identities of two sequences could meet.
 _MAX_BLOCKS = 1 << 24
+#: Identities of blocks computed with an adapter lie above all others.
+_ADAPTER_BITS = 80
 
 
 class Sequence:
@@ -79,6 +81,8 @@ def block_identities(spec: RequestSpec, block_size: int) -> tuple[int, ...]:
     not divide evenly are left out.
     """
     given, size = spec.prefix_block_ids, spec.prefix_block_size
+    if spec.adapter is not None:  # what an adapter computes is of use to no other
+        given = tuple((block + 1 << _ADAPTER_BITS) + spec.adapter for block in given)
     if size == block_size or not given:
         return given
     if block_size % size == 0:

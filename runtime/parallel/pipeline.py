@@ -87,11 +87,11 @@ class PipelineEngine(Engine):
         flight = self.oldest
         return flight.start_s, flight.end_s, flight.plan.prefills
 
-    def fail(self, *at: float) -> list[Sequence]:
+    def fail(self, now: float) -> list[Sequence]:
         """Lose everything at once; returns the sequences that were here."""
         self._flights.clear()
         self._stage_free = [0.0] * len(self._stage_free)
-        return super().fail(*at)
+        return super().fail(now)
 
     def _new_scheduler(self) -> LaneScheduler:
         return LaneScheduler(super()._new_scheduler(), len(self.stages.stages))
@@ -105,6 +105,14 @@ class PipelineEngine(Engine):
             self._launch(plan, now, self._stage_times(plan), hop)
 
     def _stage_times(self, plan: Plan) -> list[float]:
+        return self.loaded(plan, self._batch_times(plan))
+
+    def loaded(self, plan: Plan, times: list[float]) -> list[float]:
+        """``times`` of the stages with the loading of adapters, all of it in the first."""
+        times[0] += plan.loaded_adapters * self._adapter_load_s
+        return times
+
+    def _batch_times(self, plan: Plan) -> list[float]:
         if plan.prefills or plan.drafts or plan.contexts is not None:
             return self.stages.stage_seconds(plan.shape())
         return self.stages.decode_stage_seconds(plan.decodes, plan.context, plan.context_max)

@@ -65,7 +65,7 @@ class Rank(PipelineEngine):
         """End the oldest step of every rank; returns all sequences that finished."""
         return self.wave.complete()
 
-    def fail(self, *at: float) -> list[EngineSequence]:
+    def fail(self, now: float) -> list[EngineSequence]:
         """Ranks in lock step cannot go one by one.
 
         Raises:
@@ -154,8 +154,8 @@ class Wave:
                 return
             shapes = wave_shapes(plans, padded=self._padded)
             by_rank = [
-                rank.stages.stage_seconds(shape)
-                for rank, shape in zip(self.ranks, shapes, strict=True)
+                rank.loaded(plan or Plan(), rank.stages.stage_seconds(shape))
+                for rank, plan, shape in zip(self.ranks, plans, shapes, strict=True)
             ]
             slowest = [max(times) for times in zip(*by_rank, strict=True)]
             hop = self.ranks[0].stages.hop_seconds(max(shape.padded_tokens for shape in shapes))

@@ -30,6 +30,7 @@ from servesim.runtime.routers import ROUTERS, Router
 from servesim.runtime.speculative_step import SpeculativeStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.workloads import WORKLOADS, Workload
+from servesim.scenario.adapters import adapted, adapter_load_seconds
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
 from servesim.scenario.parallel import (
@@ -125,7 +126,7 @@ def serve(instance: Instance) -> Served:
     engine = instance.engine.on(device.memory.capacity_bytes, device.name)
     model = resolve(instance.model.id)
     graph = spread(load_model(model, instance.model, engine), instance.model, engine)
-    graph = shared_context(graph, instance.model, engine)
+    graph = adapted(shared_context(graph, instance.model, engine), engine, device)
     drafter = drafter_of(engine, graph)
     resident = graph if drafter is None else beside(graph, drafter)
     options = memory_options(engine, device)
@@ -138,9 +139,10 @@ def serve(instance: Instance) -> Served:
     target = step_model_of(instance.hardware, device, placements, config)
     step_model = speculative(target, config, drafter, instance.hardware, device, collectives)
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
+    around = {**serving(instance, graph), "adapter_load_s": adapter_load_seconds(graph, device)}
     blocks, groups = memory.kv_cache_blocks, memory.kv_groups
     engines = tuple(
-        Engine(config, step_model, blocks, name, wave, groups, **serving(instance, graph))
+        Engine(config, step_model, blocks, name, wave, groups, **around)
         for name, wave in rank_names(instance, in_waves=has_experts(graph))
     )
     return Served(instance, graph, device, placements, memory, config, step_model, engines)

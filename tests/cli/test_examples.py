@@ -163,3 +163,17 @@ def test_long_context_is_shared_by_two() -> None:
     served = got.deployment.served[0]
     assert served.devices == 8
     assert served.graph.kv_bytes_per_token == 80 * 2 * 2 * 128 * 2 / 2  # of 2 KV heads a rank
+
+
+def test_adapters_cost_time_and_room() -> None:
+    got = run("adapters", num_requests=SMALL)
+    plain = simulate(
+        Scenario.load(EXAMPLES / "adapters.toml"),
+        engine={"enable_lora": False},
+        workload={"num_requests": SMALL, "adapters": 0},
+    )
+    assert got.metrics.tpot.mean > plain.metrics.tpot.mean
+    with_, without = (one.deployment.served[0].memory for one in (got, plain))
+    # Rank 16 on qkv (3 down), o, gate and up (2 down) and down projections of 32 layers, 4 slots.
+    one = 16 * (3 * 4096 + 6144 + 4096 + 4096 + 2 * 4096 + 28672 + 14336 + 4096) * 2 * 32
+    assert with_.weight_bytes - without.weight_bytes == pytest.approx(4 * one, rel=0.1)

@@ -13,6 +13,7 @@ from servesim.errors import UnsupportedError
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, GROUP, SEQUENCES, TOKENS, Op, OpSpec
 from servesim.graph.ops import KINDS
+from servesim.graph.ops.adapter import Adapter
 from servesim.graph.ops.attention import Attention
 from servesim.graph.ops.batched_gemm import BatchedGemm
 from servesim.graph.ops.collective import Collective, LogitsGather
@@ -47,6 +48,7 @@ EXAMPLES: tuple[OpSpec, ...] = (
     LogitsGather(1000, 2),
     Exchange("all_gather", 64, 4, 4),
     ContextExchange("all_gather", 64, 4),
+    Adapter(16, 64, 4),
     Other("aten.cumsum", 10, 10, 10),
 )
 BATCH = BatchShape.of([(5, 0), (3, 7), (1, 10), (1, 20)])
