@@ -16,7 +16,7 @@ from servesim.graph.batch import BatchShape
 from servesim.runtime.engine import DEFAULT_OPTIONS, Engine, EngineOptions, Instance
 from servesim.runtime.parallel.pipeline import PipelineEngine
 from servesim.runtime.parallel.stages import StagedStepModel
-from servesim.runtime.plan import Plan
+from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.records import RequestRecords
 from servesim.runtime.sequence import Sequence as EngineSequence
 
@@ -64,6 +64,11 @@ class Rank(PipelineEngine):
     def complete(self) -> list[EngineSequence]:
         """End the oldest step of every rank; returns all sequences that finished."""
         return self.wave.complete()
+
+    def prefills(self) -> tuple[float, float, list[Grant]]:
+        """Start, end and prefills of the oldest step, of all ranks: they are one step."""
+        start, end, _ = super().prefills()
+        return start, end, [g for rank in self.wave.ranks for g in rank.oldest.plan.prefills]
 
     def fail(self, now: float) -> list[EngineSequence]:
         """Ranks in lock step cannot go one by one.
