@@ -8,6 +8,11 @@ from typing import Protocol
 
 from servesim.graph.work import Work
 
+#: Seconds from one kernel's end to the next one's start, in a CUDA graph and launched into a
+#: stream: kernels of 2.9 µs took 3.4 µs and 3.8 µs each (A. Gray, Getting Started with CUDA Graphs,
+#: NVIDIA technical blog, 2019). Missing where costs are those of kernels alone.
+GRAPH_GAP_S, STREAM_GAP_S = 0.5e-6, 0.9e-6
+
 
 class Source(StrEnum):
     """How a cost was obtained, best first."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, GROUP, SEQUENCES, TOKENS, Op, OpSpec
 from servesim.graph.work import AttentionWork, CollectiveWork, Work
-from servesim.hardware.cost import Cost, Source, kernels_alone
+from servesim.hardware.cost import GRAPH_GAP_S, STREAM_GAP_S, Cost, Source, kernels_alone
 from servesim.hardware.placement import Placement
 
 SOURCES = tuple(Source)
@@ -17,10 +17,6 @@ _INDEX = {source: i for i, source in enumerate(SOURCES)}
 #: Options of an attention spec that make its work depend on every context, not on their sum.
 _CLIPPING = ("window", "chunk", "selected")
 
-#: Seconds from one kernel's end to the next one's start, in a CUDA graph and launched into a
-#: stream: kernels of 2.9 µs took 3.4 µs and 3.8 µs each (A. Gray, Getting Started with CUDA Graphs,
-#: NVIDIA technical blog, 2019). Added where costs are those of kernels alone.
-GRAPH_GAP_S, STREAM_GAP_S = 0.5e-6, 0.9e-6
 GAPS = "gaps between kernels"
 #: A batch in which every operator runs.
 _PROBE = BatchShape(((2, 1),), 1, 1, 1)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,10 @@ _ROBUST = 0.08
 #: Pull of every coefficient to where it starts, against the rows' squared errors: keeps
 #: coefficients that the data leave open at sensible values.
 _PULL = 0.02
-#: log of the constant factor between two tables of one device is about this wide.
-_ORIGIN_WIDTH = 0.1
+#: Tables of one device differ by about so much: in log of the factor, and in seconds a kernel.
+_FACTOR_WIDTH, _OFFSET_WIDTH = 0.1, 1e-6
+#: Bounds of the two.
+_MOST_FACTOR, _MOST_OFFSET = 0.5, 5e-6
 
 Seconds = Callable[[Mapping[str, float], Row], float]
 
@@ -50,12 +52,23 @@ class Problem:
     most_rows: int = 2000
 
 
+class Scale(NamedTuple):
+    """How a table's times follow from those of serving: ``factor · seconds + offset``.
+
+    A benchmark that launches one kernel over and over leaves out what a kernel of a model pays
+    after another one, and may have run at other clocks.
+    """
+
+    factor: float = 1.0
+    offset: float = 0.0
+
+
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients, and the factor by which each other table is faster or slower than serving."""
+    """Coefficients, and the scale of each table other than the one that stands for serving."""
 
     coefficients: dict[str, float]
-    origins: dict[str, float]
+    origins: dict[str, Scale]
     cost: float
 
 
@@ -109,29 +122,32 @@ def _search(problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float]) -
     from scipy.optimize import least_squares
 
     names = list(problem.parameters)
-    origins = sorted({row.origin for row in rows})
-    reference = SERVING if SERVING in origins else origins[0]
-    others = [origin for origin in origins if origin != reference]
+    known = sorted({row.origin for row in rows}, key=lambda origin: (origin != SERVING, origin))
     start = np.array([math.log(p.start) for p in problem.parameters.values()])
     low = np.array([math.log(p.low) for p in problem.parameters.values()])
     high = np.array([math.log(p.high) for p in problem.parameters.values()])
     measured = np.array([math.log(row.seconds) for row in rows])
-    column = {origin: len(names) + i for i, origin in enumerate(others)}
-    columns = np.array([column.get(row.origin, -1) for row in rows])
+    origin_of = np.array([known.index(row.origin) for row in rows])
     pull = _PULL * math.sqrt(len(rows) / 100.0)
+
+    def scales(x: Any) -> tuple[Any, Any]:
+        """Log factor and offset in its width, of every origin; the reference has none."""
+        pairs = np.concatenate([[0.0, 0.0], x[len(names) :]]).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
 
     def residuals(x: Any) -> Any:
         coefficients = {**fixed, **{n: math.exp(v) for n, v in zip(names, x, strict=False)}}
-        times = [problem.seconds(coefficients, row) for row in rows]
-        shift = np.where(columns >= 0, x[columns], 0.0)
-        errors = np.log(times) + shift - measured
+        times = np.array([problem.seconds(coefficients, row) for row in rows])
+        factors, offsets = scales(x)
+        shifted = times * np.exp(factors[origin_of]) + offsets[origin_of] * _OFFSET_WIDTH
+        errors = np.log(np.maximum(shifted, 0.1 * times)) - measured
         prior = pull * (x[: len(names)] - start)
-        return np.concatenate([errors, prior, x[len(names) :] / _ORIGIN_WIDTH * pull])
+        return np.concatenate([errors, prior, pull * factors / _FACTOR_WIDTH, pull * offsets])
 
-    wide = np.full(len(others), 0.5)
+    wide = np.tile([_MOST_FACTOR, _MOST_OFFSET / _OFFSET_WIDTH], len(known) - 1)
     found = least_squares(
         residuals,
-        np.concatenate([start, np.zeros(len(others))]),
+        np.concatenate([start, np.zeros(2 * (len(known) - 1))]),
         bounds=(np.concatenate([low, -wide]), np.concatenate([high, wide])),
         loss="soft_l1",
         f_scale=_ROBUST,
@@ -139,10 +155,16 @@ def _search(problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float]) -
         max_nfev=40,
     )
     best = {n: math.exp(v) for n, v in zip(names, found.x, strict=False)}
-    factors = {o: math.exp(found.x[i]) for o, i in column.items()}
-    return Fit({**fixed, **best}, factors, float(found.cost))
+    pairs = list(zip(known, *scales(found.x), strict=True))[1:]
+    origins = {o: Scale(math.exp(f), float(t) * _OFFSET_WIDTH) for o, f, t in pairs}
+    return Fit({**fixed, **best}, origins, float(found.cost))
 
 
-def scaled(rows: Sequence[Row], origins: Mapping[str, float]) -> list[Row]:
-    """``rows`` with times brought to the serving table's scale."""
-    return [replace(row, seconds=row.seconds / origins.get(row.origin, 1.0)) for row in rows]
+def scaled(rows: Sequence[Row], origins: Mapping[str, Scale]) -> list[Row]:
+    """``rows`` with times brought to the scale of the table that stands for serving."""
+    found = []
+    for row in rows:
+        factor, offset = origins.get(row.origin, Scale())
+        seconds = max(row.seconds - offset, 0.1 * row.seconds) / factor
+        found.append(replace(row, seconds=seconds))
+    return found

@@ -16,23 +16,27 @@ from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, Work
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.kernel_tables import gemm_regime
 from servesim.hardware.calibrate.row import Row
+from servesim.hardware.cost import GRAPH_GAP_S
 from servesim.hardware.forms.keys import attention_key, gemm_key
 
 Table = list[dict[str, Any]]
 
 
 class _Layout(NamedTuple):
-    """Columns of a layer table and seconds in its unit of time."""
+    """Columns of a layer table, seconds in its unit of time, and what its times leave out."""
 
     layer: str
     rows: str
     latency: str
     unit: float
+    gap: float
 
 
-_V0 = _Layout("layer_name", "input", "latency(ns)", 1e-9)
-_V1 = _Layout("layer", "tokens", "time_us", 1e-6)
-_V1_SEQUENCES = _Layout("layer", "sequences", "time_us", 1e-6)
+#: The newer layout gives the durations of kernels alone. Forms stand for kernels one after another
+#: in a CUDA graph, as kernel benchmarks time them, so the gap to the next one is added.
+_V0 = _Layout("layer_name", "input", "latency(ns)", 1e-9, 0.0)
+_V1 = _Layout("layer", "tokens", "time_us", 1e-6, GRAPH_GAP_S)
+_V1_SEQUENCES = _Layout("layer", "sequences", "time_us", 1e-6, GRAPH_GAP_S)
 
 #: Keys of all decodes of a batch together, over KV heads, that a device's memory can hold.
 _MOST_KEYS = 5_000_000
@@ -57,7 +61,7 @@ def layer_rows(folder: Path, model: str, geometry: Geometry, ranks: int) -> list
         keys = int(r["n_decode"]) * (int(r["kv_decode"]) + 1)
         longest = int(r["kv_decode"]) + 1 if r["n_decode"] else 0
         work = _attention(geometry, ranks, prefills, (int(r["n_decode"]), keys, longest))
-        rows += _attention_row(work, r["time_us"] * 1e-6, shard, model)
+        rows += _attention_row(work, r["time_us"] * 1e-6 + GRAPH_GAP_S, shard, model)
     rows += _skewed(_csv(folder / "skew.csv"), geometry, ranks, model)
     return rows
 
@@ -82,6 +86,8 @@ def _layers(g: Geometry, ranks: int) -> Mapping[str, Callable[[int], Work]]:
 
     norm = memory(Norm(g.hidden, addends=1, weights=g.hidden))
     qk_norm = memory(Norm(g.head_dim, groups=heads + kv_heads, weights=2 * g.head_dim))
+    # ``layernorm`` of the newer layout averages a plain norm with those that add a residual, and
+    # ``qk_norm`` is the same for any number of ranks: only of one rank do its sizes hold.
     gemms = {
         "qkv_proj": gemm(queries + 2 * keys, g.hidden),
         "q_proj": gemm(queries, g.hidden),
@@ -95,11 +101,10 @@ def _layers(g: Geometry, ranks: int) -> Mapping[str, Callable[[int], Work]]:
         "lm_head": gemm(vocab, g.hidden),
     }
     return gemms | {
-        "layernorm": norm,
         "input_layernorm": norm,
         "post_layernorm": norm,
         "final_layernorm": norm,
-        "qk_norm": qk_norm,
+        **({"qk_norm": qk_norm} if ranks == 1 else {}),
         "act_fn": memory(Pointwise("activation", 2.0 * width, width)),
         "rotary_emb": memory(Pointwise("rotary", queries + keys, queries + keys)),
         "rope": memory(Pointwise("rotary", queries + keys, queries + keys)),
@@ -118,9 +123,10 @@ def _layer_file(
     latencies: dict[tuple[str, int], list[float]] = {}
     for r in table:
         key = str(r[layout.layer]), int(r[layout.rows])
-        latencies.setdefault(key, []).append(float(r[layout.latency]) * layout.unit)
+        seconds = float(r[layout.latency]) * layout.unit + layout.gap
+        latencies.setdefault(key, []).append(seconds)
     rows = []
-    for (layer, count), seconds in latencies.items():
+    for (layer, count), measured in latencies.items():
         if layer not in works or _fused(layer, count, latencies):
             continue
         work = works[layer](count)
@@ -129,7 +135,7 @@ def _layer_file(
         else:
             assert isinstance(work, MemoryWork)
             form, shape, regime = f"memory.{work.kernel}", "", layer
-        rows.append(Row(work, median(seconds), form, shape, model=model, regime=regime))
+        rows.append(Row(work, median(measured), form, shape, model=model, regime=regime))
     return rows
 
 
@@ -170,7 +176,7 @@ def _skewed(table: Table, g: Geometry, ranks: int, model: str) -> list[Row]:
         prefills = ((int(r["pc"]), int(r["kp"])),) if r["pc"] else ()
         work = _attention(g, ranks, prefills, (int(r["n"]), keys, big + 1))
         kind = "mixed, unequal" if prefills else "decode, unequal"
-        seconds = r["t_skew_us"] * 1e-6 / _SKEW_REPEATS
+        seconds = r["t_skew_us"] * 1e-6 / _SKEW_REPEATS + GRAPH_GAP_S
         rows += _attention_row(work, seconds, f"{model} tp{ranks}", model, kind)
     return rows
 

@@ -167,5 +167,5 @@ def as_table(result: FormResult, source: str) -> dict[str, Any]:
         }
     table["range"] = {name: [low, high] for name, (low, high) in result.ranges.items()}
     if result.fitted.origins:
-        table["origins"] = {o: round(f, 4) for o, f in result.fitted.origins.items()}
+        table["origins"] = {o: list(scale) for o, scale in result.fitted.origins.items()}
     return table | asdict(built_form(result.form, result.fitted.coefficients))

@@ -21,6 +21,7 @@ from servesim.hardware.calibrate.problems import problem
 from servesim.hardware.calibrate.row import Row, held_out, resident_share
 from servesim.hardware.calibrate.run import calibrate
 from servesim.hardware.calibrate.write import calibration_text, replace_calibration
+from servesim.hardware.cost import GRAPH_GAP_S
 from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
@@ -56,9 +57,18 @@ def test_a_fit_predicts_what_it_was_fitted_on() -> None:
 def test_a_slower_table_is_told_from_the_serving_one() -> None:
     rows = norm_rows() + norm_rows("old software", factor=1.1)
     found = fit(problem("memory.norm", lambda _: MACHINE), rows)
-    assert found.origins == {"old software": pytest.approx(1.1, rel=0.02)}
+    factor, offset = found.origins["old software"]
+    assert factor == pytest.approx(1.1, rel=0.02)
+    assert offset == pytest.approx(0.0, abs=0.1e-6)
     back = scaled(rows[-1:], found.origins)[0]
     assert back.seconds == pytest.approx(rows[len(rows) // 2 - 1].seconds, rel=0.02)
+
+
+def test_a_table_that_leaves_out_a_part_of_every_launch_is_told_too() -> None:
+    bare = [replace(r, seconds=r.seconds - 1e-6) for r in norm_rows("benchmark")]
+    found = fit(problem("memory.norm", lambda _: MACHINE), norm_rows() + bare)
+    assert found.origins["benchmark"].offset == pytest.approx(-1e-6, rel=0.1)
+    assert scaled(bare[:1], found.origins)[0].seconds == pytest.approx(norm_rows()[0].seconds, 0.05)
 
 
 def test_fits_are_repeatable() -> None:
@@ -137,7 +147,9 @@ def test_layer_tables_give_sharded_work_and_skewed_batches(tmp_path: Path) -> No
     assert isinstance(uneven.work, AttentionWork)
     assert uneven.work.decode_keys == 401 + 3 * 101
     assert uneven.work.heads == 16
-    assert uneven.seconds == pytest.approx(20e-6)  # the file sums three launches
+    # The file sums three launches, without the gap to the next kernel.
+    assert uneven.seconds == pytest.approx(20e-6 + GRAPH_GAP_S)
+    assert not [row for row in rows if row.form == "memory.norm"]  # a mean of two kernels
     assert by_regime["mixed"].form == "prefill.bf16_128"
 
 
