@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from servesim.errors import InputError, ServesimError
+from servesim.graph.batch import BatchShape
 from servesim.graph.kv_layout import KvGroup
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.kv import build_cache
@@ -25,6 +26,8 @@ from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.step import StepModel
 from servesim.runtime.steps import DEFAULT_LIMIT, StepRecords
+from servesim.runtime.tiers.hierarchy import Hierarchy
+from servesim.runtime.tiers.options import Offload
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Instance:
             ``config.num_gpu_blocks_override`` wins over it.
         name: how results call it; instances that exchange KV need different names.
         wave: engines of one such name take their steps in lock step.
+        offload: memories below, that keep KV.
         kv_groups: layers by what they keep; not needed where all keep every token.
         role: what it does of a request's life.
         model: what it serves; requests that name a model go where it is served.
@@ -63,6 +67,7 @@ class Instance:
     state_bytes: float = 0.0
     num_layers: int = 1
     adapter_load_s: float = 0.0
+    offload: Offload | None = None
 
     def __post_init__(self) -> None:
         if self.blocks < 2:
@@ -110,6 +115,7 @@ class Engine:
         self._model = instance.step_model
         self._adapter_load_s = instance.adapter_load_s
         self._kv_groups = instance.kv_groups
+        self._tiers = self._hierarchy(instance.offload, requests)
         self._requests = requests
         self._modes = SchedulerModes(options.visit_all, contexts=self._model.needs_contexts)
         self.scheduler = self._new_scheduler()
@@ -220,7 +226,8 @@ class Engine:
         while self._start(now):
             assert self._current is not None
             told = self._current.finishing or (self.tells_prefills and self._current.prefills)
-            if told or self._end_s >= horizon:
+            shares = self._tiers is not None and self._tiers.shared
+            if told or shares or self._end_s >= horizon:
                 return self._end_s
             self.complete()
             now = self._end_s
@@ -231,6 +238,8 @@ class Engine:
         plan, now, requests = self._current, self._end_s, self._requests
         assert plan is not None
         self._current = None
+        if self._tiers is not None:
+            self._tiers.settle(now)
         for seq in plan.first:
             requests.first_token_s[seq.index] = now
         finished = self.scheduler.update(plan)
@@ -265,7 +274,9 @@ class Engine:
         if plan is None:
             self._require_idle()
             return False
-        self._begin(plan, now, now + self._seconds(plan))
+        seconds = self._seconds(plan)
+        end = now + seconds if self._tiers is None else self._tiers.recalled_s(now, seconds)
+        self._begin(plan, now, end)
         return True
 
     def _take(self, now: float) -> Plan | None:
@@ -288,6 +299,8 @@ class Engine:
     def _schedule(self, now: float, token_s: float) -> Plan | None:
         """Decide a step; ``token_s`` is when the tokens of the one before it come out."""
         requests, scheduler = self._requests, self.scheduler
+        if self._tiers is not None:
+            self._tiers.now = now
         while self._inbox:
             seq = self._inbox.popleft()
             requests.queued_s[seq.index] = now
@@ -303,6 +316,7 @@ class Engine:
             self._new_tokens -= seq.spec.prompt_tokens
             requests.scheduled_s[seq.index] = now
             requests.cached_tokens[seq.index] = seq.cached_tokens or 0
+            requests.recalled_tokens[seq.index] = seq.recalled_tokens
         return plan
 
     def _seconds(self, plan: Plan) -> float:
@@ -315,9 +329,20 @@ class Engine:
         return seconds + plan.loaded_adapters * self._adapter_load_s
 
     def _new_scheduler(self) -> Scheduler:
-        cache = build_cache(self.config, self.records.kv_blocks + 1, self._kv_groups)
+        if self._tiers is not None:
+            self._tiers.clear()
+        cache = build_cache(self.config, self.records.kv_blocks + 1, self._kv_groups, self._tiers)
         policy = SCHEDULERS.build(self.config.scheduling_policy)
         return Scheduler(self.config, policy, cache, self._modes)
+
+    def _hierarchy(self, offload: Offload | None, requests: RequestRecords) -> Hierarchy | None:
+        if offload is None:
+            return None
+
+        def prefill_seconds(tokens: int, context: int) -> float:
+            return self._model.seconds(BatchShape(((tokens, context),)))
+
+        return Hierarchy(offload, requests.pools.stores_for(offload), prefill_seconds)
 
     def _require_idle(self) -> None:
         if self.scheduler.busy and not self.outside:

@@ -40,7 +40,7 @@ class Plan:
         finishing: sequences that get their last token.
         preempted: sequences that lost their blocks.
         listing: all grants in vLLM's order, if the scheduler keeps them.
-        running, waiting, free_blocks: after scheduling.
+        running, waiting, free_blocks, filled_blocks: after scheduling.
     """
 
     prefills: list[Grant] = field(default_factory=list)
@@ -62,6 +62,7 @@ class Plan:
     running: int = 0
     waiting: int = 0
     free_blocks: int = 0
+    filled_blocks: int = 0
 
     @property
     def empty(self) -> bool:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.steps import StepRecords
+from servesim.runtime.tiers.hierarchy import Pools
+from servesim.runtime.tiers.store import TierRecords
 
 Column = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
@@ -52,6 +54,7 @@ COUNTS = (
     "prompt_tokens",
     "output_tokens",
     "cached_tokens",
+    "recalled_tokens",
     "preemptions",
     "instance",
     "prefill_instance",
@@ -68,13 +71,15 @@ class RequestRecords:
         queued_s: when the engine took it from its inbox, between two steps.
         scheduled_s: when it was first admitted.
         first_token_s, finished_s: end of the steps of its first and last token.
-        cached_tokens: prompt tokens found in the prefix cache when first admitted.
+        cached_tokens: prompt tokens that needed no computing when first admitted: found in the
+            prefix cache, or recalled from memories below (``recalled_tokens``, of these).
         transfer_start_s, transfer_end_s: of its KV, from the instance that computed its prompt to
             the one that generates.
         instance: number of the engine it was sent to, or that generates; -1 if there was none.
         prefill_instance: number of the engine that computes its prompt.
         retries: times it was started again because an instance failed.
         reasons: why a request was rejected, by row.
+        pools: memories below the accelerators', which engines may share.
     """
 
     def __init__(self) -> None:
@@ -89,12 +94,14 @@ class RequestRecords:
         self.prompt_tokens = array("q")
         self.output_tokens = array("q")
         self.cached_tokens = array("q")
+        self.recalled_tokens = array("q")
         self.preemptions = array("q")
         self.instance = array("q")
         self.prefill_instance = array("q")
         self.retries = array("q")
         self.status = array("q")
         self.reasons: dict[int, str] = {}
+        self.pools = Pools()
 
     def __len__(self) -> int:
         return len(self.id)
@@ -107,7 +114,7 @@ class RequestRecords:
         self.id.append(spec.id)
         self.prompt_tokens.append(spec.prompt_tokens)
         self.output_tokens.append(spec.output_tokens)
-        for counts in (self.cached_tokens, self.preemptions, self.retries):
+        for counts in (self.cached_tokens, self.recalled_tokens, self.preemptions, self.retries):
             counts.append(0)
         self.instance.append(-1)
         self.prefill_instance.append(-1)
@@ -178,3 +185,8 @@ class Records:
     instances: tuple[InstanceRecords, ...]
     changes: tuple[Change, ...] = ()
     links: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def tiers(self) -> tuple[TierRecords, ...]:
+        """What each memory below the accelerators' held and moved."""
+        return tuple(store.records for store in self.requests.pools.stores)

@@ -167,6 +167,7 @@ class Scheduler:
                 break
             found = cache.find(seq)
             computed = len(found) * config.block_size
+            computed += cache.recall(seq, computed)
             want = self.chunk(seq.known - computed)
             if want > budget and not config.enable_chunked_prefill:
                 break
@@ -220,6 +221,7 @@ class Scheduler:
         plan.running = len(self.running)
         plan.waiting = len(self.policy) + len(self.received)
         plan.free_blocks = self.cache.free
+        plan.filled_blocks = self.cache.filled
 
     def _end_prefill(self, seq: Sequence, plan: Plan) -> None:
         assert seq.ticket is not None

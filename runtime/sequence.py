@@ -23,7 +23,8 @@ class Sequence:
         blocks: KV blocks held, in order (their identity matters), and ``held``, how many.
         shared: identities of the leading blocks that other sequences may have too.
         registered: leading blocks that are full and known by their identity.
-        cached_tokens: prefix tokens found in the cache when first admitted.
+        cached_tokens: prefix tokens that needed no computing when first admitted, and
+            ``recalled_tokens``, those of them that came from memories below.
         last_token_s: when its latest token came, kept only while it gets none.
         hands_over: keeps its blocks when it finishes: its KV goes on to another instance.
         offset: belongs to the ``DecodeSet``.
@@ -43,6 +44,7 @@ class Sequence:
         "last_token_s",
         "offset",
         "preemptions",
+        "recalled_tokens",
         "registered",
         "shared",
         "spec",
@@ -60,6 +62,7 @@ class Sequence:
         self.registered = 0
         self.preemptions = 0
         self.cached_tokens: int | None = None
+        self.recalled_tokens = 0
         self.last_token_s: float | None = None
         self.decoding = False
         self.finished = False

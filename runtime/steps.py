@@ -14,7 +14,7 @@ from servesim.runtime.plan import Plan
 SUMS = ("steps", "prefill_tokens", "prefills", "decodes")
 #: Further sums: what the steps' attention reads, and what speculation gains; not in the step table.
 ATTENDED = ("decode_context", "prefill_context", "prefill_pairs", "extra_tokens")
-MEANS = ("running", "waiting", "kv_blocks")
+MEANS = ("running", "waiting", "kv_blocks", "filled_blocks")
 
 #: Rows kept by default before neighbours are joined.
 DEFAULT_LIMIT = 1 << 16
@@ -36,6 +36,7 @@ class StepRecords:
         extra_tokens: that decodes gained beyond one each, by speculation.
         running, waiting, kv_blocks: sequences and blocks held after scheduling; averaged over time
             where steps are joined.
+        filled_blocks: those held, and free ones whose content can still be found.
         kv_blocks_peak: the most blocks ever held.
     """
 
@@ -54,6 +55,7 @@ class StepRecords:
         self.running = array("d")
         self.waiting = array("d")
         self.kv_blocks = array("d")
+        self.filled_blocks = array("d")
         self.kv_blocks_peak = 0
         self._steady = array("q")  # sequences that got a token in the step before, too
         self._gaps = WeightedSample()
@@ -88,6 +90,7 @@ class StepRecords:
         self.running.append(plan.running)
         self.waiting.append(plan.waiting)
         self.kv_blocks.append(kv_blocks)
+        self.filled_blocks.append(plan.filled_blocks)
         self.kv_blocks_peak = max(self.kv_blocks_peak, kv_blocks)
         self._steady.append(plan.decodes - plan.decodes_resumed)
         if plan.extra_tokens:

@@ -15,6 +15,7 @@ class KVCache(Protocol):
     Attributes:
         total: blocks that sequences can hold.
         free: blocks that can be taken now.
+        filled: blocks with content: held ones, and free ones that can still be found.
         epoch: grows whenever an admission that was refused might succeed.
         groups: blocks that ``block_size`` tokens take at most.
     """
@@ -25,6 +26,10 @@ class KVCache(Protocol):
     epoch: int
     groups: int
 
+    @property
+    def filled(self) -> int:
+        """See above."""
+
     def blocks_of(self, tokens: int) -> int:
         """Most blocks that a sequence of ``tokens`` may hold at once."""
 
@@ -33,6 +38,12 @@ class KVCache(Protocol):
 
     def find(self, seq: Sequence) -> list[int]:
         """Cached blocks that hold a prefix of ``seq``; never all its known tokens."""
+
+    def recall(self, seq: Sequence, computed: int) -> int:
+        """Tokens after ``computed`` that can be had from memories below; admission takes them.
+
+        Whole blocks from the end of those found on; never all known tokens.
+        """
 
     def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
         """Give ``seq`` the ``found`` blocks and new ones for ``tokens`` in all.

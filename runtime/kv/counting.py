@@ -18,6 +18,11 @@ class CountingCache:
         self.block_size = block_size
         self.epoch = 0
 
+    @property
+    def filled(self) -> int:
+        """Blocks held."""
+        return self.total - self.free
+
     def blocks_of(self, tokens: int) -> int:
         """Blocks that hold ``tokens``."""
         return blocks_for(tokens, self.block_size)
@@ -28,6 +33,10 @@ class CountingCache:
     def find(self, seq: Sequence) -> list[int]:
         """Nothing: no block outlives its sequence."""
         return []
+
+    def recall(self, seq: Sequence, computed: int) -> int:
+        """Nothing: there is no memory below."""
+        return 0
 
     def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
         """Take blocks for ``tokens`` if those for ``reserve`` are free."""

@@ -67,6 +67,11 @@ class GroupedCache:
         self._windowed = any(group.cache.window for group in groups)
         self._chunked: list[Sequence] = []  # got a chunk of their prompt in the last step
 
+    @property
+    def filled(self) -> int:
+        """Blocks held, and free ones that keep content."""
+        return self.total - self.free + len(self._pool.cached)
+
     def blocks_of(self, tokens: int) -> int:
         """Most blocks that a sequence of ``tokens`` may hold at once."""
         return sum(group.blocks_for(tokens, self._most_new) for group in self._kinds)
@@ -95,6 +100,10 @@ class GroupedCache:
             if all(self._suffices(g, runs[g], length * self.block_size) for g in windows):
                 return [self._first(self._key(seq, 0, i)) for i in range(length)]
         return []
+
+    def recall(self, seq: Sequence, computed: int) -> int:
+        """Nothing: there is no memory below."""
+        return 0
 
     def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
         """Share what is there of the prefix ``found`` and take new blocks for the rest."""

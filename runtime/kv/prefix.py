@@ -31,6 +31,11 @@ class PrefixCache:
         self._index: dict[int, int] = {}  # identity -> the block to reuse
         self._copies: dict[int, list[int]] = {}  # identity -> further blocks that hold the same
 
+    @property
+    def filled(self) -> int:
+        """Blocks held, and free ones that keep content."""
+        return self.total - self.free + len(self._pool.cached)
+
     def blocks_of(self, tokens: int) -> int:
         """Blocks that hold ``tokens``."""
         return blocks_for(tokens, self.block_size)
@@ -48,6 +53,10 @@ class PrefixCache:
                 break
             found.append(block)
         return found
+
+    def recall(self, seq: Sequence, computed: int) -> int:
+        """Nothing: there is no memory below."""
+        return 0
 
     def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
         """Share ``found`` and take new blocks for the rest of ``tokens``."""
@@ -135,10 +144,15 @@ class PrefixCache:
     def _take(self, count: int) -> list[int]:
         blocks, evicted = self._pool.take(count)
         self.free -= count
+        if evicted:
+            self._lose(evicted)
+        return blocks
+
+    def _lose(self, evicted: list[tuple[int, int]]) -> None:
+        """Forget what blocks held that were taken for something else."""
         for block, identity in evicted:
             if identity in self._index:
                 self._forget(block, identity)
-        return blocks
 
     def _forget(self, block: int, identity: int) -> None:
         copies = self._copies.get(identity, [])

@@ -33,6 +33,7 @@ from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.scenario.adapters import adapted, adapter_load_seconds
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
+from servesim.scenario.offload import offload_of
 from servesim.scenario.parallel import (
     rank_names,
     shared_context,
@@ -138,11 +139,12 @@ def serve(instance: Instance) -> Served:
     config = _completed(engine, graph, memory)
     target = step_model_of(instance.hardware, device, placements, config)
     step_model = speculative(target, config, drafter, instance.hardware, device, collectives)
+    offload = offload_of(instance.offload, graph, engine.pipeline_parallel_size)
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
     around = {**serving(instance, graph), "adapter_load_s": adapter_load_seconds(graph, device)}
     blocks, groups = memory.kv_cache_blocks, memory.kv_groups
     engines = tuple(
-        Engine(config, step_model, blocks, name, wave, groups, **around)
+        Engine(config, step_model, blocks, name, wave, groups, offload=offload, **around)
         for name, wave in rank_names(instance, in_waves=has_experts(graph))
     )
     return Served(instance, graph, device, placements, memory, config, step_model, engines)

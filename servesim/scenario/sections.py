@@ -132,6 +132,22 @@ class OutputSection:
 
 
 @dataclass(frozen=True, slots=True)
+class OffloadSection:
+    """``[offload]``: memories below the device's that keep KV, fastest first.
+
+    Attributes:
+        tiers: tables with the fields of ``Tier`` (``runtime/tiers/options.py``).
+        chunk_tokens, layerwise, recall, swap: as of ``Offload``, there.
+    """
+
+    tiers: tuple[Mapping[str, Any], ...] = ()
+    chunk_tokens: int = 256
+    layerwise: bool = True
+    recall: Literal["always", "cheaper"] = "always"
+    swap: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One engine, or ``count`` equal ones: ``[[instance]]``.
 
@@ -146,6 +162,7 @@ class Instance:
     hardware: HardwareSection = field(default_factory=HardwareSection)
     engine: EngineConfig = field(default_factory=EngineConfig)
     role: Literal["both", "prefill", "decode"] = "both"
+    offload: OffloadSection = field(default_factory=OffloadSection)
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -11,6 +11,7 @@ from typing import Any
 from servesim import __version__
 from servesim.runtime.energy.report import EnergyReport
 from servesim.runtime.metrics import Report, goodput
+from servesim.runtime.tiers.store import COLUMNS, TierRecords
 from servesim.scenario.build import Served
 from servesim.scenario.run import Result
 
@@ -40,6 +41,7 @@ def summarise(result: Result) -> dict[str, Any]:
         "link_bytes": result.records.links,
         "instance_changes": _changes(result),
         "prefix_hit_rate": metrics.prefix_hit_rate,
+        "tiers": [_tier(one) for one in result.records.tiers],
         "makespan_s": metrics.makespan_s,
         "steps": metrics.steps,
         "goodput_requests_per_s": goodput(result.records.requests, scenario.slo),
@@ -128,3 +130,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _tier(tier: TierRecords) -> dict[str, Any]:
+    """What a memory below the devices' held and moved; tokens are those it spared computing."""
+    peak = tier.column("resident_bytes").max(initial=0.0)
+    last = {name: float(tier.column(name)[-1]) if len(tier) else 0.0 for name in COLUMNS[1:]}
+    return {
+        "name": tier.name,
+        "pool": tier.pool,
+        "capacity_bytes": tier.capacity_bytes,
+        "resident_peak_bytes": float(peak),
+        **last,
+    }
