@@ -40,8 +40,8 @@ class Instance:
             ``config.num_gpu_blocks_override`` wins over it.
         name: how results call it; instances that exchange KV need different names.
         wave: engines of one such name take their steps in lock step.
-        offload: memories below, that keep KV.
         kv_groups: layers by what they keep; not needed where all keep every token.
+        offload: memories below, that keep KV.
         role: what it does of a request's life.
         model: what it serves; requests that name a model go where it is served.
         group: instances of one group are scaled together.
@@ -60,6 +60,7 @@ class Instance:
     name: str = "engine"
     wave: str = ""
     kv_groups: tuple[KvGroup, ...] = ()
+    offload: Offload | None = None
     role: Role = Role.BOTH
     model: str | None = None
     group: str = ""
@@ -67,7 +68,6 @@ class Instance:
     state_bytes: float = 0.0
     num_layers: int = 1
     adapter_load_s: float = 0.0
-    offload: Offload | None = None
 
     def __post_init__(self) -> None:
         if self.blocks < 2:

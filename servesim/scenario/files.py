@@ -1,4 +1,4 @@
-"""Result files: ``requests.csv``, ``steps.csv`` and ``summary.json``, whole or not at all.
+"""Result files: ``requests.csv``, ``steps.csv``, ``summary.json`` (and ``tiers.csv``), whole or not.
 
 Equal scenarios give equal bytes: nothing in them depends on the machine or the time of day.
 """
@@ -17,14 +17,16 @@ from typing import Any
 from servesim.errors import InputError
 from servesim.runtime.records import TIMES, RequestRecords, Status
 from servesim.runtime.steps import MEANS, SUMS
+from servesim.runtime.tiers.store import COLUMNS
 from servesim.scenario.run import Result
 from servesim.scenario.summary import summarise
 
 REQUEST_COLUMNS = (
     "id", "instance", "prefill_instance", "status", "prompt_tokens", "output_tokens",
-    "cached_tokens", "preemptions", "retries",
+    "cached_tokens", "recalled_tokens", "preemptions", "retries",
     *TIMES, "ttft_s", "tpot_s", "e2e_s", "energy_j", "rejected_because",
 )  # fmt: skip
+TIER_COLUMNS = ("tier", "pool", *COLUMNS)
 STEP_COLUMNS = ("instance", "start_s", "end_s", *SUMS, *MEANS)
 
 
@@ -68,6 +70,8 @@ def write_results(result: Result, folder: Path) -> tuple[Path, ...]:
             part = Path(name)
             _write_csv(part / "requests.csv", REQUEST_COLUMNS, _request_rows(result))
             _write_csv(part / "steps.csv", STEP_COLUMNS, _step_rows(result))
+            if result.records.tiers:
+                _write_csv(part / "tiers.csv", TIER_COLUMNS, _tier_rows(result))
             text = json.dumps(summarise(result), indent=1)
             (part / "summary.json").write_text(text + "\n", encoding="utf-8")
             return tuple(file.replace(folder / file.name) for file in sorted(part.iterdir()))
@@ -114,6 +118,7 @@ def _request_rows(result: Result) -> Iterator[list[Any]]:
             requests.prompt_tokens[row],
             requests.output_tokens[row],
             requests.cached_tokens[row],
+            requests.recalled_tokens[row],
             requests.preemptions[row],
             requests.retries[row],
             *map(_seconds, (*times, *_latencies(requests, row))),
@@ -135,6 +140,13 @@ def _step_rows(result: Result) -> Iterator[list[Any]]:
         columns = [getattr(steps, name) for name in STEP_COLUMNS[1:]]
         for start, end, *rest in zip(*columns, strict=True):
             yield [one.name, _seconds(start), _seconds(end), *map(_number, rest)]
+
+
+def _tier_rows(result: Result) -> Iterator[list[Any]]:
+    for tier in result.records.tiers:
+        columns = [tier.column(name).tolist() for name in COLUMNS]
+        for time, *rest in zip(*columns, strict=True):
+            yield [tier.name, tier.pool, _seconds(time), *map(_number, rest)]
 
 
 def _seconds(value: float) -> str:

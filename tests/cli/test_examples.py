@@ -53,6 +53,16 @@ def test_burst_preempts() -> None:
     assert gaps.values @ gaps.weights == pytest.approx(decoding.sum())
 
 
+def test_kv_tiers_spare_what_the_devices_gave_up() -> None:
+    got = run("kv-tiers", num_sessions=40)
+    dram, nvme = got.records.tiers
+    assert dram.column("hit_tokens")[-1] > 0
+    assert nvme.column("written_bytes")[-1] > 0
+    alone = simulate(got.scenario, offload={"tiers": []})
+    assert got.metrics.prefix_hit_rate > alone.metrics.prefix_hit_rate
+    assert got.metrics.ttft.mean < alone.metrics.ttft.mean
+
+
 def test_closed_loop_keeps_its_users() -> None:
     got = run("closed-loop", num_requests=SMALL, concurrency=4)
     assert max(one.steps.column("running").max() for one in got.records.instances) <= 4

@@ -14,11 +14,19 @@ from servesim.runtime.config import EngineConfig
 from servesim.runtime.failures import Outage
 from servesim.runtime.lengths import LENGTHS
 from servesim.runtime.routers import ROUTERS
+from servesim.runtime.tiers.eviction import EVICTIONS
+from servesim.runtime.tiers.options import Tier
 from servesim.runtime.workloads import WORKLOADS
 from servesim.scenario.fields import field_types
-from servesim.scenario.files import REQUEST_COLUMNS, STEP_COLUMNS
+from servesim.scenario.files import REQUEST_COLUMNS, STEP_COLUMNS, TIER_COLUMNS
 from servesim.scenario.load import TOP_LEVEL
-from servesim.scenario.sections import HardwareSection, Instance, ModelSection, OutputSection
+from servesim.scenario.sections import (
+    HardwareSection,
+    Instance,
+    ModelSection,
+    OffloadSection,
+    OutputSection,
+)
 from servesim.scenario.system import (
     NETWORKS,
     DisaggregationSection,
@@ -52,7 +60,16 @@ def test_every_scenario_shown_is_one() -> None:
         base.changed(**tomllib.loads(snippet))
 
 
-@pytest.mark.parametrize("columns", [REQUEST_COLUMNS, STEP_COLUMNS])
+@pytest.mark.parametrize("columns", [REQUEST_COLUMNS, STEP_COLUMNS, TIER_COLUMNS])
 def test_every_column_is_documented(columns: tuple[str, ...]) -> None:
     text = (DOCS / "results.md").read_text(encoding="utf-8")
     assert [column for column in columns if f"`{column}`" not in text] == []
+
+
+def test_every_option_of_a_tier_is_documented() -> None:
+    text = (DOCS / "memory.md").read_text(encoding="utf-8")
+    keys = [*field_types(Tier), *field_types(OffloadSection)]
+    assert [word for word in (*keys, *EVICTIONS.names()) if word not in text] == []
+    shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    scenario = Scenario.of(model="Qwen/Qwen3-0.6B", hardware="h100_sxm", **tomllib.loads(shown[0]))
+    assert [tier["name"] for tier in scenario.instances[0].offload.tiers] == ["dram", "nvme"]
