@@ -24,6 +24,7 @@ from servesim.cli.render import (
 )
 from servesim.hardware.cost import Source
 from servesim.runtime.metrics import Slo, goodput, kv_use
+from servesim.runtime.records import State
 from servesim.scenario.run import Result
 from servesim.scenario.summary import first_rejection, throughput
 from servesim.scenario.typical import TypicalStep, typical_steps
@@ -79,6 +80,7 @@ def result_facts(result: Result) -> list[tuple[str, str]]:
         ),
         ("KV use", f"{percent(metrics.kv_use_mean)} mean, {percent(metrics.kv_use_peak)} peak"),
         ("preemptions", f"{metrics.preemptions:,}"),
+        *_retries(result),
         ("prefix hits", f"{percent(metrics.prefix_hit_rate)} of prompt tokens"),
         *power_facts(result),
         (
@@ -88,6 +90,15 @@ def result_facts(result: Result) -> list[tuple[str, str]]:
         ),
         ("cost basis", cost_basis(result)),
     ]
+
+
+def _retries(result: Result) -> list[tuple[str, str]]:
+    """What failures of instances did, if there were any."""
+    failures = sum(change.state is State.FAILED for change in result.records.changes)
+    if not failures:
+        return []
+    again = sum(result.records.requests.retries)
+    return [("failures", f"{count(failures, 'instance')}, {count(again, 'request')} started again")]
 
 
 def power_facts(result: Result) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from servesim import Result, Scenario, simulate
 from servesim.cli.main import main
 from servesim.errors import InputError
+from servesim.runtime.records import Change, State
 from servesim.scenario.capacity import attained, highest_rate
+from servesim.scenario.cost import cost_of, stopped_s
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -146,3 +149,24 @@ def test_what_cannot_be_is_refused(section: dict[str, dict[str, object]], messag
     workload = {"num_requests": 1, "rate": 1.0, "prompt_tokens": 8, "output_tokens": 2}
     with pytest.raises(InputError, match=message):
         simulate(**sections, engine={"max_model_len": 4096}, workload=workload).energy  # noqa: B018
+
+
+def test_stopped_instances_cost_nothing() -> None:
+    got = simulate(
+        model="Qwen/Qwen3-0.6B",
+        hardware="h100_sxm",
+        instance=[{"count": 2}],
+        workload={"kind": "fixed_rate", "rate": 1.0, "num_requests": 10, "output_tokens": 1},
+        cost={"usd_per_device_hour": 3.0},
+    )
+    assert got.cost.usd_per_hour == pytest.approx(6.0)
+    first = got.records.requests.arrival_s[0]
+    times = [(first - 1.0, State.STOPPED), (first + 2.0, State.STARTING), (first + 3.0, State.UP),
+             (first + 5.0, State.STOPPED)]  # fmt: skip
+    changes = tuple(Change(time, 1, state) for time, state in times)
+    records = dataclasses.replace(got.records, changes=changes)
+    span = got.metrics.makespan_s
+    assert stopped_s(records) == [0.0, pytest.approx(2.0 + span - 5.0)]
+    cost = cost_of(got.deployment, records, None)
+    assert cost.usd == pytest.approx(3.0 / 3600 * (span + 3.0))
+    assert cost.usd_per_hour == pytest.approx(3.0 * (1 + 3.0 / span))
