@@ -49,6 +49,7 @@ class Instance:
             instance: for each token, and however long it is; all devices together.
         num_layers: parts in which KV is computed and can be sent.
         adapter_load_s: seconds to bring a LoRA adapter to the device before a step that needs it.
+        host_s: of the host a step; with asynchronous scheduling it is hidden behind the device.
 
     Raises:
         InputError: too few blocks.
@@ -68,6 +69,7 @@ class Instance:
     state_bytes: float = 0.0
     num_layers: int = 1
     adapter_load_s: float = 0.0
+    host_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.blocks < 2:
@@ -114,6 +116,7 @@ class Engine:
         )
         self._model = instance.step_model
         self._adapter_load_s = instance.adapter_load_s
+        self._host_s = 0.0 if self.config.async_scheduling else instance.host_s
         self._kv_groups = instance.kv_groups
         self._tiers = self._hierarchy(instance.offload, requests)
         self._requests = requests
@@ -274,7 +277,7 @@ class Engine:
         if plan is None:
             self._require_idle()
             return False
-        seconds = self._seconds(plan)
+        seconds = self._seconds(plan) + self._host_s
         end = now + seconds if self._tiers is None else self._tiers.recalled_s(now, seconds)
         self._begin(plan, now, end)
         return True

@@ -8,6 +8,7 @@ and optionally ``skew.csv`` (see ``Skew``). The layouts of ``older_layers`` are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,16 @@ class LayerProfile:
         attention: seconds of attention by batch.
         fallback: answers for work the bundle has no layer for.
         kernels_alone: whether the times leave out the gaps between kernels.
+        bandwidth: bytes per second of the device's memory, which no decode reads faster. Tables of
+            LLMServingSim v0 have batched decodes that read one short context, whatever they are
+            labelled with: 128 times 2048 tokens would have come at 10 TB/s on an A6000.
     """
 
     curves: Mapping[str, Curve]
     attention: AttentionTable
     fallback: CostModel
     kernels_alone: bool = False
+    bandwidth: float = math.inf
 
     def cost(self, work: Work) -> Cost:
         """Measured within the bundle's range, continued and marked extrapolated beyond it.
@@ -46,7 +51,9 @@ class LayerProfile:
             UnsupportedError: neither the bundle nor the fallback knows such work.
         """
         if isinstance(work, AttentionWork) and not work.latent:
-            return self.attention.cost(work)
+            found = self.attention.cost(work)
+            least = work.decode_keys * work.kv_bytes_per_token / self.bandwidth
+            return found if found.seconds >= least else Cost(least, Source.ANALYTICAL)
         curve = self.curves.get(work.label)
         if curve is None or not isinstance(work, GemmWork | MemoryWork):
             return self.fallback.cost(work)
@@ -65,6 +72,7 @@ def load_layer_profile(
     *,
     model: str | None = None,
     dtype: str | None = None,
+    bandwidth: float = math.inf,
 ) -> LayerProfile:
     """The bundle at ``folder`` for one tensor-parallel degree.
 
@@ -73,6 +81,7 @@ def load_layer_profile(
         tensor_parallel_size: which ``tp<N>`` to take.
         fallback: cost model for work the bundle does not name.
         model, dtype: which of several profiles in ``folder``.
+        bandwidth: of the device's memory, in bytes per second.
 
     Raises:
         InputError: no bundle there, several to choose from, no such degree, or a malformed file.
@@ -81,21 +90,22 @@ def load_layer_profile(
     if existing(found, "mlp.csv").is_file():
         curves = vidur_curves(found, tensor_parallel_size)
         grid = phase_grid(found, tensor_parallel_size)
-        return LayerProfile(curves, AttentionTable(grid), fallback)
+        return LayerProfile(curves, AttentionTable(grid), fallback, bandwidth=bandwidth)
     place = found / f"tp{tensor_parallel_size}"
     if not place.is_dir():
         known = ", ".join(sorted(p.name for p in found.glob("tp*"))) or "none"
         raise InputError(f"{found}: no profile for {place.name} (there: {known})")
     if not (place / "dense.csv").is_file():
         grid = phase_grid(place, tensor_parallel_size)
-        return LayerProfile(v0_curves(place), AttentionTable(grid), fallback)
+        attention = AttentionTable(grid)
+        return LayerProfile(v0_curves(place), attention, fallback, bandwidth=bandwidth)
     curves = _curves(place / "dense.csv", "tokens")
     curves |= _curves(place / "per_sequence.csv", "sequences")
     # Measured on one layer, ``layernorm`` averages a plain norm and one that adds the residual.
     # In a whole model all but the first add it, as the final one does.
     if "layernorm" in curves:
         curves["layernorm"] = curves.get("final_layernorm", curves["layernorm"])
-    return LayerProfile(curves, _attention(place), fallback, kernels_alone=True)
+    return LayerProfile(curves, _attention(place), fallback, True, bandwidth)
 
 
 def _curves(path: Path, count: str) -> dict[str, Curve]:

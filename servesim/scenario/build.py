@@ -189,7 +189,10 @@ def _costs(
     costs: CostModel | None = None
     if section.profile is not None:
         ranks = graph.tensor_parallel_size
-        costs = load_layer_profile(section.profile, ranks, device.cost_model, model=graph.model)
+        bandwidth, fallback = device.memory.bandwidth, device.cost_model
+        costs = load_layer_profile(
+            section.profile, ranks, fallback, model=graph.model, bandwidth=bandwidth
+        )
     if section.link is None:
         return costs, None
     table = {"name": "given link", **section.link}

@@ -200,3 +200,14 @@ def test_vidurs_layout(tmp_path):
     assert decode.seconds == pytest.approx(20e-6)
     with pytest.raises(InputError, match=r"tensor_parallel_size 4 \(there: 1, 2\)"):
         load_layer_profile(tmp_path, 4, Seven())
+
+
+def test_no_decode_reads_faster_than_memory(tmp_path: Path) -> None:
+    decodes = AttentionWork((), 4, 4 * 1000, 1000, 8, 2, 128, 128)
+    folder = bundle(tmp_path)
+    free = load_layer_profile(folder, 1, Seven())
+    least = 4 * 1000 * 2 * (128 + 128) * 2 / 1e9  # keys and values of two heads, bf16, at 1 GB/s
+    held = load_layer_profile(folder, 1, Seven(), bandwidth=1e9).cost(decodes)
+    assert held.seconds == pytest.approx(least)
+    assert held.source is Source.ANALYTICAL
+    assert free.cost(decodes).seconds < least

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from runtime_runs import request, run
+from runtime_runs import Given, request, run
 
 from servesim.graph.batch import BatchShape
+from servesim.runtime.cluster import simulate
+from servesim.runtime.config import EngineConfig
+from servesim.runtime.engine import Instance
 from servesim.runtime.step import LinearStepModel
 
 TWO = [request(0, 0.0, 10, 3), request(1, 0.5, 5, 2)]
@@ -117,3 +120,13 @@ def test_preemption_by_hand() -> None:
     assert gaps.total == 6
     assert gaps.quantile(1.0) == pytest.approx(4.1)
     assert gaps.mean() == pytest.approx((1.2 * 2 + 1.1 * 3 + 4.1) / 6)
+
+
+def test_the_host_shows_only_where_nothing_hides_it() -> None:
+    def last_s(ahead: bool) -> float:
+        config = EngineConfig(max_num_seqs=8, max_num_batched_tokens=64, async_scheduling=ahead)
+        engine = Instance(config, LinearStepModel(base_s=1.0), 100, host_s=0.25)
+        return simulate(Given([request(0, 0.0, 10, 4)]), [engine]).requests.finished_s[0]
+
+    assert last_s(ahead=False) == pytest.approx(4 * 1.25)
+    assert last_s(ahead=True) == pytest.approx(4 * 1.0)
