@@ -70,6 +70,14 @@ def _describe(count: int, mean: float, quantile: Callable[[float], float]) -> Di
     return Distribution(count, mean, *(quantile(q) for q in (0.5, 0.9, 0.95, 0.99)))
 
 
+def tokens_per_decode(records: Records) -> float:
+    """Tokens that a decoding sequence gained in a step, on average; 1 without speculation."""
+    columns = [one.steps for one in records.instances]
+    decodes = sum(float(steps.column("decodes").sum()) for steps in columns)
+    extra = sum(float(steps.column("extra_tokens").sum()) for steps in columns)
+    return 1.0 + extra / decodes if decodes else 1.0
+
+
 def finished(requests: RequestRecords) -> npt.NDArray[np.bool_]:
     """Which rows were answered in full; the others have no latencies."""
     return np.asarray(requests.column("status") == Status.FINISHED)

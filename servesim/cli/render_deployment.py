@@ -7,6 +7,7 @@ from rich.text import Text
 
 from servesim.cli.render import columns, count, grid, heading, indented, percent
 from servesim.graph.opgraph import Block, OpGraph
+from servesim.graph.ops.experts import PooledExperts
 from servesim.graph.summary import ONE_TOKEN, flops_per_token
 from servesim.scenario.build import Deployment, Served
 from servesim.scenario.sections import Plugin
@@ -15,6 +16,9 @@ from servesim.units import binary, gib, si
 #: Characters and colours of the memory bar's parts.
 _BAR = (("█", "blue"), ("▓", "cyan"), ("▒", "magenta"), ("░", "green"), ("·", "dim"))
 _BAR_WIDTH = 72
+
+#: Tokens of a step for which the load of experts is shown.
+_LOAD_TOKENS = (64, 4096)
 
 
 def print_deployment(console: Console, deployment: Deployment) -> None:
@@ -83,6 +87,7 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
     if ranks > 1 and device.peer_link is not None:
         link = device.peer_link
         facts.append(("link", f"{link.name}, {si(link.bandwidth, 'B/s')}"))
+    facts += _expert_facts(one)
     if one.instance.hardware.profile is not None:
         facts.append(("profile", str(one.instance.hardware.profile)))
     facts.append(
@@ -91,6 +96,19 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
          f"context {one.config.max_model_len:,}")
     )  # fmt: skip
     return facts
+
+
+def _expert_facts(one: Served) -> list[tuple[str, str]]:
+    """How evenly the experts of a mixture are loaded, where devices hold different ones."""
+    specs = [op.spec for op, _ in one.graph.weighted_ops() if isinstance(op.spec, PooledExperts)]
+    loads = [(spec.held, spec.load) for spec in specs if spec.load and spec.parallel == "expert"]
+    if not loads:
+        return []
+    held, load = loads[0]
+    most = ", ".join(
+        f"{load.imbalance(tokens):.2f} at {tokens:,} tokens" for tokens in _LOAD_TOKENS
+    )
+    return [("experts", f"{held} on each; the busiest gets, of the mean: {most}")]
 
 
 def _split(one: Served) -> str:

@@ -23,7 +23,7 @@ from servesim.cli.render import (
     percent,
 )
 from servesim.hardware.cost import Source
-from servesim.runtime.metrics import Slo, goodput, kv_use
+from servesim.runtime.metrics import Slo, goodput, kv_use, tokens_per_decode
 from servesim.runtime.records import State
 from servesim.scenario.run import Result
 from servesim.scenario.summary import first_rejection, throughput
@@ -82,6 +82,7 @@ def result_facts(result: Result) -> list[tuple[str, str]]:
         ("preemptions", f"{metrics.preemptions:,}"),
         *_retries(result),
         ("prefix hits", f"{percent(metrics.prefix_hit_rate)} of prompt tokens"),
+        *_speculation(result),
         *power_facts(result),
         (
             "time",
@@ -99,6 +100,12 @@ def _retries(result: Result) -> list[tuple[str, str]]:
         return []
     again = sum(result.records.requests.retries)
     return [("failures", f"{count(failures, 'instance')}, {count(again, 'request')} started again")]
+
+
+def _speculation(result: Result) -> list[tuple[str, str]]:
+    """Tokens that a decode gained a step, where drafts were verified."""
+    gained = tokens_per_decode(result.records)
+    return [("speculation", f"{gained:.2f} tokens a sequence and step")] if gained > 1 else []
 
 
 def power_facts(result: Result) -> list[tuple[str, str]]:

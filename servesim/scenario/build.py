@@ -9,7 +9,6 @@ from typing import Any
 from servesim.errors import InputError
 from servesim.graph.batch import BatchShape
 from servesim.graph.opgraph import OpGraph
-from servesim.graph.passes.draft_head import beside
 from servesim.graph.passes.expert import has_experts
 from servesim.hardware import load as hardware
 from servesim.hardware.collectives import CollectiveCost
@@ -30,17 +29,12 @@ from servesim.runtime.routers import ROUTERS, Router
 from servesim.runtime.speculative_step import SpeculativeStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.workloads import WORKLOADS, Workload
-from servesim.scenario.adapters import adapted, adapter_load_seconds
+from servesim.scenario.adapters import adapter_load_seconds
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
+from servesim.scenario.graphs import resident_graph, served_graph
 from servesim.scenario.offload import offload_of
-from servesim.scenario.parallel import (
-    rank_names,
-    shared_context,
-    spread,
-    stage_placements,
-    step_model_of,
-)
+from servesim.scenario.parallel import rank_names, stage_placements, step_model_of
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
 from servesim.scenario.speculation import drafter_of, speculative
@@ -126,16 +120,15 @@ def serve(instance: Instance) -> Served:
     device = hardware.load_device(instance.hardware.device)
     engine = instance.engine.on(device.memory.capacity_bytes, device.name)
     model = resolve(instance.model.id)
-    graph = spread(load_model(model, instance.model, engine), instance.model, engine)
-    graph = adapted(shared_context(graph, instance.model, engine), engine, device)
+    whole = load_model(model, instance.model, engine)
+    graph = served_graph(whole, instance.model, engine, device)
     drafter = drafter_of(engine, graph)
-    resident = graph if drafter is None else beside(graph, drafter)
-    options = memory_options(engine, device)
+    resident, options = resident_graph(graph, drafter), memory_options(engine, device)
     memory = plan_memory(resident, device.memory.capacity_bytes, options, model)
     costs, collectives = _costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
-    whole = Placement.tensor_parallel(graph, device, costs, collectives)
-    placements = stage_placements(whole, engine.pipeline_parallel_size)
+    placement = Placement.tensor_parallel(graph, device, costs, collectives)
+    placements = stage_placements(placement, engine.pipeline_parallel_size)
     config = _completed(engine, graph, memory)
     target = step_model_of(instance.hardware, device, placements, config)
     step_model = speculative(target, config, drafter, instance.hardware, device, collectives)

@@ -10,7 +10,7 @@ from typing import Any
 
 from servesim import __version__
 from servesim.runtime.energy.report import EnergyReport
-from servesim.runtime.metrics import Report, goodput
+from servesim.runtime.metrics import Report, goodput, tokens_per_decode
 from servesim.runtime.tiers.store import COLUMNS, TierRecords
 from servesim.scenario.build import Served
 from servesim.scenario.run import Result
@@ -41,6 +41,7 @@ def summarise(result: Result) -> dict[str, Any]:
         "link_bytes": result.records.links,
         "instance_changes": _changes(result),
         "prefix_hit_rate": metrics.prefix_hit_rate,
+        "tokens_per_decode": tokens_per_decode(result.records),
         "tiers": [_tier(one) for one in result.records.tiers],
         "makespan_s": metrics.makespan_s,
         "steps": metrics.steps,

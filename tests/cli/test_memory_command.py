@@ -74,3 +74,16 @@ def test_errors_are_one_line(
     assert found.out == ""
     assert found.err.count("\n") == 1
     assert any(text in found.err for text in message.split("|"))
+
+
+def test_experts_and_drafters_count(capsys: pytest.CaptureFixture[str]) -> None:
+    def weights(*flags: str) -> float:
+        words = ["memory", "Qwen/Qwen3-30B-A3B", "--hardware", "h100_sxm", "--json", *flags]
+        assert main([*words, "--max-model-len", "8192"]) == 0
+        return float(json.loads(capsys.readouterr().out)["weight_bytes"])
+
+    alone = weights()
+    spread = weights("--data-parallel-size", "4", "--enable-expert-parallel")
+    experts = 48 * 128 * 3 * 2048 * 768 * 2
+    assert alone - spread == pytest.approx(experts * 3 / 4, rel=0.01)
+    assert weights("--speculative-config", '{"method": "mtp"}') > alone

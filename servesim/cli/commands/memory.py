@@ -16,6 +16,9 @@ from servesim.models.load import load_graph
 from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
 from servesim.models.quantisation import quantise
 from servesim.runtime.config import EngineConfig
+from servesim.scenario.graphs import resident_graph, served_graph
+from servesim.scenario.sections import ModelSection
+from servesim.scenario.speculation import drafter_of
 from servesim.units import gib
 
 HELP = "weights, activations and KV cache of a model on a device"
@@ -56,18 +59,24 @@ def run(args: argparse.Namespace) -> int:
     device = load_device(args.hardware)
     config = resolve(args.model)
     engine = given(args).get("engine", {})
+    options = _engine_config(engine)
     graph = load_graph(
-        args.model, tensor_parallel_size=engine.get("tensor_parallel_size", 1), dtype=args.dtype
+        args.model,
+        tensor_parallel_size=options.tensor_parallel_size,
+        dtype=args.dtype,
+        enable_expert_parallel=options.enable_expert_parallel,
     )
     formats = [engine.get(name, "auto") for name in ("kv_cache_dtype", "mamba_ssm_cache_dtype")]
     graph = quantise(graph, config, args.quantization, *formats)
-    options = _memory_options(engine, device)
-    plan = plan_memory(graph, device.memory.capacity_bytes, options, config)
+    graph = served_graph(graph, ModelSection(args.model, args.dtype), options, device)
+    graph = resident_graph(graph, drafter_of(options, graph))
+    limits = _memory_options(engine, device)
+    plan = plan_memory(graph, device.memory.capacity_bytes, limits, config)
     if args.json:
         json.dump(_as_json(plan), sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        _print_table(config.name, device, options, plan)
+        _print_table(config.name, device, limits, plan)
     return 0
 
 
@@ -75,10 +84,13 @@ def _memory_options(engine: dict[str, Any], device: Device) -> MemoryOptions:
     """The engine's options that memory depends on, vLLM's limits, and the device's SMs."""
     names = {field.name for field in dataclasses.fields(MemoryOptions)}
     chosen = {name: value for name, value in engine.items() if name in names}
-    known = {field.name for field in dataclasses.fields(EngineConfig)}
-    config = EngineConfig.from_options({k: v for k, v in engine.items() if k in known})
-    limits = config.on(device.memory.capacity_bytes, device.name).limits._asdict()
+    limits = _engine_config(engine).on(device.memory.capacity_bytes, device.name).limits._asdict()
     return MemoryOptions(**{**chosen, **limits}, compute_units=device.cores)
+
+
+def _engine_config(engine: dict[str, Any]) -> EngineConfig:
+    known = {field.name for field in dataclasses.fields(EngineConfig)}
+    return EngineConfig.from_options({k: v for k, v in engine.items() if k in known})
 
 
 def _as_json(plan: MemoryPlan) -> dict[str, Any]:
