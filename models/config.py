@@ -126,18 +126,30 @@ def _from_file(path: Path, name: str) -> ModelConfig:
         raise InputError(f"model config {str(path)!r} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"model config {str(path)!r} is no JSON object")
-    model_type = values.get("model_type")
+    return _config(name, values | {"model_type": _model_type(values, path)})
+
+
+def _model_type(values: dict[str, Any], path: Path) -> str:
+    """The model type, or that of the class the config names: checkpoints with a type of their own
+    may run known code (Kimi-K2 that of DeepSeek-V3).
+
+    Raises:
+        InputError: neither is known.
+    """
+    model_type, known = values.get("model_type"), _model_types()
+    if isinstance(model_type, str) and model_type in known:
+        return model_type
+    for architecture in values.get("architectures") or ():
+        if architecture in _causal_classes():
+            return _causal_classes()[architecture]
     if not isinstance(model_type, str):
         raise InputError(f"model config {str(path)!r} has no model_type")
-    known = _model_types()
-    if model_type not in known:
-        near = difflib.get_close_matches(model_type, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(
-            f"model config {str(path)!r}: unknown model_type {model_type!r}{hint}"
-            f" (the installed transformers knows {len(known)})"
-        )
-    return _config(name, values)
+    near = difflib.get_close_matches(model_type, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InputError(
+        f"model config {str(path)!r}: unknown model_type {model_type!r}{hint}"
+        f" (the installed transformers knows {len(known)})"
+    )
 
 
 def _config(name: str, values: dict[str, Any]) -> ModelConfig:
@@ -148,20 +160,35 @@ def _config(name: str, values: dict[str, Any]) -> ModelConfig:
 
 @cache
 def _model_types() -> tuple[str, ...]:
-    """The model types of the installed ``transformers``, read without importing it."""
+    """The model types of the installed ``transformers``."""
+    files = ("auto_mappings.py", "configuration_auto.py")
+    pairs = [pair for file in files for pair in _mapped(file)]
+    return tuple(sorted({key for key, value in pairs if value.endswith("Config")}))
+
+
+@cache
+def _causal_classes() -> dict[str, str]:
+    """Model types by their causal-LM classes, which are named after them."""
+    return {
+        name: key
+        for key, name in _mapped("modeling_auto.py")
+        if name.lower() == f"{key.replace('_', '')}forcausallm"
+    }
+
+
+def _mapped(file: str) -> list[tuple[str, str]]:
+    """The pairs in the mappings of a module of ``transformers``, read without importing it."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("transformers is not installed: its model types are unknown")
-    auto = Path(spec.submodule_search_locations[0]) / "models" / "auto"
-    found: list[str] = []
-    for file in ("auto_mappings.py", "configuration_auto.py"):
-        if (auto / file).is_file():
-            found += _mapping_keys(ast.parse((auto / file).read_text(encoding="utf-8")))
-    return tuple(sorted(set(found)))
+    path = Path(spec.submodule_search_locations[0]) / "models" / "auto" / file
+    if not path.is_file():
+        return []
+    return list(_text_pairs(ast.parse(path.read_text(encoding="utf-8"))))
 
 
-def _mapping_keys(tree: ast.Module) -> Iterator[str]:
-    """First elements of the ``(model type, config class)`` pairs and dict entries of a module."""
+def _text_pairs(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Tuples of two strings, and dict entries of strings."""
     for node in ast.walk(tree):
         pairs: list[tuple[ast.expr | None, ast.expr]] = []
         if isinstance(node, ast.Tuple) and len(node.elts) == 2:
@@ -169,8 +196,8 @@ def _mapping_keys(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.Dict):
             pairs = list(zip(node.keys, node.values, strict=True))
         for key, value in pairs:
-            if _text(key) and _text(value).endswith("Config"):
-                yield _text(key)
+            if _text(key) and _text(value):
+                yield _text(key), _text(value)
 
 
 def _text(node: ast.expr | None) -> str:

@@ -133,5 +133,10 @@ def _write(path: Path, graph: OpGraph) -> None:
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
         ) as file:
-            json.dump(to_dict(graph), file)
-        Path(file.name).replace(path)
+            name = Path(file.name)
+            try:
+                json.dump(to_dict(graph), file)
+                file.flush()
+                name.replace(path)
+            except OSError:
+                name.unlink(missing_ok=True)

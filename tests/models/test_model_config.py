@@ -145,3 +145,10 @@ def test_a_folder_without_config_and_a_missing_file(tmp_path: Path) -> None:
         resolve(str(tmp_path))
     with pytest.raises(InputError, match="does not exist"):
         resolve(str(tmp_path / "nowhere" / "config.json"))
+
+
+def test_a_type_of_its_own_that_runs_known_code(tmp_path: Path) -> None:
+    own = {"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}
+    assert resolve(str(write(tmp_path / "config.json", own))).model_type == "deepseek_v3"
+    untyped = {"architectures": ["LlamaForCausalLM"]}
+    assert resolve(str(write(tmp_path / "config.json", untyped))).model_type == "llama"

@@ -13,7 +13,9 @@ from servesim.errors import InputError
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.summary import ONE_TOKEN, summarise
 from servesim.graph.unmatched import unmatched
+from servesim.models.config import resolve
 from servesim.models.load import load_graph, load_tower
+from servesim.models.quantisation import quantise
 from servesim.units import si
 
 HELP = "trace a model's real code into serving operators"
@@ -62,10 +64,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _graph(args: argparse.Namespace) -> OpGraph:
+    """The graph asked for, its weights in the checkpoint's own formats."""
     cached = not args.no_cache
     if not args.vision:
         ranks = args.tensor_parallel_size
-        return load_graph(args.model, tensor_parallel_size=ranks, dtype=args.dtype, cache=cached)
+        graph = load_graph(args.model, tensor_parallel_size=ranks, dtype=args.dtype, cache=cached)
+        return quantise(graph, resolve(args.model))
     if args.tensor_parallel_size != 1:
         raise InputError("--vision traces the whole tower: leave --tensor-parallel-size out")
     tower = load_tower(args.model, dtype=args.dtype, cache=cached)
