@@ -19,6 +19,7 @@ SIZES = tuple(2**i for i in range(11, 31, 2))
 CUSTOM_SIZES = SIZES[:7]
 #: Relative errors up to here count in full, larger ones with a falling weight (outliers).
 TOLERANCE = 0.03
+_TABLES = ("*/nccl_perf.parquet", "*/custom_allreduce_perf.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class CollectiveFit:
     held_out_error: tuple[float, ...]
 
 
+def has_collectives(folder: Path) -> bool:
+    """Whether there are tables for :func:`read_kernel_tables`."""
+    return any(path for table in _TABLES for path in folder.glob(table))
+
+
 def read_kernel_tables(folder: Path, peers_on_host_link: bool) -> list[CollectiveSample]:
     """Samples from a folder of AIConfigurator tables: ``*/nccl_perf`` and ``*/custom_allreduce``.
 
@@ -59,21 +65,21 @@ def read_kernel_tables(folder: Path, peers_on_host_link: bool) -> list[Collectiv
     """
     import pyarrow.parquet as pq
 
+    if not has_collectives(folder):
+        raise InputError(f"{folder}: no collective tables ({' or '.join(_TABLES)})")
     names = {"alltoall": "all_to_all"}
     samples = []
-    for path in sorted(folder.glob("*/nccl_perf.parquet")):
+    for path in sorted(folder.glob(_TABLES[0])):
         for row in pq.read_table(path).to_pylist():
             if row["nccl_dtype"] == "half":
                 operation = names.get(row["op_name"], row["op_name"])
                 samples.append(_sample(operation, row))
-    for path in sorted(folder.glob("*/custom_allreduce_perf.parquet")):
+    for path in sorted(folder.glob(_TABLES[1])):
         for row in pq.read_table(path).to_pylist():
             small = row["message_size"] * 2 < CUSTOM_SIZES[-1]
             used = row["num_gpus"] == 2 or not peers_on_host_link
             if row["backend"] == "vllm_graph" and small and used:
                 samples.append(_sample("custom_all_reduce", row))
-    if not samples:
-        raise InputError(f"{folder}: no collective tables (*/nccl_perf.parquet) in it")
     return samples
 
 

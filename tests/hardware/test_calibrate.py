@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from servesim.cli.main import main
@@ -25,6 +26,7 @@ from servesim.hardware.cost import GRAPH_GAP_S
 from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
+from servesim.hardware.load import DEVICES, load_device
 
 DEVICE = Device(
     name="toy",
@@ -164,6 +166,8 @@ def test_writing_replaces_only_the_fitted_tables(tmp_path: Path) -> None:
     assert path.read_text() == once
     parsed = tomllib.loads(once)
     assert parsed["calibration"]["collective"] == {"sizes": [1, 2]}
+    replace_calibration(path, text, "[calibration.collective]\nsizes = [3]\n")
+    assert tomllib.loads(path.read_text())["calibration"]["collective"] == {"sizes": [3]}
     norm = parsed["calibration"]["memory"]["norm"]
     assert math.isclose(norm["launch"], 1.235e-6)
     assert norm["rows"] == [1, 2.5]
@@ -176,6 +180,35 @@ def test_excluded_models_are_what_errors_are_reported_on() -> None:
     assert result.total is not None
     assert result.total.kernels == len(norm_rows())
     assert result.total.bias == pytest.approx(1 / 1.2 - 1, abs=0.02)
+
+
+def test_one_command_makes_a_device_file_and_a_part_of_it_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = tmp_path / "engine-1"
+    tables.mkdir()
+    lines = [
+        f"bfloat16,{tokens},{hidden},1024,2,8,1,1,uniform,{0.1 + tokens * hidden / 1e7}"
+        for tokens in (2**i for i in range(11))
+        for hidden in (1024, 2048, 4096, 8192)
+    ]
+    columns = "moe_dtype,num_tokens,hidden_size,inter_size,topk,num_experts,moe_tp_size,moe_ep_size"
+    head = f"{columns},distribution,latency\n"
+    (tables / "moe_perf.csv").write_text(head + "\n".join(lines))
+    samples = [("half", "all_reduce", 2, 2**i, 1e-2 + 2**i / 1e8) for i in range(8, 30)]
+    names = ["nccl_dtype", "op_name", "num_gpus", "message_size", "latency"]
+    pd.DataFrame(samples, columns=names).to_parquet(tables / "nccl_perf.parquet")
+    out = tmp_path / "mine.toml"
+    out.write_text((DEVICES / "h100_nvl.toml").read_text().split("[calibration]")[0])
+    command = ["calibrate", "--device", str(out), "--data", str(tmp_path), "--out", str(out)]
+    assert main(command) == 0
+    whole = load_device(str(out)).calibration
+    assert set(whole) == {"date", "moe", "collective"}
+    assert whole["collective"]["all_reduce"]["ranks_2"][0] == pytest.approx(10, rel=0.1)
+    assert main([*command, "--only", "collective", "--source", "again"]) == 0
+    part = load_device(str(out)).calibration
+    assert part["collective"]["source"] == "again"
+    assert part["moe"] == whole["moe"]
 
 
 def test_the_command_says_in_one_line_what_is_missing(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from servesim.hardware.calibrate.geometry import Geometry
+from servesim.hardware.calibrate.row import Row
+from servesim.hardware.calibrate.write import COLLECTIVE
+from servesim.hardware.device import Device
 from servesim.models.config import resolve
 
 HELP = "fit a device's cost model to measured kernels"
@@ -39,7 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--borrow", metavar="NAME", help="device whose coefficients serve where there are none"
     )
-    parser.add_argument("--only", metavar="PREFIX", default="", help="fit only forms named so")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="fit only forms named so (gemm, memory.norm, collective), keep the others; repeatable",
+    )
     parser.add_argument(
         "--source", default="", help="what the file says of where the measurements come from"
     )
@@ -51,31 +61,66 @@ def run(args: argparse.Namespace) -> int:
     """Fit, then write or print coefficients and errors."""
     from servesim.hardware.calibrate.report import report_text
     from servesim.hardware.calibrate.run import as_table, calibrate
-    from servesim.hardware.calibrate.sources import measured_rows
-    from servesim.hardware.calibrate.write import calibration_text, replace_calibration
+    from servesim.hardware.calibrate.write import (
+        calibration_text,
+        other_tables,
+        replace_calibration,
+    )
     from servesim.hardware.load import load_device
 
     device = load_device(args.device)
-    cache = device.cache.capacity_bytes if device.cache else 0.0
-    rows = [row for folder in args.data for row in measured_rows(folder, cache, _geometry)]
-    rows = [row for row in rows if row.form.startswith(args.only)]
     excluded = {resolve(model).name for model in args.exclude_model}
-    results = calibrate(device, rows, excluded, args.joint_attention, _progress)
+    rows = _rows(args, device)
+    results = calibrate(device, rows, excluded, args.joint_attention, _progress) if rows else []
     tables = {r.form: as_table(r, args.source or ", ".join(r.sources)) for r in results}
+    if args.only and args.out:
+        tables = dict(sorted((tables | other_tables(args.out, args.only)).items()))
     head = {"date": datetime.date.today().isoformat()}
     if args.borrow:
         head["borrow"] = load_device(args.borrow).name
-    text = calibration_text(tables, head)
+    text, collectives = calibration_text(tables, head), _collectives(args, device)
     if args.out:
-        replace_calibration(args.out, text)
+        replace_calibration(args.out, text, collectives)
     else:
-        sys.stdout.write(text)
+        sys.stdout.write(f"{text}\n{collectives}" if collectives else text)
     report = report_text(device.name, results)
     if args.report:
         args.report.write_text(report, encoding="utf-8")
     else:
         sys.stdout.write(report)
     return 0
+
+
+def _wanted(form: str, only: Sequence[str]) -> bool:
+    return not only or form.startswith(tuple(only))
+
+
+def _rows(args: argparse.Namespace, device: Device) -> list[Row]:
+    """Kernels of the forms asked for."""
+    from servesim.hardware.calibrate.sources import measured_rows
+
+    if args.only == [COLLECTIVE]:
+        return []
+    cache = device.cache.capacity_bytes if device.cache else 0.0
+    rows = [row for folder in args.data for row in measured_rows(folder, cache, _geometry)]
+    return [row for row in rows if _wanted(row.form, args.only)]
+
+
+def _collectives(args: argparse.Namespace, device: Device) -> str:
+    """The fitted collectives as TOML; empty where there are no tables of them."""
+    from servesim.hardware.calibrate.collectives import (
+        fit_collectives,
+        has_collectives,
+        read_kernel_tables,
+        to_toml,
+    )
+
+    folders = [folder for folder in args.data if has_collectives(folder)]
+    if not folders or not _wanted(COLLECTIVE, args.only):
+        return ""
+    on_host_link = device.peer_link is not None and not device.peer_link.peer_access
+    samples = [s for folder in folders for s in read_kernel_tables(folder, on_host_link)]
+    return to_toml(fit_collectives(samples), args.source or ", ".join(f.name for f in folders))
 
 
 def _progress(form: str) -> None:
