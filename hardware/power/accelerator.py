@@ -50,8 +50,8 @@ class AcceleratorPower:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise InputError(f"power: {field.name} must not be negative")
+            if not (value := getattr(self, field.name)) >= 0:
+                raise InputError(f"power: {field.name} must not be negative, not {value:g}")
         if self.limit_watts <= self.idle_watts:
             raise InputError(
                 f"power: a limit of {self.limit_watts:g} W leaves nothing above the"

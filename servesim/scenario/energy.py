@@ -25,6 +25,9 @@ from servesim.scenario.sections import HardwareSection, PowerSection
 if TYPE_CHECKING:
     from servesim.scenario.build import Deployment, Served
 
+#: Lines of power over time beyond which the resolution must be a mistake.
+_MOST_LINES = 10_000_000
+
 
 def clock_share(section: HardwareSection, device: Device) -> float:
     """The clock of the devices as a share of their highest.
@@ -114,10 +117,15 @@ def power_lines(energy: EnergyReport | None, resolution_s: float) -> Iterator[st
     """Power over time as CSV: the start of each interval, and the mean watts in it.
 
     Raises:
-        InputError: it is not known.
+        InputError: it is not known, or the resolution far too fine.
     """
     if energy is None:
         raise InputError("what the devices draw is not known: give [hardware] power")
+    if energy.seconds > _MOST_LINES * resolution_s:
+        raise InputError(
+            f"[power] resolution_s {resolution_s:g} is too fine for {energy.seconds:.0f} s:"
+            f" more than {_MOST_LINES:,} lines"
+        )
     edges = np.append(np.arange(0.0, energy.seconds, resolution_s), energy.seconds)
     yield "time_s,watts\n"
     for start, watts in zip(edges[:-1], energy.watts(edges), strict=True):

@@ -1,4 +1,4 @@
-"""Result files: ``requests.csv``, ``steps.csv``, ``summary.json`` (and ``tiers.csv``), whole or not.
+"""Result files: ``requests.csv``, ``steps.csv``, ``summary.json``, ``tiers.csv``; all or none.
 
 Equal scenarios give equal bytes: nothing in them depends on the machine or the time of day.
 """
@@ -92,8 +92,9 @@ def write_text(pieces: Iterable[str], path: Path) -> Path:
             file.writelines(pieces)
         return part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterator[list[Any]]) -> None:

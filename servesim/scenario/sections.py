@@ -113,8 +113,9 @@ class CostSection:
 
     def __post_init__(self) -> None:
         for name in ("usd_per_device_hour", "usd_per_kwh", "carbon_g_per_kwh"):
-            if (getattr(self, name) or 0.0) < 0:
-                raise InputError(f"[cost] {name} must not be negative")
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise InputError(f"[cost] {name} must not be negative, not {value:g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from servesim.errors import InputError
 from servesim.runtime.records import Change, State
 from servesim.scenario.capacity import attained, highest_rate
 from servesim.scenario.cost import cost_of, stopped_s
+from servesim.scenario.energy import power_lines
+from servesim.scenario.files import write_text
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -170,3 +172,9 @@ def test_stopped_instances_cost_nothing() -> None:
     cost = cost_of(got.deployment, records, None)
     assert cost.usd == pytest.approx(3.0 / 3600 * (span + 3.0))
     assert cost.usd_per_hour == pytest.approx(3.0 * (1 + 3.0 / span))
+
+
+def test_power_over_time_has_a_finest_resolution(bursts: Result, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="resolution_s 1e-09 is too fine"):
+        write_text(power_lines(bursts.energy, 1e-9), tmp_path / "watts.csv")
+    assert not list(tmp_path.iterdir())

@@ -125,6 +125,8 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ((*MODEL, "--report", "."), "cannot write .: it is a folder"),
     ((*MODEL, "--set", "slo.ttft_s=-1"), "[slo] ttft_s must be positive, not -1"),
     ((*MODEL, "--prompt-tokens", "lognormal:sigma=1"), "'lognormal' needs mean"),
+    ((*MODEL, "--set", "cost.usd_per_kwh=-1"), "[cost] usd_per_kwh must not be negative, not -1"),
+    ((*MODEL, "--set", "hardware.power={idle_watts=-1}"), "idle_watts must not be negative, not"),
 ]
 
 
