@@ -94,8 +94,10 @@ class Scheduler:
         budget = None if self.modes.visit_all else serve_counted(self, plan)
         if budget is None:
             budget = serve_visited(self, plan)
-        if not plan.preempted:
-            self._admit(plan, self._admit_received(plan, budget))
+        if not plan.preempted and self.received:
+            budget = self._admit_received(plan, budget)
+        if not plan.preempted and len(self.policy):
+            self._admit(plan, budget)
         if self.modes.listing:
             plan.listing = self._listing(plan)
         self._advance(plan)
