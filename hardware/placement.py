@@ -71,6 +71,7 @@ class Placement:
         default: name of the device of all others.
         costs: cost models that stand in for the devices' own, by device name.
         collectives: cost model of the group's collectives, instead of the peer link's.
+        outside_bytes: of the default device's weights that stay in the memory of its host.
 
     Raises:
         CapacityError: the weights do not fit a memory.
@@ -86,6 +87,7 @@ class Placement:
     topology: Topology = field(default_factory=lambda: Topology(()))
     costs: Mapping[str, CostModel] = field(default_factory=dict)
     collectives: CostModel | None = None
+    outside_bytes: float = 0.0
 
     @classmethod
     def tensor_parallel(
@@ -94,15 +96,24 @@ class Placement:
         device: Device,
         costs: CostModel | None = None,
         collectives: CostModel | None = None,
+        outside_bytes: float = 0.0,
     ) -> Placement:
         """Every operator on ``device``, one of ``graph.tensor_parallel_size`` equal ranks.
 
         Args:
             costs: stands in for the device's own cost model (a table of the model, say).
             collectives: stands in for that of the device's peer link.
+            outside_bytes: of each rank's weights that are in no device's memory.
         """
         given = {device.name: costs} if costs is not None else {}
-        return cls(graph, {device.name: device}, device.name, costs=given, collectives=collectives)
+        return cls(
+            graph,
+            {device.name: device},
+            device.name,
+            costs=given,
+            collectives=collectives,
+            outside_bytes=outside_bytes,
+        )
 
     def __post_init__(self) -> None:
         ops = {(block.name, op.name) for block in self.graph.blocks for op in block.ops}
@@ -195,6 +206,8 @@ class Placement:
     def _require_memory(self) -> None:
         for name, device in self.devices.items():
             weights, capacity = self.weight_bytes(name), device.memory.capacity_bytes
+            if name == self.default:
+                weights -= self.outside_bytes
             if weights > capacity:
                 raise CapacityError(
                     f"the weights of {self.graph.model} take {units.gib(weights)} on each of "

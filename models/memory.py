@@ -57,6 +57,7 @@ class MemoryOptions:
         enforce_eager: no CUDA graphs.
         estimate_cuda_graphs: take the CUDA graphs out of the memory before the KV cache, as vLLM
             can since 0.18 and does by default in later versions.
+        cpu_offload_gb: GiB of weights that stay in host memory.
         compute_units: SMs of the device.
     """
 
@@ -70,6 +71,7 @@ class MemoryOptions:
     pipeline_parallel_size: int = 1
     enforce_eager: bool = False
     estimate_cuda_graphs: bool = False
+    cpu_offload_gb: float = 0.0
     compute_units: int = 132
 
     def __post_init__(self) -> None:
@@ -168,7 +170,7 @@ def _stage_plan(
     budget = memory_bytes * options.gpu_memory_utilization
     stages = options.pipeline_parallel_size
     beside, encoder = _beside_the_graph(graph, config, step.tokens)
-    weights = loaded_bytes(graph) + beside
+    weights = loaded_bytes(graph) + beside - options.cpu_offload_gb * GIB
     activations = encoder + activation_peak(graph, step, options.compute_units, stages)
     graphs = 0.0 if options.enforce_eager else cuda_graph_bytes(graph.num_layers, step.sequences)
     reserve = library_bytes(graph.tensor_parallel_size, stages)

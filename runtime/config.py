@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from servesim import vllm_defaults
 from servesim.errors import InputError, UnknownNameError
@@ -62,6 +62,10 @@ class EngineConfig:
         enable_lora: serve LoRA adapters.
         max_loras: most different adapters in a step, and on the device.
         max_lora_rank: columns that each adapter's first product has.
+        cpu_offload_gb: GiB of each device's weights that stay in host memory.
+        cpu_offload_params: which: of all layers alike, or ``experts`` alone.
+        offload_prefetch_step: layers that are fetched ahead; with 0 weights are read from host
+            memory when they are needed.
         speculative_config: a table: how tokens are drafted, and how well (``Speculation``).
 
     Raises:
@@ -95,14 +99,25 @@ class EngineConfig:
     enable_lora: bool = False
     max_loras: int = 1
     max_lora_rank: int = 16
+    cpu_offload_gb: float = 0.0
+    cpu_offload_params: Literal["", "experts"] = ""
+    offload_prefetch_step: int = 0
     speculative_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             if (value := getattr(self, name)) is not None:
                 _require_int(name, value, least=1)
-        for name in ("long_prefill_token_threshold", "num_redundant_experts"):
+        for name in (
+            "long_prefill_token_threshold",
+            "num_redundant_experts",
+            "offload_prefetch_step",
+        ):
             _require_int(name, getattr(self, name), least=0)
+        if self.cpu_offload_gb < 0:
+            raise InputError(f"cpu_offload_gb must not be negative, not {self.cpu_offload_gb}")
+        if self.cpu_offload_params not in ("", "experts"):
+            raise InputError(f"cpu_offload_params is 'experts', not {self.cpu_offload_params!r}")
         if self.num_gpu_blocks_override is not None:
             _require_int("num_gpu_blocks_override", self.num_gpu_blocks_override, least=2)
         if not 0 < self.gpu_memory_utilization <= 1:

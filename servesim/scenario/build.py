@@ -24,10 +24,7 @@ from servesim.models.quantisation import quantise
 from servesim.runtime.cluster import System
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.engine import Instance as Engine
-from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.routers import ROUTERS, Router
-from servesim.runtime.speculative_step import SpeculativeStepModel
-from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.scenario.adapters import adapter_load_seconds
 from servesim.scenario.energy import clocked_costs
@@ -39,6 +36,8 @@ from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
 from servesim.scenario.speculation import drafter_of, speculative
 from servesim.scenario.system import serving
+from servesim.scenario.weights import StepModels, streamed
+from servesim.units import GIB
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Served:
     placements: tuple[Placement, ...]
     memory: MemoryPlan
     config: EngineConfig
-    step_model: CompiledStepModel | StagedStepModel | SpeculativeStepModel
+    step_model: StepModels
     engines: tuple[Engine, ...]
 
     @property
@@ -127,11 +126,14 @@ def serve(instance: Instance) -> Served:
     memory = plan_memory(resident, device.memory.capacity_bytes, options, model)
     costs, collectives = _costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
-    placement = Placement.tensor_parallel(graph, device, costs, collectives)
+    placement = Placement.tensor_parallel(
+        graph, device, costs, collectives, engine.cpu_offload_gb * GIB
+    )
     placements = stage_placements(placement, engine.pipeline_parallel_size)
     config = _completed(engine, graph, memory)
     target = step_model_of(instance.hardware, device, placements, config)
-    step_model = speculative(target, config, drafter, instance.hardware, device, collectives)
+    drafting = speculative(target, config, drafter, instance.hardware, device, collectives)
+    step_model = streamed(drafting, config, graph, device)
     offload = offload_of(instance.offload, graph, engine.pipeline_parallel_size)
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
     around = {**serving(instance, graph), "adapter_load_s": adapter_load_seconds(graph, device)}
