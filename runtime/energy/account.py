@@ -16,6 +16,9 @@ from servesim.runtime.steps import StepRecords
 #: Share of the data sheet's peaks that attention reaches, where its time is not known otherwise.
 _REACHED = 0.8
 
+#: The family of steps without a token of their own: taken because other ranks take one.
+DUMMY = "dummy steps"
+
 #: What an accelerator can be doing.
 STATES = ("active", "standby", "idle")
 
@@ -154,13 +157,15 @@ def _active(
     for family, weight in contextual.items():
         time[family] = time[family] + left * weight / np.where(among > 0, among, 1.0)
     spent = sum(time.values(), zero)
-    spent = np.where(spent > 0, spent, 1.0)
+    empty = spent <= 0
+    spent = np.where(empty, 1.0, spent)
     total = sum(work.values(), zero)
     drawn = step_watts(power, total, seconds) * seconds
     asked = power.active_watts * seconds + total
     asked = np.where(asked > 0, asked, 1.0)
     beside = power.active_watts * seconds / spent
-    return drawn, {f: (work[f] + beside * time[f]) / asked for f in work}
+    shares = {f: (work[f] + beside * time[f]) / asked for f in work}
+    return drawn, {**shares, DUMMY: empty.astype(np.float64)} if empty.any() else shares
 
 
 def _prefill_share(uses: Sequence[OpUse], rows: StepColumns) -> Values:

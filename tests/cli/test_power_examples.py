@@ -178,3 +178,11 @@ def test_power_over_time_has_a_finest_resolution(bursts: Result, tmp_path: Path)
     with pytest.raises(InputError, match="resolution_s 1e-09 is too fine"):
         write_text(power_lines(bursts.energy, 1e-9), tmp_path / "watts.csv")
     assert not list(tmp_path.iterdir())
+
+
+def test_ranks_that_wait_for_others_draw_power() -> None:
+    scenario = Scenario.load(EXAMPLES / "wide-expert-parallel.toml")
+    energy = simulate(scenario, workload={"num_requests": 4}).energy
+    assert energy is not None
+    assert energy.families["dummy steps"] > 0.3 * energy.states["active"]
+    assert sum(energy.families.values()) == pytest.approx(energy.states["active"])
