@@ -240,6 +240,7 @@ class Handovers:
                 self._withdraw(one, now)
                 if one.kept is not None:
                     self._place(one, now)
+        self._room_everywhere(now)
         return [one.row for one in ours]
 
     def place_all(self, now: float) -> None:
@@ -255,12 +256,14 @@ class Handovers:
         """
         early = [one for one in self._open.values() if one.target and one.kept is None]
         for one in early:
-            target = one.target
             one.early = False
             self._withdraw(one, now)
-            assert target is not None
-            self.room(target, now)
+        self._room_everywhere(now)
         return bool(early)
+
+    def _room_everywhere(self, now: float) -> None:
+        for decoder in self._decoders:
+            self.room(decoder, now)
 
     def abandon(self, now: float) -> list[int]:
         """Free what is kept for requests that no decode instance will take; returns their rows."""

@@ -1,0 +1,83 @@
+"""Generated systems of everything at once: roles, parallelisms, speculation, networks, failures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from runtime_runs import Given, request
+from test_random_deployments import _instance
+
+from servesim.hardware.link import Link
+from servesim.hardware.topologies import TOPOLOGIES, build_topology
+from servesim.runtime.cluster import System, simulate
+from servesim.runtime.engine import Instance
+from servesim.runtime.failures import Failures
+from servesim.runtime.handover import HandoverOptions
+from servesim.runtime.records import Status
+from servesim.runtime.request import RequestSpec
+from servesim.runtime.roles import Role
+from servesim.runtime.routers import ROUTERS
+
+SYSTEMS = 200
+GROUPS = 10
+
+
+def instances(rng: np.random.Generator) -> list[Instance]:
+    found: list[Instance] = []
+    for role, least in ((Role.PREFILL, 1), (Role.DECODE, 1), (Role.BOTH, 0)):
+        for number in range(int(rng.integers(least, 3))):
+            found += [
+                replace(
+                    one,
+                    role=role,
+                    kv_bytes_per_token=float(rng.integers(0, 30)),
+                    num_layers=int(rng.integers(1, 5)),
+                )
+                for one in _instance(rng, f"{role.value}{number}", lora=False)
+            ]
+    return found
+
+
+def requests(rng: np.random.Generator) -> list[RequestSpec]:
+    times = np.sort(rng.uniform(0, 30, int(rng.integers(1, 25))))
+    return [
+        request(
+            number,
+            float(time),
+            int(rng.integers(15, 100)),
+            int(rng.integers(1, 40)),
+            prefix_block_ids=(0,) if rng.integers(2) else (),
+        )
+        for number, time in enumerate(times)
+    ]
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_every_request_is_accounted_for(group: int) -> None:
+    for seed in range(group, SYSTEMS, GROUPS):
+        rng = np.random.default_rng(seed)
+        made = instances(rng)
+        in_waves = any(one.wave for one in made)  # ranks in lock step cannot fail one by one
+        system = System(
+            build_topology(
+                str(rng.choice(sorted(TOPOLOGIES))),
+                [one.name for one in made],
+                Link("test", 1000.0, 0.005),
+            ),
+            HandoverOptions(
+                str(rng.choice(["after_prefill", "layerwise"])),  # type: ignore[arg-type]
+                str(rng.choice(["decode", "prefill"])),  # type: ignore[arg-type]
+            ),
+            Failures(mtbf_s=None if in_waves or rng.integers(2) else 100.0, mttr_s=5.0),
+        )
+        router = ROUTERS.build(str(rng.choice(ROUTERS.names())))
+        got = simulate(Given(requests(rng)), made, router, system=system).requests
+        for row in range(len(got)):
+            if got.status[row] == Status.REJECTED:
+                assert row in got.reasons, seed
+                continue
+            assert got.status[row] == Status.FINISHED, seed
+            assert got.arrival_s[row] <= got.first_token_s[row] <= got.finished_s[row], seed
+            assert made[got.instance[row]].role is not Role.PREFILL or got.output_tokens[row] == 1
