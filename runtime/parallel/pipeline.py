@@ -63,8 +63,7 @@ class PipelineEngine(Engine):
                 self._require_idle()
                 return None
             oldest = self.oldest
-            told = oldest.plan.finishing or (self.tells_prefills and oldest.plan.prefills)
-            if told or oldest.end_s >= horizon:
+            if self.told() or oldest.end_s >= horizon:
                 return oldest.end_s
             self.complete()
             now = oldest.end_s
@@ -81,6 +80,12 @@ class PipelineEngine(Engine):
     def oldest(self) -> Flight:
         """The batch that comes out next."""
         return self._flights[0]
+
+    def told(self) -> bool:
+        """Whether somebody else must know when the oldest batch ends."""
+        plan = self.oldest.plan
+        shares = self._tiers is not None and self._tiers.shared
+        return bool(plan.finishing or shares or (self.tells_prefills and plan.prefills))
 
     def prefills(self) -> tuple[float, float, list[Grant]]:
         """Start, end and prefills of the oldest batch."""
@@ -102,17 +107,17 @@ class PipelineEngine(Engine):
             if plan is None:
                 return
             hop = self.stages.hop_seconds(plan.decodes + plan.prefill_tokens)
-            self._launch(plan, now, self._stage_times(plan), hop)
+            self._launch(plan, now, self.prepared(plan, now, self._stage_times(plan)), hop)
 
-    def _stage_times(self, plan: Plan) -> list[float]:
-        return self.loaded(plan, self._batch_times(plan))
-
-    def loaded(self, plan: Plan, times: list[float]) -> list[float]:
-        """``times`` of the stages with the loading of adapters, all of it in the first."""
+    def prepared(self, plan: Plan, now: float, times: list[float]) -> list[float]:
+        """``times`` of the stages, the first with what must be brought to the devices before."""
         times[0] += plan.loaded_adapters * self._adapter_load_s
+        if self._tiers is not None:
+            start = max(now, self._stage_free[0])
+            times[0] = self._tiers.recalled_s(start, times[0]) - start
         return times
 
-    def _batch_times(self, plan: Plan) -> list[float]:
+    def _stage_times(self, plan: Plan) -> list[float]:
         if plan.prefills or plan.drafts or plan.contexts is not None:
             return self.stages.stage_seconds(plan.shape())
         return self.stages.decode_stage_seconds(plan.decodes, plan.context, plan.context_max)

@@ -98,11 +98,6 @@ class Rank(PipelineEngine):
         """End this rank's oldest step."""
         return super().complete()
 
-    def told(self) -> bool:
-        """Whether somebody waits for the end of its oldest step."""
-        plan = self.oldest.plan
-        return bool(plan.finishing or (self.tells_prefills and plan.prefills))
-
     def require_idle(self) -> None:
         """Refuse to stop while requests wait.
 
@@ -159,7 +154,7 @@ class Wave:
                 return
             shapes = wave_shapes(plans, padded=self._padded)
             by_rank = [
-                rank.loaded(plan or Plan(), rank.stages.stage_seconds(shape))
+                rank.prepared(plan or Plan(), now, rank.stages.stage_seconds(shape))
                 for rank, plan, shape in zip(self.ranks, plans, shapes, strict=True)
             ]
             slowest = [max(times) for times in zip(*by_rank, strict=True)]
