@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from servesim import Scenario
+from servesim import Scenario, simulate
 from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.failures import Outage
@@ -73,3 +74,22 @@ def test_every_option_of_a_tier_is_documented() -> None:
     shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     scenario = Scenario.of(model="Qwen/Qwen3-0.6B", hardware="h100_sxm", **tomllib.loads(shown[0]))
     assert [tier["name"] for tier in scenario.instances[0].offload.tiers] == ["dram", "nvme"]
+
+
+def test_the_devices_shown_serve_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "extending.md").read_text(encoding="utf-8")
+    shown = {
+        "example.toml": re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0],
+        "systolic.py": next(
+            code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "SHEET" in code
+        ),
+    }
+    for name, content in shown.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for device in (str(tmp_path / "example.toml"), "systolic:device"):
+        got = simulate(
+            model="Qwen/Qwen3-0.6B", hardware=device, workload={"rate": 1.0, "num_requests": 3}
+        )
+        assert got.metrics.finished == 3
+    sys.modules.pop("systolic")
