@@ -69,7 +69,6 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "tile": Parameter(2e-6, 1e-7, 2e-5),
         "stream": Parameter(4.0, 0.5, 50.0),
         "compute": Parameter(0.5, 0.05, 1.2),
-        "resident_tiles": Parameter(1.0, 0.5, 4.0),
         "memory": _MEMORY,
         "ramp": Parameter(1e-5, 1e-8, 1e-4),
         "cache": Parameter(2.5, 0.5, 10.0),
@@ -95,6 +94,7 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "cache": Parameter(3.0, 0.5, 10.0),
         "held": Parameter(0.45, 0.05, 1.0),
         "memory": _MEMORY,
+        "core": Parameter(5.0, 0.5, 100.0),
     },
     "moe": {
         "launch": Parameter(2e-5, 1e-6, 3e-4),
@@ -127,7 +127,8 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
 _QUANTISED = ("gemm.fp8", "gemm.nvfp4", "gemm.int8")
 _CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
     "gemm": {"least": (0.0, 128.0, 256.0), "ragged": (0.0, 256.0)},
-    "decode": {"block": (64.0, 128.0, 256.0)},
+    # Tiles a core holds are not searched: time jumps where a round more starts.
+    "decode": {"block": (64.0, 128.0, 256.0), "resident_tiles": (1.0, 2.0, 4.0)},
     "prefill": {"rows": (64.0, 128.0, 256.0), "packed": (0.0, 1.0)},
 }
 

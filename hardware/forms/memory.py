@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from servesim.graph.work import MemoryWork
-from servesim.hardware.forms.machine import Machine
+from servesim.hardware.forms.machine import Machine, blended_max
+
+_SHARPNESS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryForm:
-    """``launch + row·rows/cores + bytes through the cache + bytes beyond it``.
+    """``launch + row·rows/cores + the larger of one row on its core and all bytes``.
 
     What the kernel before has just written is still in the last-level cache as long as it fits.
 
@@ -21,6 +23,8 @@ class MemoryForm:
         cache: bytes/s of the last-level cache, as a multiple of bandwidth.
         held: share of the last-level cache that still holds the operands.
         memory: share of peak bandwidth beyond it.
+        core: bytes/s one core reaches on a row, as a multiple of ``bandwidth / cores``; decides
+            for few long rows. 0 where it was not fitted: no limit.
     """
 
     launch: float
@@ -29,6 +33,7 @@ class MemoryForm:
     cache: float
     held: float
     memory: float
+    core: float = 0.0
 
     def seconds(self, work: MemoryWork, machine: Machine) -> float:
         """Time of ``work``; nothing for work that moves nothing."""
@@ -38,4 +43,7 @@ class MemoryForm:
         near = min(moved, self.held * machine.cache_bytes)
         streamed = near / self.cache + (moved - near) / self.memory
         streamed *= self.traffic / machine.bandwidth
+        if self.core:
+            row = moved / work.rows * machine.cores / (self.core * machine.bandwidth)
+            streamed = blended_max(row, streamed, _SHARPNESS)
         return self.launch + self.row * work.rows / machine.cores + streamed
