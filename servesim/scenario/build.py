@@ -35,7 +35,7 @@ from servesim.scenario.parallel import rank_names, stage_placements, step_model_
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
 from servesim.scenario.speculation import drafter_of, speculative
-from servesim.scenario.system import serving
+from servesim.scenario.system import serving, topology_collectives
 from servesim.scenario.weights import StepModels, streamed
 from servesim.units import GIB
 
@@ -188,10 +188,12 @@ def _costs(
         costs = load_layer_profile(
             section.profile, ranks, fallback, model=graph.model, bandwidth=bandwidth
         )
-    if section.link is None:
-        return costs, None
-    table = {"name": "given link", **section.link}
-    return costs, CollectiveCost(hardware.build(Link, table, "[hardware] link"))
+    link = device.peer_link
+    if section.link is not None:
+        link = hardware.build(Link, {"name": "given link", **section.link}, "[hardware] link")
+    if section.topology is not None:
+        return costs, topology_collectives(section.topology, link)
+    return costs, CollectiveCost(link) if section.link is not None and link else None
 
 
 def _within(scenario: Scenario, max_model_len: int) -> Mapping[str, Any]:

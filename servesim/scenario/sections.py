@@ -39,6 +39,9 @@ class HardwareSection:
         profile: a folder of measured layer latencies, used where it has a measurement.
         link: between the devices of an instance, in place of the device's own: a table with
             ``bandwidth`` (B/s) and ``latency`` (s).
+        topology: of the devices of an instance, for its collectives: a table with ``kind`` and the
+            options of ``hardware/topologies.py``, and how many ``devices`` there are; each has one
+            ``link``.
         clock_mhz: the clock the devices are held at; their highest when None.
         power_limit_watts: a power cap below the devices' own.
         power: what is known of the devices' power: fields of ``AcceleratorPower``.
@@ -49,6 +52,7 @@ class HardwareSection:
     device: NameOrPath = ""
     profile: Path | None = None
     link: Mapping[str, Any] | None = None
+    topology: Mapping[str, Any] | None = None
     clock_mhz: float | None = None
     power_limit_watts: float | None = None
     power: Mapping[str, Any] | None = None

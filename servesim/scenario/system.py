@@ -17,6 +17,7 @@ from servesim.runtime.cluster import System
 from servesim.runtime.engine import Instance as Engine
 from servesim.runtime.failures import Failures, Outage
 from servesim.runtime.handover import HandoverOptions
+from servesim.runtime.network.collective_cost import TopologyCollectives
 from servesim.runtime.roles import Role
 from servesim.runtime.routers import ROUTERS
 from servesim.scenario.load import Layer, section
@@ -168,6 +169,25 @@ def serving(instance: Instance, graph: OpGraph) -> dict[str, Any]:
         "num_layers": max(graph.num_layers, 1),
         "host_s": instance.hardware.host_step_s,
     }
+
+
+def topology_collectives(table: Mapping[str, Any], link: Link | None) -> TopologyCollectives:
+    """The collectives of devices joined as ``[hardware] topology`` says.
+
+    Raises:
+        InputError: no link, or a key or value that cannot be used.
+        UnknownNameError: no such shape.
+    """
+    options = dict(table)
+    kind, devices = options.pop("kind", "switch"), options.pop("devices", None)
+    if link is None:
+        raise InputError("[hardware] topology needs a link: the device has none of its own")
+    if not isinstance(devices, int) or devices < 2:
+        raise InputError(f"[hardware] topology: devices must be at least 2, not {devices!r}")
+    members = tuple(f"device-{number}" for number in range(devices))
+    topology = build_topology(str(kind), members, link, **options)
+    group = int(options.get("fanout", 1))
+    return TopologyCollectives(topology, members, group)
 
 
 #: Kinds of network that ``[network]`` can name.

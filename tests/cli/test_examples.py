@@ -132,6 +132,15 @@ def test_two_models_keep_to_themselves() -> None:
     assert sum(one > 0 for one in got.records.links.values()) == 2  # one way, under one switch
 
 
+def test_two_servers_halve_the_weights_but_not_the_step() -> None:
+    two = run("two-servers", num_requests=SMALL).deployment.served[0]
+    one = simulate(EXAMPLES / "two-servers.toml", workload={"num_requests": SMALL},
+                   engine={"tensor_parallel_size": 8}).deployment.served[0]  # fmt: skip
+    assert two.graph.weight_bytes == pytest.approx(one.graph.weight_bytes / 2, rel=0.02)
+    step = [served.step_model.decode_seconds(16, 16_000, 1000) for served in (one, two)]
+    assert 0.6 * step[0] < step[1] < step[0]
+
+
 def test_sweep(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.spec_from_file_location("sweep", EXAMPLES / "sweep.py")
     assert spec is not None
