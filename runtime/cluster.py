@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from servesim.errors import InputError, ServesimError
+from servesim.errors import InputError, ServesimError, UnsupportedError
 from servesim.hardware.topology import Topology
 from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.engine import DEFAULT_OPTIONS, EngineOptions, Instance
@@ -69,6 +69,8 @@ class Cluster:
         self.requests = RequestRecords()
         self.members = [Member(i, one, self.requests, options) for i, one in enumerate(instances)]
         join_waves([member.engine for member in self.members])
+        if system.failures.expected and any(one.wave for one in instances):
+            raise UnsupportedError("ranks in lock step cannot fail one by one")
         self._source = workload.source()
         self._router = router
         self._events = EventQueue()

@@ -11,14 +11,16 @@ from runtime_runs import Given, request
 
 from servesim.errors import UnsupportedError
 from servesim.graph.batch import BatchShape
-from servesim.runtime.cluster import simulate
+from servesim.runtime.cluster import Cluster, System, simulate
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.engine import Instance
+from servesim.runtime.failures import Failures, Outage
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.parallel.waves import Rank, wave_shapes
 from servesim.runtime.plan import Plan
 from servesim.runtime.records import Records, RequestRecords, Status
 from servesim.runtime.request import RequestSpec
+from servesim.runtime.routers.round_robin import RoundRobin
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ def test_shapes_know_of_each_other() -> None:
 def test_a_rank_does_not_fail_alone() -> None:
     with pytest.raises(UnsupportedError, match="lock step"):
         Rank(ranks(1)[0], RequestRecords()).fail(1.0)
+    failing = System(failures=Failures(outages=(Outage("dp0", 1.0),)))
+    with pytest.raises(UnsupportedError, match="lock step"):
+        Cluster(Given([request(0, 0, 5, 2)]), ranks(2), RoundRobin(), system=failing)
 
 
 @settings(max_examples=60, deadline=None)
