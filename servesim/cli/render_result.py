@@ -22,6 +22,7 @@ from servesim.cli.render import (
     number,
     percent,
 )
+from servesim.cli.render_tiers import tiers_table
 from servesim.hardware.cost import Source
 from servesim.runtime.metrics import Slo, goodput, kv_use, tokens_per_decode
 from servesim.runtime.records import State
@@ -48,6 +49,9 @@ def print_result(console: Console, result: Result, files: Sequence[Path]) -> Non
     if len(result.records.instances) > 1:
         heading(console, "Instances")
         indented(console, _instances(result))
+    if result.records.tiers:
+        heading(console, "KV tiers")
+        indented(console, tiers_table(result))
     for line in warnings(result):
         console.print(Text(f"\n{line}", style="yellow"))
     if files:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from servesim import Result, Scenario, simulate
+from servesim.cli.render_tiers import tiers_table
 from servesim.runtime import metrics
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -61,6 +62,10 @@ def test_kv_tiers_spare_what_the_devices_gave_up() -> None:
     alone = simulate(got.scenario, offload={"tiers": []})
     assert got.metrics.prefix_hit_rate > alone.metrics.prefix_hit_rate
     assert got.metrics.ttft.mean < alone.metrics.ttft.mean
+    shown = tiers_table(got)
+    assert list(shown.columns[0].cells) == ["dram", "nvme"]
+    share = dram.column("hit_tokens")[-1] / got.records.requests.column("prompt_tokens").sum()
+    assert next(iter(shown.columns[5].cells)) == f"{share:.1%}"
 
 
 def test_closed_loop_keeps_its_users() -> None:
