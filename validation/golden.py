@@ -62,8 +62,10 @@ def replay(path: str | Path, *, visit_all: bool = False) -> GoldenResult:
         difference = _first_difference(expected, decided)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"cannot read the recording {path}: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a scheduler recording: {error!r}") from error
+    except KeyError as error:
+        raise InputError(f"{path} is not a scheduler recording: it has no {error}") from error
+    except TypeError as error:
+        raise InputError(f"{path} is not a scheduler recording: {error}") from error
     return GoldenResult(path.name, len(expected), difference is None, difference)
 
 

@@ -124,9 +124,12 @@ def _require_writable(scenario: Scenario, folder: Path) -> None:
     from servesim.scenario.files import require_writable, require_writable_file
 
     require_writable(folder)
-    for file in (scenario.output.report, scenario.output.trace, scenario.output.power):
-        if file is not None:
-            require_writable_file(file)
+    output = scenario.output
+    files = [one for one in (output.report, output.trace, output.power) if one is not None]
+    for number, file in enumerate(files):
+        require_writable_file(file)
+        if file in files[:number]:
+            raise InputError(f"two outputs go to {file}")
 
 
 def _write(result: Result, folder: Path) -> tuple[Path, ...]:
