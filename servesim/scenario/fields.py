@@ -127,6 +127,8 @@ _WORDS = {
     str: "a string",
     Path: "a path",
     NameOrPath: "a name or a path",
+    Mapping: "a table",
+    tuple: "a list",
 }
 
 
@@ -136,5 +138,6 @@ def _describe(options: tuple[Any, ...]) -> str:
         if typing.get_origin(option) is Literal:
             words.append("one of " + ", ".join(map(repr, typing.get_args(option))))
         else:
-            words.append(_WORDS.get(option, str(option)))
+            kind = typing.get_origin(option)
+            words.append(_WORDS.get(option) or _WORDS.get(kind) or str(option))
     return " or ".join(words)

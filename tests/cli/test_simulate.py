@@ -123,6 +123,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ((*MODEL[:1], "meta-llama/Llama-3.1-405B", *MODEL[2:]), "does not fit: it needs"),
     ((*MODEL, "--output-dir", "text.jsonl/x"), "text.jsonl is not a folder"),
     ((*MODEL, "--report", "."), "cannot write .: it is a folder"),
+    ((*MODEL, "--set", "hardware.power=3"), "[hardware] power must be a table, not 3"),
     ((*MODEL, "--report", "x", "--trace", "x"), "two outputs go to x"),
     ((*MODEL, "--set", "slo.ttft_s=-1"), "[slo] ttft_s must be positive, not -1"),
     ((*MODEL, "--prompt-tokens", "lognormal:sigma=1"), "'lognormal' needs mean"),
