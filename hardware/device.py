@@ -60,6 +60,7 @@ class Device:
             link.
         power: the device file's ``[power]`` table: fields of ``AcceleratorPower`` that are known.
         calibration: the device file's ``[calibration]`` table, as written.
+        pim: the device file's ``[pim]`` table: fields of ``PimArray``.
         costs: the device's own cost model; None for the roofline of the data sheet.
     """
 
@@ -79,6 +80,7 @@ class Device:
     efficiency: Efficiency = field(default_factory=Efficiency)
     power: Mapping[str, Any] = field(default_factory=dict, repr=False)
     calibration: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    pim: Mapping[str, Any] = field(default_factory=dict, repr=False)
     costs: CostModel | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

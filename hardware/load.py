@@ -102,7 +102,16 @@ def _from_file(path: Path) -> Device:
                 raise InputError(f"{path.name}: {key} must be a table, not {table[key]!r}")
             table[key] = build(cls, table[key], f"{path.name} [{key}]")
     device = build(Device, table, path.name)
-    return _with_calibration(device)
+    return _with_pim(device) if device.pim else _with_calibration(device)
+
+
+def _with_pim(device: Device) -> Device:
+    """The device with the cost model of its ``[pim]`` units."""
+    from servesim.hardware.pim.array import PimArray
+    from servesim.hardware.pim.cost import PimCost
+
+    array = build(PimArray, device.pim, f"{device.name} [pim]")
+    return dataclasses.replace(device, costs=PimCost(device, array))
 
 
 def _with_calibration(device: Device) -> Device:

@@ -1,0 +1,1 @@
+"""Processing in memory: what units inside DRAM banks reach, from DRAM timing."""
