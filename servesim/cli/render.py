@@ -25,7 +25,7 @@ LATENCIES = (
 
 def make_console() -> Console:
     """A console on standard output that leaves numbers and words uncoloured."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.width = min(console.width, MAX_WIDTH)
     return console
 

@@ -26,6 +26,7 @@ from servesim.cli.render_tiers import tiers_table
 from servesim.hardware.cost import Source
 from servesim.runtime.metrics import Slo, goodput, kv_use, tokens_per_decode
 from servesim.runtime.records import State
+from servesim.scenario.cost import CostReport
 from servesim.scenario.run import Result
 from servesim.scenario.summary import first_rejection, throughput
 from servesim.scenario.typical import TypicalStep, typical_steps
@@ -56,7 +57,8 @@ def print_result(console: Console, result: Result, files: Sequence[Path]) -> Non
         console.print(Text(f"\n{line}", style="yellow"))
     if files:
         heading(console, "Files")
-        indented(console, grid(_places(files)))
+        for folder, names in _places(files):
+            indented(console, Text.assemble((folder, "dim"), "  ", names, overflow="fold"))
 
 
 def latency_table(result: Result) -> Table:
@@ -113,31 +115,37 @@ def _speculation(result: Result) -> list[tuple[str, str]]:
 
 
 def power_facts(result: Result) -> list[tuple[str, str]]:
-    """Energy and cost, as far as power and price are known; goodput where there is an SLO."""
-    energy, cost, found = result.energy, result.cost, []
+    """Goodput where there is an SLO; energy and cost, or what is missing to know them."""
+    found = []
     if result.scenario.slo != Slo():
         good = goodput(result.records.requests, result.scenario.slo)
         found.append(("goodput", f"{number(good)} requests/s within the SLO"))
-    if energy is not None:
-        alone = energy.total == energy.components["accelerators"]
-        found.append(
-            (
-                "energy",
-                f"{number(energy.joules_per_output_token)} J per output token, "
-                f"{number(energy.mean_watts)} W on average"
-                f"{' (accelerators alone)' if alone else ''}",
-            )
-        )
-    if cost.usd_per_million_input is not None and cost.usd_per_million_output is not None:
-        found.append(
-            (
-                "cost",
-                f"${cost.usd_per_million_input:.3g} per million input, "
-                f"${cost.usd_per_million_output:.3g} per million output tokens "
-                f"at ${cost.usd_per_hour:.3g}/h",
-            )
-        )
-    return found
+    return [*found, ("energy", _energy_words(result)), ("cost", _cost_words(result.cost))]
+
+
+def _energy_words(result: Result) -> str:
+    energy = result.energy
+    if energy is None:
+        return "unknown: give [hardware] power"
+    alone = energy.total == energy.components["accelerators"]
+    return (
+        f"{number(energy.joules_per_output_token)} J per output token, "
+        f"{number(energy.mean_watts)} W on average{' (accelerators alone)' if alone else ''}"
+    )
+
+
+def _cost_words(cost: CostReport) -> str:
+    if cost.usd is None:
+        return f"unknown: {cost.basis}"
+    rent = f"at ${cost.usd_per_hour:.3g}/h"
+    if cost.usd_per_million is None:
+        return rent
+    if cost.usd_per_million_input is None or cost.usd_per_million_output is None:
+        return f"${cost.usd_per_million:.3g} per million tokens {rent}"
+    return (
+        f"${cost.usd_per_million_input:.3g} per million input, "
+        f"${cost.usd_per_million_output:.3g} per million output tokens {rent}"
+    )
 
 
 def cost_basis(result: Result) -> str:

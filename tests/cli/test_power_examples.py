@@ -186,3 +186,20 @@ def test_ranks_that_wait_for_others_draw_power() -> None:
     assert energy is not None
     assert energy.families["dummy steps"] > 0.3 * energy.states["active"]
     assert sum(energy.families.values()) == pytest.approx(energy.states["active"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "cost"),
+    [
+        ((), "unknown: no rent of tpu_v5e is known: give [cost] usd_per_device_hour"),
+        (("--set", "cost.usd_per_device_hour=2"), "per million tokens at $2/h"),
+    ],
+)
+def test_what_is_not_known_is_said(
+    flags: tuple[str, ...], cost: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("--model", "Qwen/Qwen3-0.6B", "--hardware", "tpu_v5e", "--num-requests", "3")
+    assert main(["simulate", *model, *flags, "--output-dir", str(tmp_path)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "energy unknown: give [hardware] power" in out
+    assert cost in out

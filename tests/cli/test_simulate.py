@@ -172,3 +172,12 @@ def test_as_a_module() -> None:
         [sys.executable, "-m", "servesim", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("servesim ")
+
+
+def test_brackets_in_names_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.toml").write_text('name = "[bold]a"\n[[instance]]\nname = "[red]gpu"\ncount = 2\n')
+    assert simulate("a.toml", *MODEL, "--num-requests", "2") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("[bold]a ")
+    assert "Placement  [red]gpu x 2" in out
+    assert "  [red]gpu-1 " in out

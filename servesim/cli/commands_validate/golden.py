@@ -32,17 +32,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(results: Sequence[GoldenResult]) -> None:
+    from rich.text import Text
+
     from servesim.cli.render import columns, make_console
 
     table = columns("recording", "steps", "", text=1)
     for result in results:
-        verdict = "[green]identical[/green]" if result.identical else "[red]differs[/red]"
+        verdict = Text("identical", "green") if result.identical else Text("differs", "red")
         table.add_row(result.file, f"{result.steps:,}", verdict)
     console = make_console()
     console.print(table)
     for result in results:
         if result.first_difference is not None:
-            console.print(f"{result.file}: {result.first_difference}", markup=False)
+            console.print(f"{result.file}: {result.first_difference}")
     same = sum(result.identical for result in results)
     steps = sum(result.steps for result in results)
     console.print(f"{same} of {len(results)} recordings identical, {steps:,} steps")
