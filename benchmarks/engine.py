@@ -1,6 +1,7 @@
 """Speed and memory of the engine: how many steps a second, and what they depend on.
 
 Run with ``python benchmarks/engine.py``; on one core, without tracing (the graph is cached).
+Seconds are CPU seconds of this process, so that what else the machine does counts little.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from dataclasses import replace
 from servesim.graph.opgraph import Block, OpGraph
 from servesim.hardware.load import load_device
 from servesim.hardware.placement import Placement
+from servesim.hardware.power.accelerator import accelerator_power
 from servesim.models.load import load_graph
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.energy.capped import CappedStepModel
 from servesim.runtime.engine import Instance
 from servesim.runtime.records import Records
 from servesim.runtime.step import LinearStepModel, StepModel
-from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.workloads import WORKLOADS, Workload
 
 MODEL, DEVICE = "meta-llama/Llama-3.1-8B", "H100-SXM"
@@ -30,12 +32,12 @@ NULL = LinearStepModel(base_s=0.005, per_token_s=2e-5, per_sequence_s=1e-4)
 
 
 def timed(workload: Workload, model: StepModel, **options: object) -> tuple[Records, float]:
-    """The records of a run on ample memory, and the seconds it took."""
+    """The records of a run on ample memory, and the CPU seconds it took."""
     config = EngineConfig(max_num_seqs=1024, **options)  # type: ignore[arg-type]
     gc.collect()
-    start = time.perf_counter()
+    start = time.process_time()
     records = simulate(workload, [Instance(config, model, 1 << 22)])
-    return records, time.perf_counter() - start
+    return records, time.process_time() - start
 
 
 def steps(records: Records) -> int:
@@ -72,7 +74,8 @@ def with_layers(graph: OpGraph, layers: int) -> OpGraph:
 
 def compiled(graph: OpGraph) -> StepModel:
     device = load_device(DEVICE)
-    return CompiledStepModel.compile(Placement.tensor_parallel(graph, device))
+    placement = Placement.tensor_parallel(graph, device)
+    return CappedStepModel.under(placement, accelerator_power(device))
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
