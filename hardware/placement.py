@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from servesim import units
 from servesim.errors import CapacityError, UnknownNameError, UnsupportedError
 from servesim.graph.batch import BatchShape
+from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import STREAM, Op
 from servesim.graph.opgraph import Block, OpGraph
-from servesim.graph.work import CollectiveWork, Work
+from servesim.graph.work import AttentionWork, CollectiveWork, MoeWork, Work
 from servesim.hardware.collective_tables import collective_cost
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
@@ -31,17 +32,32 @@ class Transfer:
         count: times a forward pass runs the block.
         ends: names of the two devices.
         route: the links between them.
+        block, consumer: names of the block and its operator that reads the results.
+        others: operators whose results the consumer reads from there, too. The largest result is
+            taken for all: a rotary embedding, say, works in place on a part of its input.
     """
 
     producer: Op
     count: int
     ends: tuple[str, str]
     route: Route
+    block: str = ""
+    consumer: str = ""
+    others: tuple[Op, ...] = ()
 
     def cost(self, batch: BatchShape) -> Cost:
-        """The cost of one transfer of what the producer writes for ``batch``."""
-        payload = self.producer.work(batch).bytes_written
+        """The cost of one transfer of what the producer hands on for ``batch``."""
+        payload = max(result_bytes(op.work(batch)) for op in (self.producer, *self.others))
         return Cost(transfer_seconds(self.route, payload), Source.ANALYTICAL)
+
+
+def result_bytes(work: Work) -> float:
+    """Bytes of what the next operator reads: without a KV cache's new entries or intermediates."""
+    if isinstance(work, AttentionWork):
+        return work.bytes_written - work.query_tokens * work.kv_bytes_per_token
+    if isinstance(work, MoeWork):
+        return work.tokens * work.hidden * bytes_per_element(work.dtype)
+    return work.bytes_written
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,30 +160,57 @@ class Placement:
     def transfers(self) -> tuple[Transfer, ...]:
         """What moves between devices in one forward pass, inside blocks and from block to block.
 
-        A repeated block takes its stream from its own end, any other from the block before. An
-        operator without inputs reads the one before it.
+        A layer takes its stream from the layer before it, the first one from the block before
+        (from itself, if there is none). An operator without inputs reads the one before it.
 
         Raises:
             UnsupportedError: two devices that must exchange results are not connected.
         """
-        found = []
-        before: tuple[Op, str] | None = None
-        for block in self.graph.blocks:
-            if not block.ops:
-                continue
-            placed = {op.name: (op, self.name_of(block, op)) for op in block.ops}
-            last = placed[block.ops[-1].name]
-            stream = last if block.count > 1 else before
-            for i, op in enumerate(block.ops):
-                here = placed[op.name][1]
-                names = op.inputs or ((block.ops[i - 1].name,) if i else (STREAM,))
-                producers = [stream if name == STREAM else placed.get(name) for name in names]
-                there = {p[1]: p[0] for p in producers if p is not None and p[1] != here}
-                for name, producer in there.items():
-                    route = self.topology.route(name, here)
-                    found.append(Transfer(producer, block.count, (name, here), route))
-            before = last
-        return tuple(found)
+        if not self.where:
+            return ()
+        return tuple(
+            transfer
+            for block in self.graph.blocks
+            for i in range(len(block.ops))
+            for transfer in self._incoming(block, i)
+        )
+
+    def _incoming(self, block: Block, i: int) -> Iterator[Transfer]:
+        """What operator ``i`` of ``block`` reads from other devices."""
+        op, ops = block.ops[i], {op.name: op for op in block.ops}
+        here = self.name_of(block, op)
+        found: dict[str, list[tuple[Op, int]]] = {}
+        for name in op.inputs or ((block.ops[i - 1].name,) if i else (STREAM,)):
+            read = (
+                self._before[block.name] if name == STREAM else ((block, ops[name], block.count),)
+            )
+            for where, producer, count in read:
+                there = self.name_of(where, producer)
+                if there != here:
+                    found.setdefault(there, []).append((producer, count))
+        for there, producers in found.items():
+            *others, (producer, _) = producers
+            count = min(block.count, sum(n for _, n in producers))
+            ends, route = (there, here), self.topology.route(there, here)
+            also = tuple(other for other, _ in others)
+            yield Transfer(producer, count, ends, route, block.name, op.name, also)
+
+    @cached_property
+    def _before(self) -> dict[str, tuple[tuple[Block, Op, int], ...]]:
+        """By block: the blocks before it, their last operators, and how often they precede it."""
+        blocks = [block for block in self.graph.blocks if block.ops]
+        owner = {layer: block for block in blocks for layer in block.layers}
+        found, outside = {}, None
+        for block in blocks:
+            times: dict[str, tuple[Block, Op, int]] = {}
+            for layer in block.layers or (len(owner),):
+                before = owner.get(layer - 1, outside) or (block if block.layers else None)
+                if before is not None:
+                    last, count = before.ops[-1], times.get(before.name, (before, None, 0))[2]
+                    times[before.name] = (before, last, count + 1)
+            found[block.name] = tuple(times.values())
+            outside = outside if block.layers else block
+        return found
 
     def weight_bytes(self, name: str) -> float:
         """Bytes of weights on (each rank of) the device called ``name``."""

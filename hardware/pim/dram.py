@@ -51,7 +51,8 @@ class Dram:
         pages = np.floor(bytes_read / self.page_bytes)
         rest = bytes_read - pages * self.page_bytes
         opened = (self.t_rcd + self.t_rp) * (rest > 0)
-        return pages * self.page_seconds + opened + np.ceil(rest / self.burst_bytes) * self.t_ccd
+        columns = np.ceil(rest / self.burst_bytes) * self.t_ccd
+        return np.asarray(pages * self.page_seconds + opened + columns)
 
 
 _ALL = (

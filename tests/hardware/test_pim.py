@@ -101,7 +101,7 @@ def test_the_device_attends_in_its_banks_and_keeps_the_contract():
 def test_bad_arrays_are_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'HBM2'"):
         PimArray("HBM", 1, 1, 1.0)
-    with pytest.raises(InputError, match="17 in a channel of 16 banks"):
+    with pytest.raises(InputError, match="17 in a channel of 16 HBM2 banks"):
         PimArray("HBM2", 1, 17, 1.0)
     with pytest.raises(InputError, match="channels must be positive"):
         PimArray("HBM2", 0, 1, 1.0)
