@@ -22,7 +22,7 @@ from servesim.models.load import load_graph
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.energy.capped import CappedStepModel
-from servesim.runtime.engine import Instance
+from servesim.runtime.instance import Instance
 from servesim.runtime.records import Records
 from servesim.runtime.step import LinearStepModel, StepModel
 from servesim.runtime.workloads import WORKLOADS, Workload

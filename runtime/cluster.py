@@ -11,10 +11,10 @@ from functools import partial
 from servesim.errors import InputError, ServesimError, UnsupportedError
 from servesim.hardware.topology import Topology
 from servesim.runtime.autoscaling import Autoscaling
-from servesim.runtime.engine import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.events import EventQueue, Order
 from servesim.runtime.failures import Failures
 from servesim.runtime.handover import HandoverOptions, Handovers
+from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.lifecycle import Lifecycle
 from servesim.runtime.member import Member, chosen
 from servesim.runtime.network.fabric import Fabric

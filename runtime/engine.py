@@ -10,91 +10,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 
-from servesim.errors import InputError, ServesimError
+from servesim.errors import ServesimError
 from servesim.graph.batch import BatchShape
-from servesim.graph.kv_layout import KvGroup
-from servesim.runtime.config import EngineConfig
+from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.kv import build_cache
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.records import InstanceRecords, RequestRecords, Status
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.roles import Role
 from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence
-from servesim.runtime.step import StepModel
-from servesim.runtime.steps import DEFAULT_LIMIT, StepRecords
+from servesim.runtime.steps import StepRecords
 from servesim.runtime.tiers.hierarchy import Hierarchy
 from servesim.runtime.tiers.options import Offload
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """What an engine is made of.
-
-    Attributes:
-        step_model: how long its steps take.
-        num_gpu_blocks: KV blocks that the memory holds, one of which is never used;
-            ``config.num_gpu_blocks_override`` wins over it.
-        name: how results call it; instances that exchange KV need different names.
-        wave: engines of one such name take their steps in lock step.
-        kv_groups: layers by what they keep; not needed where all keep every token.
-        offload: memories below, that keep KV.
-        role: what it does of a request's life.
-        model: what it serves; requests that name a model go where it is served.
-        group: instances of one group are scaled together.
-        kv_bytes_per_token, state_bytes: what is sent of a sequence that is handed over to this
-            instance: for each token, and however long it is; all devices together.
-        num_layers: parts in which KV is computed and can be sent.
-        adapter_load_s: seconds to bring a LoRA adapter to the device before a step that needs it.
-        host_s: of the host a step; with asynchronous scheduling it is hidden behind the device.
-
-    Raises:
-        InputError: too few blocks.
-    """
-
-    config: EngineConfig
-    step_model: StepModel
-    num_gpu_blocks: int
-    name: str = "engine"
-    wave: str = ""
-    kv_groups: tuple[KvGroup, ...] = ()
-    offload: Offload | None = None
-    role: Role = Role.BOTH
-    model: str | None = None
-    group: str = ""
-    kv_bytes_per_token: float = 0.0
-    state_bytes: float = 0.0
-    num_layers: int = 1
-    adapter_load_s: float = 0.0
-    host_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.blocks < 2:
-            raise InputError(f"num_gpu_blocks must be at least 2, not {self.blocks}")
-
-    @property
-    def blocks(self) -> int:
-        """KV blocks, the one never used included."""
-        return self.config.num_gpu_blocks_override or self.num_gpu_blocks
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How a run is carried out, without effect on what happens in it.
-
-    Attributes:
-        visit_all: use the plain reference scheduler.
-        step_rows: rows of step records kept before neighbours are joined.
-    """
-
-    visit_all: bool = False
-    step_rows: int = DEFAULT_LIMIT
-
-
-DEFAULT_OPTIONS = EngineOptions()
 
 
 class Engine:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from servesim.graph.batch import BatchShape
-from servesim.runtime.engine import EngineOptions, Instance
+from servesim.runtime.instance import EngineOptions, Instance
 from servesim.runtime.parallel.build import build_engine
 from servesim.runtime.records import RequestRecords, State
 from servesim.runtime.request import RequestSpec

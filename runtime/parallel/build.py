@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from servesim.runtime.engine import DEFAULT_OPTIONS, Engine, EngineOptions, Instance
+from servesim.runtime.engine import Engine
+from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.parallel.pipeline import PipelineEngine
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.parallel.waves import Rank

@@ -11,7 +11,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from servesim.errors import InputError
-from servesim.runtime.engine import DEFAULT_OPTIONS, Engine, EngineOptions, Instance
+from servesim.runtime.engine import Engine
+from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.parallel.lanes import LaneScheduler
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.plan import Grant, Plan

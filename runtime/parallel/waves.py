@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from servesim.errors import InputError, UnsupportedError
 from servesim.graph.batch import BatchShape
-from servesim.runtime.engine import DEFAULT_OPTIONS, Engine, EngineOptions, Instance
+from servesim.runtime.engine import Engine
+from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.parallel.pipeline import PipelineEngine
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.plan import Grant, Plan

@@ -23,7 +23,7 @@ from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
 from servesim.models.quantisation import quantise
 from servesim.runtime.cluster import System
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Instance as Engine
+from servesim.runtime.instance import Instance as Engine
 from servesim.runtime.routers import ROUTERS, Router
 from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.scenario.adapters import adapter_load_seconds

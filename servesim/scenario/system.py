@@ -14,9 +14,9 @@ from servesim.hardware.topologies import TOPOLOGIES, build_topology
 from servesim.hardware.topology import Topology
 from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.cluster import System
-from servesim.runtime.engine import Instance as Engine
 from servesim.runtime.failures import Failures, Outage
 from servesim.runtime.handover import HandoverOptions
+from servesim.runtime.instance import Instance as Engine
 from servesim.runtime.network.collective_cost import TopologyCollectives
 from servesim.runtime.roles import Role
 from servesim.runtime.routers import ROUTERS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import EngineOptions, Instance
+from servesim.runtime.instance import EngineOptions, Instance
 from servesim.runtime.records import Records
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.source import OpenSource

@@ -12,7 +12,7 @@ from servesim.errors import InputError, ServesimError, UnknownNameError
 from servesim.graph.batch import BatchShape
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Instance
+from servesim.runtime.instance import Instance
 from servesim.runtime.records import Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.routers import ROUTERS, Snapshot

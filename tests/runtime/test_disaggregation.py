@@ -15,8 +15,8 @@ from servesim.hardware.topologies import build_topology
 from servesim.runtime import metrics
 from servesim.runtime.cluster import System, simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Instance
 from servesim.runtime.handover import HandoverOptions
+from servesim.runtime.instance import Instance
 from servesim.runtime.records import Records, Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role

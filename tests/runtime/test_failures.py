@@ -18,9 +18,9 @@ from servesim.hardware.topologies import TOPOLOGIES, build_topology
 from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.cluster import System, simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Instance
 from servesim.runtime.failures import Failures, Outage
 from servesim.runtime.handover import HandoverOptions
+from servesim.runtime.instance import Instance
 from servesim.runtime.records import Records, State, Status
 from servesim.runtime.roles import Role
 from servesim.runtime.routers import ROUTERS

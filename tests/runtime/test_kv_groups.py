@@ -14,7 +14,7 @@ from servesim.graph.kv_layout import KvGroup
 from servesim.graph.opgraph import CacheGroup
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import EngineOptions, Instance
+from servesim.runtime.instance import EngineOptions, Instance
 from servesim.runtime.kv import build_cache
 from servesim.runtime.kv.counting import CountingCache
 from servesim.runtime.kv.grouped import GroupedCache

@@ -17,7 +17,7 @@ from servesim.graph.kv_layout import KvGroup
 from servesim.graph.opgraph import CacheGroup
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import EngineOptions, Instance
+from servesim.runtime.instance import EngineOptions, Instance
 from servesim.runtime.records import Records, Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.step import LinearStepModel

@@ -11,7 +11,7 @@ from runtime_runs import Given, everything, request, run
 
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Instance
+from servesim.runtime.instance import Instance
 from servesim.runtime.lora import AdapterSlots
 from servesim.runtime.records import Records, Status
 from servesim.runtime.request import RequestSpec

@@ -11,7 +11,8 @@ from runtime_runs import Given, everything, request
 from servesim.errors import InputError
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Engine, EngineOptions, Instance
+from servesim.runtime.engine import Engine
+from servesim.runtime.instance import EngineOptions, Instance
 from servesim.runtime.parallel.pipeline import PipelineEngine
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.records import Records, RequestRecords, Status

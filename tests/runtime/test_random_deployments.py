@@ -8,7 +8,7 @@ from runtime_runs import Given, everything, request
 
 from servesim.runtime.cluster import Cluster
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import DEFAULT_OPTIONS, Instance
+from servesim.runtime.instance import DEFAULT_OPTIONS, Instance
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.records import Records, Status
 from servesim.runtime.request import RequestSpec

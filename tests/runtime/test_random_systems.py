@@ -12,9 +12,9 @@ from test_random_deployments import _instance
 from servesim.hardware.link import Link
 from servesim.hardware.topologies import TOPOLOGIES, build_topology
 from servesim.runtime.cluster import System, simulate
-from servesim.runtime.engine import Instance
 from servesim.runtime.failures import Failures
 from servesim.runtime.handover import HandoverOptions
+from servesim.runtime.instance import Instance
 from servesim.runtime.records import Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role

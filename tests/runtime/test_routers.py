@@ -13,7 +13,7 @@ from servesim.errors import InputError, UnknownNameError
 from servesim.runtime import metrics
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Instance
+from servesim.runtime.instance import Instance
 from servesim.runtime.records import Records
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.routers import ROUTERS, Snapshot

@@ -11,7 +11,7 @@ import pytest
 from servesim.errors import InputError
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Instance
+from servesim.runtime.instance import Instance
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.sessions import Session, SessionSource, Turn
 from servesim.runtime.step import LinearStepModel

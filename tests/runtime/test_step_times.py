@@ -8,7 +8,7 @@ from runtime_runs import Given, request, run
 from servesim.graph.batch import BatchShape
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Instance
+from servesim.runtime.instance import Instance
 from servesim.runtime.step import LinearStepModel
 
 TWO = [request(0, 0.0, 10, 3), request(1, 0.5, 5, 2)]

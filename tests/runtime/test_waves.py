@@ -13,8 +13,8 @@ from servesim.errors import UnsupportedError
 from servesim.graph.batch import BatchShape
 from servesim.runtime.cluster import Cluster, System, simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.engine import Instance
 from servesim.runtime.failures import Failures, Outage
+from servesim.runtime.instance import Instance
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.parallel.waves import Rank, wave_shapes
 from servesim.runtime.plan import Plan
