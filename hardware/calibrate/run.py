@@ -52,13 +52,14 @@ def calibrate(
     rows: Sequence[Row],
     exclude_models: Collection[str] = (),
     joint: bool = False,
+    only: Collection[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[FormResult]:
     """Every form that ``rows`` allow, fitted with whole shapes held out.
 
     Rows of ``exclude_models`` never enter a fit; they are then what errors are reported on.
     ``joint``: attention of mixed batches, and some decodes, run as blocks of the prefill kernel
-    (FlashAttention 2).
+    (FlashAttention 2). ``only``: prefixes of the forms to fit; all without any.
 
     Raises:
         InputError: no row is left to fit.
@@ -71,6 +72,8 @@ def calibrate(
         groups.setdefault(form, []).append(replace(row, form=form))
     results = []
     for form in sorted(groups):
+        if only and not form.startswith(tuple(only)):
+            continue
         asked = problem(form, lambda dtype: machine_of(device, dtype), joint)
         believed = _believable(groups[form], device)
         result = _form_result(form, asked, believed, exclude_models, progress)

@@ -31,7 +31,8 @@ class DecodeForm:
         ramp: seconds that large reads from many tiles take more, however large.
         cache: bytes/s of the last-level cache, as a multiple of bandwidth.
         sharpness: of the blend of tiles and memory.
-        skew: share of the way from the mean context to the longest that a batch pays.
+        skew: share of the way from the mean context to the longest that a batch pays, for each
+            round of tiles; nothing while all tiles run at once, two a core.
     """
 
     launch: float
@@ -46,7 +47,7 @@ class DecodeForm:
     cache: float
     sharpness: float
     smoothing: float = 0.5
-    skew: float = 0.05
+    skew: float = 0.15
     ramp: float = 0.0
     join: float = 0.0
 
@@ -56,10 +57,11 @@ class DecodeForm:
         if count == 0:
             return 0.0
         mean = work.decode_keys / count
-        mean += self.skew * (work.decode_keys_max - mean)
         heads = 1 if work.latent else work.kv_heads
         slots = machine.cores * self.resident_tiles
         tiles = count * heads
+        if tiles > 2 * machine.cores:
+            mean += self.skew * machine.cores / tiles * (work.decode_keys_max - mean)
         splits = 1.0 if work.window else max(1.0, min(slots / tiles, mean / self.block))
         key_bytes = work.kv_bytes_per_token / heads
         key_flops = 2.0 * work.heads / heads * (work.head_dim + work.value_dim)

@@ -70,8 +70,10 @@ def run(args: argparse.Namespace) -> int:
 
     device = load_device(args.device)
     excluded = {resolve(model).name for model in args.exclude_model}
-    rows = _rows(args, device)
-    results = calibrate(device, rows, excluded, args.joint_attention, _progress) if rows else []
+    results = []
+    if args.only != [COLLECTIVE]:
+        rows = _rows(args.data, device)
+        results = calibrate(device, rows, excluded, args.joint_attention, args.only, _progress)
     tables = {r.form: as_table(r, args.source or ", ".join(r.sources)) for r in results}
     if args.only and args.out:
         tables = dict(sorted((tables | other_tables(args.out, args.only)).items()))
@@ -91,19 +93,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _wanted(form: str, only: Sequence[str]) -> bool:
-    return not only or form.startswith(tuple(only))
-
-
-def _rows(args: argparse.Namespace, device: Device) -> list[Row]:
-    """Kernels of the forms asked for."""
+def _rows(folders: Sequence[Path], device: Device) -> list[Row]:
     from servesim.hardware.calibrate.sources import measured_rows
 
-    if args.only == [COLLECTIVE]:
-        return []
     cache = device.cache.capacity_bytes if device.cache else 0.0
-    rows = [row for folder in args.data for row in measured_rows(folder, cache, _geometry)]
-    return [row for row in rows if _wanted(row.form, args.only)]
+    return [row for folder in folders for row in measured_rows(folder, cache, _geometry)]
 
 
 def _collectives(args: argparse.Namespace, device: Device) -> str:
@@ -116,7 +110,7 @@ def _collectives(args: argparse.Namespace, device: Device) -> str:
     )
 
     folders = [folder for folder in args.data if has_collectives(folder)]
-    if not folders or not _wanted(COLLECTIVE, args.only):
+    if not folders or (args.only and COLLECTIVE not in args.only):
         return ""
     on_host_link = device.peer_link is not None and not device.peer_link.peer_access
     samples = [s for folder in folders for s in read_kernel_tables(folder, on_host_link)]
