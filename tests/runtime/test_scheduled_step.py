@@ -1,0 +1,139 @@
+"""Steps scheduled over devices and links, against plain sums and their bounds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from servesim.graph.batch import BatchShape
+from servesim.graph.op import Op
+from servesim.graph.opgraph import Block, OpGraph
+from servesim.graph.ops.attention import Attention
+from servesim.graph.ops.gemm import Gemm
+from servesim.graph.ops.lm_head import LmHead
+from servesim.graph.ops.norm import Norm
+from servesim.hardware.device import Device, MemoryTier
+from servesim.hardware.link import Link
+from servesim.hardware.load import load_device
+from servesim.hardware.placement import Placement
+from servesim.hardware.topology import Topology
+from servesim.runtime.scheduled_step import OVERLAP, ScheduledStepModel, sub_batches
+from servesim.runtime.step_model import CompiledStepModel
+
+WIRE = Link("wire", bandwidth=1e11, latency=1e-6)
+GPU = Device("gpu", "gpu", {"bf16": 1e14}, MemoryTier("HBM", 1e11, 1e12), scale_up=WIRE)
+LAYERS = 12
+
+
+def graph():
+    ops = (
+        Op("layernorm", Norm(4096, addends=1, weights=4096), ("@stream",)),
+        Op("qkv_proj", Gemm(12288, 4096), ("layernorm",)),
+        Op("attention", Attention(32, 32, 128, 128), ("qkv_proj",)),
+        Op("o_proj", Gemm(4096, 4096), ("attention",)),
+        Op("mlp", Gemm(4096, 4096), ("o_proj",)),
+    )
+    head = Block("head", (Op("lm_head", LmHead(1000, 4096)),))
+    blocks = (Block("layer", ops, tuple(range(LAYERS))), head)
+    return OpGraph("toy", blocks, (), 0, 0, 1e6, 4096, 1000, 4096)
+
+
+def placement(other, op="attention"):
+    topology = Topology.fully_connected(("gpu", "other"), WIRE)
+    return Placement(
+        graph(), {"gpu": GPU, "other": other}, "gpu", {("layer", op): "other"}, topology
+    )
+
+
+ALONE = Placement.tensor_parallel(graph(), GPU)
+BESIDE = placement(load_device("hbm_pim"))
+CONTEXTS = st.lists(st.integers(1, 3000), max_size=40)
+PREFILLS = st.lists(st.tuples(st.integers(2, 300), st.integers(0, 900)), max_size=3)
+
+
+def batch(contexts, prefills=()):
+    array = np.asarray(contexts, dtype=np.int64)
+    return BatchShape(
+        tuple(prefills), len(contexts), sum(contexts), max(contexts, default=0), array
+    )
+
+
+@given(CONTEXTS, PREFILLS)
+@settings(deadline=None, max_examples=40)
+def test_one_device_takes_what_the_plain_model_says(contexts, prefills):
+    shape = batch(contexts, prefills)
+    plain, scheduled = CompiledStepModel(ALONE, (8, 32)), ScheduledStepModel(ALONE, (8, 32))
+    assert scheduled.seconds(shape) == pytest.approx(plain.seconds(shape), rel=1e-12)
+    assert not scheduled.needs_contexts
+
+
+@given(CONTEXTS, PREFILLS)
+@settings(deadline=None, max_examples=40)
+def test_a_chain_over_two_devices_is_their_sum(contexts, prefills):
+    other = Device("other", "cpu", {"bf16": 1e12}, MemoryTier("DDR", 1e12, 1e11))
+    placed = placement(other, "mlp")
+    shape = batch(contexts, prefills)
+    expected = CompiledStepModel(placed).seconds(shape)
+    assert ScheduledStepModel(placed).seconds(shape) == pytest.approx(expected, rel=1e-12)
+
+
+@given(CONTEXTS, PREFILLS, st.integers(1, 3))
+@settings(deadline=None, max_examples=40)
+def test_overlap_stays_within_its_bounds(contexts, prefills, parts):
+    shape, model = batch(contexts, prefills), ScheduledStepModel(BESIDE, sub_batches=parts)
+    seconds, rows = model.seconds(shape), model.cost_breakdown(shape)
+    if not shape.tokens:
+        assert seconds == 0
+        return
+    work = math.fsum(row.seconds for row in rows if row.label != OVERLAP)
+    assert max(model.busy_seconds(shape).values()) <= seconds * (1 + 1e-9)
+    assert seconds <= work * (1 + 1e-9)
+    assert math.fsum(row.seconds for row in rows) == pytest.approx(seconds)
+    assert sum(model.source_seconds().values()) == pytest.approx(seconds)
+
+
+def test_interleaved_halves_hide_one_device_behind_the_other():
+    shape = batch([1500] * 256)
+    whole, halves = ScheduledStepModel(BESIDE), ScheduledStepModel(BESIDE, sub_batches=2)
+    busy = halves.busy_seconds(shape)
+    busiest, others = max(busy.values()), sum(busy.values()) - max(busy.values())
+    took = halves.seconds(shape)
+    assert took < whole.seconds(shape)
+    # All but the ends of the pipeline: at most one layer's worth of the other resources.
+    assert took <= busiest + 2 * others / LAYERS
+
+
+def test_attention_takes_every_context_as_it_is():
+    even, uneven = batch([1000] * 64), batch([500] * 63 + [1000 * 64 - 500 * 63])
+    model = ScheduledStepModel(BESIDE)
+    assert model.needs_contexts
+    # In the channels of the long one 31 halves and 32.5 instead of 32 wholes; the pins as before.
+    assert model.busy_seconds(uneven)["other"] > 1.45 * model.busy_seconds(even)["other"]
+    # Without contexts they count as equal.
+    assert model.decode_seconds(64, 64_000, 1000) == pytest.approx(model.seconds(even))
+
+
+def test_prefills_attend_on_the_default_device():
+    model = ScheduledStepModel(BESIDE)
+    busy = model.busy_seconds(batch([], [(100, 400)]))
+    assert busy["other"] == 0
+    # 400 tokens of 16 KiB in each layer come back over the wire.
+    assert busy["other->gpu"] == pytest.approx(LAYERS * (1e-6 + 400 * 16384 / 1e11))
+
+
+@given(CONTEXTS, PREFILLS, st.integers(1, 4), st.booleans())
+def test_sub_batches_are_a_partition(contexts, prefills, parts, known):
+    shape = batch(contexts, prefills)
+    if not known:
+        shape = BatchShape(shape.prefills, *(shape.decodes, shape.decode_context), 3000)
+    found = sub_batches(shape, parts)
+    assert sum(part.tokens for part in found) == shape.tokens
+    assert sum(part.decode_context for part in found) == shape.decode_context
+    assert sum(part.sequences for part in found) == shape.sequences
+    assert sorted(p for part in found for p in part.prefills) == sorted(shape.prefills)
+    if shape.sequences >= parts:
+        assert len(found) == parts or not shape.tokens
