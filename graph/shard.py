@@ -28,6 +28,9 @@ from servesim.graph.ops.other import Other
 from servesim.graph.ops.pointwise import Pointwise
 from servesim.graph.ops.recurrent import Recurrent
 
+#: A GEMM's tile has at least as many columns.
+_FEW_COLUMNS = 32
+
 
 class State(Enum):
     """How the ranks hold a value."""
@@ -151,7 +154,7 @@ class _BlockSharder:
                 local, state = spec.rows(ranks), State.PARTIAL
             case Gemm() if self._splits_columns(op):
                 local, state = spec.columns(ranks), State.SHARDED
-            case Embedding() if op.name == "embedding":
+            case Embedding() if op.name.split(".")[0] == "embedding":  # of tokens
                 local, state = spec.columns(ranks), State.PARTIAL
             case LmHead():
                 local = spec.columns(ranks)
@@ -267,8 +270,8 @@ def _is_sum(op: Op) -> bool:
 
 
 def _is_narrow(spec: OpSpec) -> bool:
-    """A bottleneck so narrow that splitting it would cost more than it saves."""
-    return isinstance(spec, Gemm) and spec.n * 8 <= spec.k
+    """So few columns that splitting them would cost more than it saves."""
+    return isinstance(spec, Gemm) and (spec.n * 8 <= spec.k or spec.n < _FEW_COLUMNS)
 
 
 def _width(spec: OpSpec) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def build_model(values: dict[str, Any], dtype: str) -> Any:
     model_type = str(values.get("model_type", ""))
     if model_type not in CONFIG_MAPPING:
         raise UnsupportedError(f"the installed transformers knows no model_type {model_type!r}")
-    given = {k: v for k, v in values.items() if k not in _NOT_STRUCTURE}
+    given = _structure(values)
     with quiet():
         try:
             return instantiate(CONFIG_MAPPING[model_type](**given), dtype)
@@ -44,6 +45,11 @@ def build_model(values: dict[str, Any], dtype: str) -> Any:
             raise InputError(
                 f"the config of model_type {model_type!r} does not build: {first_line(error)}"
             ) from error
+
+
+def _structure(values: dict[str, Any]) -> dict[str, Any]:
+    """What decides the computation, as a copy: config classes change what they are given."""
+    return copy.deepcopy({k: v for k, v in values.items() if k not in _NOT_STRUCTURE})
 
 
 def instantiate(config: Any, dtype: str) -> Any:
@@ -82,7 +88,7 @@ def build_tower(values: dict[str, Any], dtype: str) -> Any:
     from transformers import CONFIG_MAPPING, PreTrainedModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    given = {k: v for k, v in values.items() if k not in _NOT_STRUCTURE}
+    given = _structure(values)
     with quiet():
         config = CONFIG_MAPPING[str(values["model_type"])](**given)
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:

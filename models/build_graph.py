@@ -11,12 +11,20 @@ from servesim.graph.ir import PARAMETER, TraceGraph
 from servesim.graph.opgraph import Block, CacheGroup, OpGraph
 from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.experts import Experts
-from servesim.graph.passes.caches import cache_groups, caches_of
+from servesim.graph.passes.caches import cache_groups, caches_of, unwritten_states
 from servesim.graph.passes.canonical import canonicalise
 from servesim.graph.passes.decode_reads import caches_read
 from servesim.graph.trace.capture import TOKENS, capture
 from servesim.models.build import build_model, first_line, quiet
 from servesim.models.config import ModelConfig
+
+#: Config keys that name the longest context.
+_CONTEXT_KEYS = (
+    "max_position_embeddings", "max_sequence_length", "max_seq_len", "max_seq_length",
+    "n_positions", "seq_length",
+)  # fmt: skip
+#: Rotary scalings that stretch the context beyond what those keys name.
+_STRETCHING = ("linear", "dynamic", "yarn")
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ def trace_module(model: Any, name: str, dtype: str) -> Traced:
     if not caches and decode is not None:
         caches = caches_read(decode, TOKENS, dtype)
     caches = caches or caches_of(blocks)
+    caches += unwritten_states(blocks, caches)
     blocks, caches = _renumbered(blocks, caches)
     graph = _graph(model, name, dtype, blocks, caches, parameters, tuple(prefill.notes))
     steps = () if decode is None else canonicalise(decode, dtype)
@@ -168,9 +177,12 @@ def active_parameters(blocks: tuple[Block, ...], parameters: int) -> int:
 
 
 def _context_length(config: Any) -> int:
-    """Longest context the config names; models without a limit get 2^20 tokens."""
-    for key in ("max_position_embeddings", "max_sequence_length", "n_positions", "seq_length"):
-        value = getattr(config, key, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return 2**20
+    """Longest context the config names, stretched as its rotary scaling says (as vLLM reads it);
+    models without a limit get 2^20 tokens.
+    """
+    given = (getattr(config, key, None) for key in _CONTEXT_KEYS)
+    longest = next((value for value in given if isinstance(value, int) and value > 0), 2**20)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _STRETCHING and rope.get("factor"):
+        longest = int(rope.get("original_max_position_embeddings", longest) * rope["factor"])
+    return longest

@@ -125,3 +125,12 @@ def caches_of(blocks: tuple[Block, ...]) -> tuple[CacheGroup, ...]:
                 continue
             kept.setdefault(what, []).extend(block.layers)
     return group_layers(kept)
+
+
+def unwritten_states(
+    blocks: tuple[Block, ...], caches: tuple[CacheGroup, ...]
+) -> tuple[CacheGroup, ...]:
+    """States of recurrences that the code keeps outside the cache's usual methods."""
+    written = {layer for group in caches if group.kind == "state" for layer in group.layers}
+    missing = (g for g in caches_of(blocks) if g.kind == "state")
+    return tuple(g for g in missing if not written.intersection(g.layers))

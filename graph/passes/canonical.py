@@ -7,11 +7,13 @@ from collections.abc import Callable
 from servesim.graph.ir import TraceGraph
 from servesim.graph.opgraph import Block
 from servesim.graph.passes.caches import mark_caches
+from servesim.graph.passes.dead import drop_dead
 from servesim.graph.passes.dense_experts import undo_dense_experts
 from servesim.graph.passes.emit import emit_blocks
 from servesim.graph.passes.fuse import fuse_glue
 from servesim.graph.passes.indexers import collapse_indexers
 from servesim.graph.passes.latent import mark_latent
+from servesim.graph.passes.linear_attention import collapse_linear_attention
 from servesim.graph.passes.merge_gemms import merge_gemms
 from servesim.graph.passes.merge_norms import merge_norms
 from servesim.graph.passes.merge_windows import merge_windows
@@ -25,8 +27,10 @@ PASSES: tuple[Callable[[TraceGraph], None], ...] = (
     undo_dense_experts,
     collapse_raw_attention,
     collapse_indexers,
-    fold_small_products,
     collapse_norms,
+    collapse_linear_attention,
+    drop_dead,
+    fold_small_products,
     merge_gemms,
     merge_norms,
     merge_windows,

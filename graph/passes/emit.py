@@ -101,7 +101,8 @@ class _Emitter:
         if "latent" in node.attrs:
             return self._specs.latent_attention(node, inputs)
         spec = self._specs.of(node, self._addends(node))
-        return [(self._namer.name(node), spec, inputs)]
+        name = "lm_head" if isinstance(spec, LmHead) else self._namer.name(node)
+        return [(name, spec, inputs)]
 
     def _inputs(self, node: Node, here: set[int]) -> tuple[str, ...]:
         """Names of the operators whose results ``node`` reads, read through silent nodes."""

@@ -12,9 +12,12 @@ _ACTIVATIONS = aten(
     "silu gelu relu sigmoid tanh leaky_relu elu softplus hardswish mish erf exp threshold relu6 "
     "hardtanh log_sigmoid hardsigmoid celu selu prelu"
 )
+#: Elements moved to where the tokens say; like arithmetic, they cost what they read and write.
+_MOVES = aten("index index_put index_put_ index_add gather scatter new_zeros cumsum")
 #: Element-wise arithmetic that fuses into any kernel's prologue or epilogue.
 POINTWISE = (
     _ACTIVATIONS
+    | _MOVES
     | aten(
         "add add_ mul mul_ sub sub_ div div_ neg rsub cat stack where clamp clamp_min clamp_max "
         "pow square sqrt rsqrt reciprocal abs masked_fill maximum minimum copy copy_ cos sin "

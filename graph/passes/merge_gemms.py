@@ -24,6 +24,7 @@ def merge_gemms(graph: TraceGraph) -> None:
     The merged node keeps its members, in order, in ``attrs["members"]``: (scope, columns,
     parameters).
     """
+    _absorb_biases(graph)
     users = graph.users()
     by_input: dict[tuple[int, ...], list[Node]] = defaultdict(list)
     for node in graph:
@@ -32,12 +33,34 @@ def merge_gemms(graph: TraceGraph) -> None:
                 _flatten_batch(node)
             node.target = "linear"
             width = node.shape[-1]
-            node.attrs["members"] = [(node.scope, width, parameters_of(node))]
+            node.attrs["members"] = [(_module(node), width, parameters_of(node))]
             node.attrs["k"] = _input_width(node)
             by_input[node.inputs[:1]].append(node)
     for group in by_input.values():
         for cluster in _clusters(graph, users, group):
             _merge(graph, cluster)
+
+
+def _absorb_biases(graph: TraceGraph) -> None:
+    """A parameter of its width added to a product is its bias."""
+    users = graph.users()
+    biased: dict[int, int] = {}
+    for node in graph:
+        product = graph.nodes[node.inputs[0]] if len(node.inputs) == 1 else node
+        own = parameters_of(node)
+        adds = base_name(node.target) == "aten.add" and list(own.values()) == [node.shape[-1]]
+        if adds and is_linear(product) and users[product.id] == [node.id]:
+            product.attrs["parameters"] = parameters_of(product) | own
+            biased[node.id] = product.id
+    replace_inputs(graph, biased)
+    drop(graph, biased)
+
+
+def _module(node: Node) -> str:
+    """The module whose matrix is multiplied; some code reads the matrices of modules inside."""
+    owned = parameters_of(node)
+    owner = max(owned, key=owned.__getitem__).rpartition(".")[0]
+    return owner if owner.startswith(f"{node.scope}.") else node.scope
 
 
 def _flatten_batch(node: Node) -> None:

@@ -46,40 +46,38 @@ class Namer:
 
     def _linear(self, node: Node) -> str:
         glue = self._glue_after(node)
-        if node.layer is None and node.id in self._graph.outputs:
-            return "lm_head"
         if "router" in glue:
             return "gate"
-        return self._mixer_projection(node, glue) or self._mlp(node, glue) or leaf(node.scope)
+        named = self._mixer_projection(node, glue) or self._mlp(node, glue)
+        return named or leaf(node.attrs["members"][0][0])
 
     def _mixer_projection(self, node: Node, glue: set[str]) -> str:
         """The name of a projection into or out of attention or a recurrence; "" for others."""
         graph = self._graph
         before = [graph.nodes[i] for i in sources(graph, node.inputs[0])]
         near = [n for n in self._sinks(node) if n.layer == node.layer]
-        merged = len(node.attrs["members"]) > 1
+        merged, own = len(node.attrs["members"]) > 1, leaf(node.attrs["members"][0][0])
         name = ""
         if any(n.target == "attention" for n in near):
             if merged or self._covers_keys(node, near):
                 name = "fused_qkv_a_proj" if self._low_rank(near) else "qkv_proj"
             else:
-                name = leaf(node.scope)
+                name = own
         elif any(n.target == "attention" for n in before):
             name = "o_proj"
-        elif (
-            any(is_mixer(n) and n.target != "experts" for n in before) and "activation" not in glue
-        ):
+        elif self._leaves_mixer(node) and "activation" not in glue:
             narrow = node.shape[-1] < node.attrs["k"] // 8
-            name = leaf(node.scope) if narrow else "out_proj"
+            name = own if narrow else "out_proj"
         elif any(is_mixer(n) for n in near):
-            name = "in_proj" if merged else leaf(node.scope)
+            name = "in_proj" if merged else own
         return name
 
     def _sinks(self, node: Node) -> list[Node]:
         return [self._graph.nodes[i] for i in sinks(self._graph, self._users, node.id)]
 
     def _low_rank(self, near: list[Node]) -> bool:
-        return any(is_linear(n) for n in near)
+        """Whether another projection stands between this one and attention."""
+        return any(s.target == "attention" for n in near if is_linear(n) for s in self._sinks(n))
 
     def _covers_keys(self, node: Node, near: list[Node]) -> bool:
         """Whether the projection yields queries and keys alike (a fused QKV layer)."""
@@ -95,13 +93,18 @@ class Namer:
         if "activation" in self._glue_before(node):
             return self._shared(node, "down_proj")
         if "activation" in glue:
-            down = self._sinks(node)
-            width = next((n.attrs["k"] for n in down if is_linear(n)), node.shape[-1])
+            down = next((n for n in self._sinks(node) if is_linear(n)), None)
+            width = 0 if down is None or self._leaves_mixer(down) else down.attrs["k"]
             if node.shape[-1] == 2 * width:
                 return self._shared(node, "gate_up_proj")
             if node.shape[-1] == width:
                 return self._shared(node, "up_proj")
         return ""
+
+    def _leaves_mixer(self, node: Node) -> bool:
+        """Whether attention or a recurrence is behind what ``node`` reads."""
+        before = (self._graph.nodes[i] for i in sources(self._graph, node.inputs[0]))
+        return any(is_mixer(n) and n.target != "experts" for n in before)
 
     def _shared(self, node: Node, name: str) -> str:
         """An MLP beside routed experts is the shared experts'."""
@@ -132,11 +135,14 @@ class Namer:
 
     def _activation(self, node: Node) -> str:
         graph = self._graph
-        before = [m for n in node.inputs for m in [graph.nodes[i] for i in sources(graph, n)]]
+        before = [graph.nodes[i] for n in node.inputs for i in sources(graph, n)]
+        gates = any(is_mixer(s) for n in before for s in self._sinks(n) if s.target != "experts")
+        inside = before and all(is_linear(n) for n in before) and not gates
         after = self._sinks(node)
-        if before and all(is_linear(n) for n in before) and any(is_linear(n) for n in after):
+        if inside and any(is_linear(n) for n in after):
             return self._shared(node, "act_fn")
-        return "output_gate"
+        enters = any(is_mixer(n) and n.target != "experts" for n in after)
+        return "input_act" if enters else "output_gate"
 
     def _glue_after(self, node: Node) -> set[str]:
         return {self._graph.nodes[i].target for i in self._users[node.id]}

@@ -36,7 +36,7 @@ def collapse_norms(graph: TraceGraph) -> None:
         if base_name(node.target) in _WHOLE:
             _mark_whole(graph, node)
             taken.add(node.id)
-        elif base_name(node.target) in _ROOTS:
+        elif _is_root(node):
             found = _match(graph, users, node)
             if found is not None and not found & taken:
                 taken |= found
@@ -45,6 +45,13 @@ def collapse_norms(graph: TraceGraph) -> None:
     merged = {inner: last for inner, last in merged.items() if inner != last}
     replace_inputs(graph, merged)
     drop(graph, merged)
+
+
+def _is_root(node: Node) -> bool:
+    """A square root or its reciprocal, however it is spelled."""
+    name = base_name(node.target)
+    halves = name == "aten.pow" and node.attrs.get("args") in ([0.5], [-0.5])
+    return name in _ROOTS or halves
 
 
 def _mark_whole(graph: TraceGraph, node: Node) -> None:

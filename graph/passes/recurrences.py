@@ -39,16 +39,14 @@ def geometry(node: Node) -> Geometry | None:
 
 
 def _convolution(sizes: Sizes, _: Any) -> Geometry:
-    channels, taps = sizes["hidden_states"][1], sizes["weight"][-1]
-    return Geometry(
-        "short_conv", channels, taps, 1, 2.0 * channels * taps, 2.0 * channels,
-        channels * (taps - 1),
-    )  # fmt: skip
+    return short_convolution(sizes["hidden_states"][1], sizes["weight"][-1])
 
 
-def short_convolution(channels: int, taps: int) -> Geometry:
-    """A depth-wise causal convolution of ``taps`` taps."""
-    return _convolution({"hidden_states": (1, channels), "weight": (taps,)}, None)
+def short_convolution(channels: int, taps: int, group: int = 1) -> Geometry:
+    """A causal convolution of ``taps`` taps over groups of ``group`` channels."""
+    flops = 2.0 * channels * group * taps
+    state = channels * (taps - 1)
+    return Geometry("short_conv", channels, taps, 1, flops, 2.0 * channels, state)
 
 
 def _selective_scan(sizes: Sizes, _: Any) -> Geometry:
@@ -98,6 +96,17 @@ def _kimi_delta(sizes: Sizes, chunk: Any) -> Geometry:
     )
 
 
+def _linear_attention(sizes: Sizes, chunk: Any) -> Geometry:
+    """Keys and values summed into a (K x V) state a head, in chunks of C: Q·S and KᵀV across
+    chunks (4·K·V), masked Q·Kᵀ and its product with V inside them (causal half: C·(K + V)); Qin
+    et al. 2024 (Lightning Attention-2), section 3.
+    """
+    heads, key, value = sizes["state"]
+    flops = heads * (4.0 * key * value + chunk * (key + value))
+    elements = 2.0 * heads * (key + value)
+    return Geometry("linear_attention", heads, key, value, flops, elements, heads * key * value)
+
+
 def _state_update(sizes: Sizes, _: Any) -> Geometry:
     """One step of Mamba (a channel a head) or Mamba-2: decay, update and read the state."""
     state = sizes["state"]
@@ -114,6 +123,7 @@ _FORMULAS: dict[str, Callable[[Sizes, Any], Geometry]] = {
     "causal_conv1d_update": _convolution,
     "selective_scan_fn": _selective_scan,
     "selective_state_update": _state_update,
+    "linear_attention": _linear_attention,
     "mamba_chunk_scan_combined": _ssd,
     "chunk_gated_delta_rule": _gated_delta,
     "fused_recurrent_gated_delta_rule": _gated_delta,

@@ -230,8 +230,8 @@ class Specs:
         )
 
     def _convolution(self, node: Node) -> OpSpec:
-        """A depth-wise convolution along the tokens is a recurrence with a short state; one whose
-        patches do not overlap is a GEMM.
+        """A convolution along the tokens is a recurrence with a short state; one whose patches do
+        not overlap is a GEMM.
         """
         weight = node.attrs["sizes"][1]
         stride = next((a for a in node.attrs["args"] if isinstance(a, list)), None)
@@ -240,8 +240,8 @@ class Specs:
             bias = self._own(node) > n * k
             scale = node.numel / n / self._graph.rows
             return Gemm(n, k, (), bias, self._dtype, self._dtype, row_scale=scale)
-        if len(weight) == 3 and weight[1] == 1 and node.layer is not None:
-            return self._recurrent(node, short_convolution(weight[0], weight[2]))
+        if len(weight) == 3 and node.layer is not None:
+            return self._recurrent(node, short_convolution(weight[0], weight[2], weight[1]))
         return self._other(node)
 
     def _other(self, node: Node) -> Other:

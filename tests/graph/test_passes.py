@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from servesim.graph.ir import Node, TraceGraph
+from servesim.graph.passes.dead import drop_dead
 from servesim.graph.passes.fuse import fuse_glue
+from servesim.graph.passes.linear_attention import collapse_linear_attention
 from servesim.graph.passes.merge_gemms import merge_gemms
 from servesim.graph.passes.norms import collapse_norms
 from servesim.graph.passes.raw_attention import collapse_raw_attention
@@ -156,3 +158,56 @@ def test_lint() -> None:
     b.node("aten.neg.default", (99,), (1,))
     with pytest.raises(ValueError, match="reads 99 before it is"):
         b.graph.lint()
+
+
+def test_a_root_spelled_as_a_power_makes_a_norm() -> None:
+    b = Builder()
+    squared = b.node("aten.pow.Tensor_Scalar", (b.hidden,), (2, 3, 8), args=[2])
+    mean = b.node("aten.mean.dim", (squared,), (2, 3, 1))
+    root = b.node("aten.pow.Tensor_Scalar", (mean,), (2, 3, 1), args=[-0.5])
+    b.node("aten.mul.Tensor", (b.hidden, root), (2, 3, 8))
+    simplify(b.graph)
+    collapse_norms(b.graph)
+    assert b.targets() == ["input", "embedding", "norm"]
+
+
+def test_a_parameter_added_to_a_product_is_its_bias() -> None:
+    b = Builder()
+    product = b.linear(b.hidden, "dense", 16)
+    b.node("aten.add.Tensor", (product, b.parameter("dense.bias", (16,))), (2, 3, 16))
+    simplify(b.graph)
+    merge_gemms(b.graph)
+    assert b.targets() == ["input", "embedding", "linear"]
+    assert b.graph.nodes[product].attrs["parameters"] == {"dense.weight": 128, "dense.bias": 16}
+
+
+def test_products_around_a_state_are_one_recurrence() -> None:
+    """Two heads of 4, three tokens: Q·Kᵀ·V inside the chunk, Kᵀ·V for the next one."""
+    b = Builder()
+    q, k, v = (b.linear(b.hidden, f"{name}_proj", 8) for name in "qkv")
+    scores = b.node("aten.bmm.default", (q, k), (4, 3, 3), sizes=[(4, 3, 4), (4, 4, 3)])
+    inside = b.node("aten.bmm.default", (scores, v), (4, 3, 4), sizes=[(4, 3, 3), (4, 3, 4)])
+    b.node("aten.bmm.default", (k, v), (4, 4, 4), sizes=[(4, 4, 3), (4, 3, 4)])
+    out = b.node("aten.mul.Tensor", (inside,), (2, 3, 8))
+    last = b.linear(out, "o_proj", 8)
+    b.graph.outputs = (last,)
+    simplify(b.graph)
+    collapse_linear_attention(b.graph)
+    assert b.targets() == [
+        "input", "embedding", "linear", "linear", "linear", "kernel.linear_attention", "linear"
+    ]  # fmt: skip
+    node = b.graph.nodes[b.graph.nodes[last].inputs[0]]
+    assert set(node.inputs) == {q, k, v}
+    assert node.attrs["sizes"] == {"state": (2, 4, 4)}
+
+
+def test_arithmetic_that_nothing_reads_is_dropped() -> None:
+    b = Builder()
+    kept = b.linear(b.hidden, "kept", 8)
+    b.node("aten.exp.default", (kept,), (2, 3, 8))
+    written = b.node("kv_update", (b.node("aten.neg.default", (b.hidden,), (2, 3, 8)),), (2, 3, 8))
+    b.graph.outputs = (kept,)
+    simplify(b.graph)
+    drop_dead(b.graph)
+    assert b.targets() == ["input", "embedding", "linear", "aten.neg.default", "kv_update"]
+    assert written in b.graph.nodes

@@ -109,3 +109,13 @@ def test_keys_repeated_before_caching_count_once() -> None:
 
 def test_one_key_head() -> None:
     assert caches(load_graph("tiiuae/falcon-7b")) == [("full", 32, 2 * 64 * 2.0, None, 0.0)]
+
+
+def test_linear_attention_spelled_out() -> None:
+    """MiniMax: 64 heads' K x V state, which its code keeps outside the usual cache."""
+    graph = trace_type("minimax").graph
+    state = next(op.spec for op, _ in graph.weighted_ops() if isinstance(op.spec, Recurrent))
+    heads, width = state.heads, state.key_dim
+    assert (state.recurrence, state.value_dim) == ("linear_attention", width)
+    assert state.flops_per_token == heads * (4 * width**2 + 64 * 2 * width)
+    assert ("state", 16, 0.0, None, heads * width**2 * 2.0) in caches(graph)

@@ -74,3 +74,20 @@ def test_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = json.loads(capsys.readouterr().out)
     layer = 64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 128 + 2 * 64
     assert shown["parameters"] == 2 * layer + 2 * 100 * 64 + 64
+
+
+def test_quantised_weights_count_as_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FP8 in blocks of 128 x 128, a 4-byte scale each; embedding, head and norms stay 16-bit."""
+    values = {
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "vocab_size": 100,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert main(["trace", str(tmp_path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    matrices = 2 * (256 * (256 + 2 * 128) + 256 * 256 + 3 * 256 * 512)
+    rest = 2 * 100 * 256 + 5 * 256
+    assert shown["weight_bytes"] == matrices + matrices // 128**2 * 4 + 2 * rest

@@ -11,6 +11,7 @@ import pytest
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
 from servesim.models import load
+from servesim.models.config import resolve
 from servesim.models.load import cache_directory, load_graph
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"
@@ -91,3 +92,31 @@ def test_a_config_that_builds_nothing(tmp_path: Path) -> None:
     file.write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(UnsupportedError, match="no causal language model"):
         load_graph(str(file))
+
+
+def test_tracing_leaves_the_config_alone() -> None:
+    before = json.dumps(resolve("meta-llama/Llama-3.2-1B").values)
+    load_graph("meta-llama/Llama-3.2-1B", cache=False)
+    assert json.dumps(resolve("meta-llama/Llama-3.2-1B").values) == before
+
+
+@pytest.mark.parametrize(
+    ("values", "longest"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 4096),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0,
+                           "original_max_position_embeddings": 512}}, 4096),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                           "high_freq_factor": 4.0, "original_max_position_embeddings": 512}},
+         1024),
+    ],
+)  # fmt: skip
+def test_rotary_scaling_stretches_the_context(
+    values: dict[str, object], longest: int, tmp_path: Path
+) -> None:
+    tiny = {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "vocab_size": 100,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 1024,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(tiny | values))
+    assert load_graph(str(tmp_path)).max_model_len == longest
