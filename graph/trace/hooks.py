@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from servesim.graph.trace.fresh import forget_modelling_modules
 from servesim.graph.trace.recorder import Recorder
 
 #: Name under which attention, mask and expert functions are registered.
@@ -36,7 +37,8 @@ def active(recorder: Recorder) -> Iterator[None]:
 
 @functools.cache
 def install() -> None:
-    """Register everything, once a process; must run before modelling modules are imported."""
+    """Register everything, once a process; modelling modules imported before are forgotten."""
+    forget_modelling_modules()
     _wrap_kernels()
     from transformers import AttentionInterface, AttentionMaskInterface, cache_utils
     from transformers.integrations.moe import ExpertsInterface
