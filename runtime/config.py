@@ -9,6 +9,7 @@ from typing import Any, Literal
 from servesim import vllm_defaults
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.dtypes import short_name
+from servesim.graph.passes.expert import ExpertOptions
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.speculation import Speculation
 from servesim.vllm_defaults import StepLimits
@@ -49,8 +50,11 @@ class EngineConfig:
         scheduling_policy: name of a policy in ``runtime/schedulers``.
         scheduler_reserve_full_isl: admit a request only when all its known tokens fit the cache.
         async_scheduling: schedule a step while the one before it runs on the device.
-        enforce_eager: no CUDA graphs, so that steps are not padded to captured sizes.
-        tensor_parallel_size, pipeline_parallel_size, data_parallel_size: devices per dimension.
+        enforce_eager: no CUDA graphs, so that steps are not padded to captured sizes; what the host
+            then takes to launch kernels is not modelled.
+        tensor_parallel_size: devices that share each layer.
+        pipeline_parallel_size: groups of devices, each with a part of the layers.
+        data_parallel_size: replicas of the engine that share experts, or nothing.
         decode_context_parallel_size: tensor-parallel ranks that share KV heads by tokens.
         prefill_context_parallel_size: further devices that share prompts and KV cache by tokens.
         enable_expert_parallel: spread experts, not slices of each, over the devices.
@@ -127,6 +131,12 @@ class EngineConfig:
         if self.kv_cache_dtype != "auto":
             short_name(self.kv_cache_dtype)
         SCHEDULERS.get(self.scheduling_policy)
+        ExpertOptions(
+            enable_expert_parallel=self.enable_expert_parallel,
+            all2all_backend=self.all2all_backend,
+            enable_eplb=self.enable_eplb,
+            num_redundant_experts=self.num_redundant_experts,
+        )
         if (speculation := self.speculation) and speculation.tokens_each > self.block_size:
             raise InputError(f"num_speculative_tokens must be below block_size, {self.block_size}")
         self._check_token_budget()

@@ -49,6 +49,8 @@ class ExpertOptions:
             raise InputError(f"all2all_backend {self.all2all_backend!r} is none of {known}")
         if self.enable_eplb and not self.enable_expert_parallel:
             raise InputError("enable_eplb needs enable_expert_parallel")
+        if self.num_redundant_experts and not self.enable_eplb:
+            raise InputError("num_redundant_experts needs enable_eplb")
 
 
 def has_experts(graph: OpGraph) -> bool:
