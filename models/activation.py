@@ -19,9 +19,9 @@ from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.ops.pointwise import Pointwise
 from servesim.graph.ops.recurrent import Recurrent
 
-#: cuBLAS keeps this much for split-K partial sums (torch's default on Hopper).
 #: Tokens that fused experts work on at once (vLLM, ``VLLM_FUSED_MOE_CHUNK_SIZE``).
 EXPERT_CHUNK = 16 * 1024
+#: cuBLAS keeps this much for split-K partial sums (torch's default on Hopper).
 CUBLAS_BYTES = 32 * 2**20
 #: Tensors as wide as the hidden states alive in the middle of a layer: residual before and after
 #: the addition, attention output, normalised input.

@@ -14,7 +14,8 @@ from servesim.graph.ops.experts import Experts
 from servesim.graph.passes.caches import cache_groups, caches_of, unwritten_states
 from servesim.graph.passes.canonical import canonicalise
 from servesim.graph.passes.decode_reads import caches_read
-from servesim.graph.trace.capture import TOKENS, capture
+from servesim.graph.trace.capture import TOKENS, capture, record_prefill
+from servesim.graph.trace.fx_view import to_fx
 from servesim.models.build import build_model, first_line, quiet
 from servesim.models.config import ModelConfig
 
@@ -49,6 +50,23 @@ def trace_graph(config: ModelConfig, dtype: str) -> OpGraph:
         InputError, UnsupportedError: the config does not build or cannot be traced.
     """
     return trace_module(build_model(config.values, dtype), config.name, dtype).graph
+
+
+def recorded_fx(config: ModelConfig, dtype: str) -> str:
+    """The prefill of ``config`` as recorded, before any rewriting, printed by ``torch.fx``.
+
+    Raises:
+        InputError, UnsupportedError: the config does not build or cannot be traced.
+    """
+    model = build_model(config.values, dtype)
+    with quiet():
+        try:
+            trace, _ = record_prefill(model)
+        except Exception as error:
+            raise UnsupportedError(
+                f"{config.name} cannot be traced: {first_line(error)}"
+            ) from error
+    return str(to_fx(trace))
 
 
 def trace_module(model: Any, name: str, dtype: str) -> Traced:

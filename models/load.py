@@ -45,7 +45,7 @@ def load_graph(
         UnsupportedError: the model cannot be traced, or not be shared by so many ranks.
     """
     config = resolve(model)
-    chosen = _dtype(config, dtype)
+    chosen = serving_dtype(config, dtype)
     path = cache_directory() / f"{_key(config, chosen)}.json"
     graph = _read(path, config.name) if cache else None
     if graph is None:
@@ -65,7 +65,7 @@ def load_tower(model: str, *, dtype: str | None = None, cache: bool = True) -> O
     config = resolve(model)
     if "vision_config" not in config.values:
         return None
-    chosen = _dtype(config, dtype)
+    chosen = serving_dtype(config, dtype)
     name = f"{config.name} (vision tower)"
     path = cache_directory() / f"{_key(config, chosen)}-vision.json"
     graph = _read(path, name) if cache else None
@@ -84,8 +84,12 @@ def cache_directory() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "servesim"
 
 
-def _dtype(config: ModelConfig, dtype: str | None) -> str:
-    """The number format of weights and activations: 32-bit checkpoints are served in bf16."""
+def serving_dtype(config: ModelConfig, dtype: str | None) -> str:
+    """The number format of weights and activations: 32-bit checkpoints are served in bf16.
+
+    Raises:
+        UnknownNameError, InputError: ``dtype`` is no number format, or none to compute in.
+    """
     if dtype is None:
         saved = short_name(config.dtype) if config.dtype else "bf16"
         return saved if saved in {"bf16", "fp16"} else "bf16"

@@ -46,7 +46,9 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["nowhere/config.json"], "does not exist"),
         ([], "which model?"),
         (["gpt2", "--all"], "not both"),
+        (["--all", "--fx", "x.txt"], "leave --all out"),
         (["--report", "x.csv"], "--report needs --all"),
+        (["openai-community/gpt2", "--fx", "no/such/folder/x.txt"], "no such folder"),
         (["--all", "--report", "no/such/folder/x.csv"], "no such folder"),
         (["openai-community/gpt2", "--tensor-parallel-size", "0"], "at least 1"),
         (["openai-community/gpt2", "--tensor-parallel-size", "5"], "12 do not divide among 5"),
@@ -91,3 +93,12 @@ def test_quantised_weights_count_as_stored(
     matrices = 2 * (256 * (256 + 2 * 128) + 256 * 256 + 3 * 256 * 512)
     rest = 2 * 100 * 256 + 5 * 256
     assert shown["weight_bytes"] == matrices + matrices // 128**2 * 4 + 2 * rest
+
+
+def test_recorded_graph_as_torch_fx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "graph.txt"
+    assert main(["trace", "HuggingFaceTB/SmolLM2-135M", "--json", "--fx", str(file)]) == 0
+    written = file.read_text()
+    assert written.startswith("graph():")
+    assert "torch.ops.aten.silu.default" in written
+    assert json.loads(capsys.readouterr().out)["layers"] == 30

@@ -14,7 +14,7 @@ from servesim.graph.opgraph import OpGraph
 from servesim.graph.summary import ONE_TOKEN, summarise
 from servesim.graph.unmatched import unmatched
 from servesim.models.config import resolve
-from servesim.models.load import load_graph, load_tower
+from servesim.models.load import load_graph, load_tower, serving_dtype
 from servesim.models.quantisation import quantise
 from servesim.units import si
 
@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", metavar="D", help="bf16, fp16 or fp32 (default: checkpoint's)")
     parser.add_argument(
         "--vision", action="store_true", help="the vision tower of a multimodal model instead"
+    )
+    parser.add_argument(
+        "--fx", type=Path, metavar="FILE", help="write the prefill as recorded, as a torch.fx graph"
     )
     parser.add_argument("--no-cache", action="store_true", help="trace anew")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -48,11 +51,15 @@ def run(args: argparse.Namespace) -> int:
     if args.all:
         if args.model:
             raise InputError(f"give either a model or --all, not both ({args.model!r})")
+        if args.fx:
+            raise InputError("--fx writes the graph of one model: leave --all out")
         return _cover_all(args.report)
     if args.report:
         raise InputError("--report needs --all")
     if not args.model:
         raise InputError("which model? give an id, a folder or a config.json, or --all")
+    if args.fx:
+        _write_fx(args.model, args.dtype, args.fx)
     graph = _graph(args)
     summary = summarise(graph)
     if args.json:
@@ -61,6 +68,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_tables(graph, summary)
     return 0
+
+
+def _write_fx(model: str, dtype: str | None, file: Path) -> None:
+    from servesim.models.build_graph import recorded_fx
+
+    if not file.parent.is_dir():
+        raise InputError(f"--fx {str(file)!r}: there is no such folder")
+    config = resolve(model)
+    file.write_text(recorded_fx(config, serving_dtype(config, dtype)) + "\n", encoding="utf-8")
 
 
 def _graph(args: argparse.Namespace) -> OpGraph:
