@@ -19,7 +19,7 @@ from servesim.hardware.placement import Placement
 from servesim.hardware.tables.layer_profile import load_layer_profile
 from servesim.models.config import ModelConfig, resolve
 from servesim.models.load import load_graph
-from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
+from servesim.models.memory import MemoryOptions, MemoryPlan
 from servesim.models.quantisation import quantise
 from servesim.runtime.cluster import System
 from servesim.runtime.config import EngineConfig
@@ -32,6 +32,7 @@ from servesim.scenario.fields import field_types
 from servesim.scenario.graphs import resident_graph, served_graph
 from servesim.scenario.offload import offload_of
 from servesim.scenario.parallel import rank_names, stage_placements, step_model_of
+from servesim.scenario.placing import placed, placed_memory, scheduled
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.scenario.spec import Scenario
 from servesim.scenario.speculation import drafter_of, speculative
@@ -123,15 +124,20 @@ def serve(instance: Instance) -> Served:
     graph = served_graph(whole, instance.model, engine, device)
     drafter = drafter_of(engine, graph)
     resident, options = resident_graph(graph, drafter), memory_options(engine, device)
-    memory = plan_memory(resident, device.memory.capacity_bytes, options, model)
     costs, collectives = _costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
-    placement = Placement.tensor_parallel(
+    over = placed(instance.placement, graph, device, costs, collectives)
+    memory = placed_memory(over, resident, device, options, model)
+    placement = over or Placement.tensor_parallel(
         graph, device, costs, collectives, engine.cpu_offload_gb * GIB
     )
     placements = stage_placements(placement, engine.pipeline_parallel_size)
     config = _completed(engine, graph, memory)
-    target = step_model_of(instance.hardware, device, placements, config)
+    target = (
+        scheduled(instance.placement, over, instance.hardware, config)
+        if over
+        else step_model_of(instance.hardware, device, placements, config)
+    )
     drafting = speculative(target, config, drafter, instance.hardware, device, collectives)
     step_model = streamed(drafting, config, graph, device)
     offload = offload_of(instance.offload, graph, engine.pipeline_parallel_size)

@@ -19,10 +19,10 @@ T = TypeVar("T")
 #: What may stand at the top of a scenario file.
 TOP_LEVEL = (
     "name", "model", "hardware", "engine", "workload", "router", "power", "cost", "slo", "output",
-    "offload", "instance", "network", "disaggregation", "failures", "autoscaling",
+    "offload", "placement", "instance", "network", "disaggregation", "failures", "autoscaling",
 )  # fmt: skip
 #: Sections that an ``[[instance]]`` may override.
-PER_INSTANCE = ("model", "hardware", "engine", "offload")
+PER_INSTANCE = ("model", "hardware", "engine", "offload", "placement")
 
 
 @dataclass(frozen=True, slots=True)

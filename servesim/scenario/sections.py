@@ -156,6 +156,33 @@ class OffloadSection:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacementSection:
+    """``[placement]``: operators on devices beside the instance's own.
+
+    Attributes:
+        kind: of placer (``hardware/placers``); ``none`` leaves all on the instance's device.
+        options: of the placer.
+        devices: tables with ``device``, ``name`` (the device's by default), ``link`` (a table with
+            ``bandwidth`` and ``latency``; the device's link to its host by default), and ``to``
+            (which device the link leads to; the instance's by default). Each tensor-parallel rank
+            has its own.
+        sub_batches: parts of the batch that overlap: one computes while another attends.
+
+    Raises:
+        InputError: no parts.
+    """
+
+    kind: str = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    devices: tuple[Mapping[str, Any], ...] = ()
+    sub_batches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sub_batches < 1:
+            raise InputError(f"[placement] sub_batches must be at least 1, not {self.sub_batches}")
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One engine, or ``count`` equal ones: ``[[instance]]``.
 
@@ -171,6 +198,7 @@ class Instance:
     engine: EngineConfig = field(default_factory=EngineConfig)
     role: Literal["both", "prefill", "decode"] = "both"
     offload: OffloadSection = field(default_factory=OffloadSection)
+    placement: PlacementSection = field(default_factory=PlacementSection)
 
     def __post_init__(self) -> None:
         if self.count < 1:

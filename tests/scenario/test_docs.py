@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from servesim import Scenario, simulate
+from servesim.hardware.placers import PLACERS
 from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.failures import Outage
@@ -27,6 +28,7 @@ from servesim.scenario.sections import (
     ModelSection,
     OffloadSection,
     OutputSection,
+    PlacementSection,
 )
 from servesim.scenario.system import (
     NETWORKS,
@@ -38,9 +40,9 @@ from servesim.scenario.system import (
 DOCS = Path(__file__).parents[2] / "docs"
 SECTIONS = (
     ModelSection, HardwareSection, OutputSection, Instance, EngineConfig, NetworkSection,
-    DisaggregationSection, FailuresSection, Outage, Autoscaling,
+    DisaggregationSection, FailuresSection, Outage, Autoscaling, PlacementSection,
 )  # fmt: skip
-REGISTRIES = (WORKLOADS, ROUTERS, LENGTHS)
+REGISTRIES = (WORKLOADS, ROUTERS, LENGTHS, PLACERS)
 
 
 def test_every_key_of_a_scenario_is_documented() -> None:

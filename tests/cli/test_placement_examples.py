@@ -1,0 +1,127 @@
+"""Scenarios on several devices do what they are there to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servesim import Result, Scenario, simulate
+from servesim.errors import CapacityError, InputError, UnsupportedError
+from servesim.graph.batch import BatchShape
+from servesim.runtime.scheduled_step import ScheduledStepModel
+from servesim.scenario.typical import typical_steps
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = {"num_requests": 40}
+
+
+def run(name: str, **sections: object) -> Result:
+    got = simulate(Scenario.load(EXAMPLES / f"{name}.toml"), workload=SMALL, **sections)
+    assert got.metrics.finished == SMALL["num_requests"]
+    return got
+
+
+def model_of(got: Result) -> ScheduledStepModel:
+    model = got.deployment.served[0].step_model
+    assert isinstance(model, ScheduledStepModel)
+    return model
+
+
+def decodes(contexts: np.ndarray) -> BatchShape:
+    return BatchShape((), len(contexts), int(contexts.sum()), int(contexts.max()), contexts)
+
+
+ALONE = {"kind": "none", "devices": []}
+
+
+def test_attention_in_memory_spares_the_gpu() -> None:
+    got = run("gpu-pim")
+    served = got.deployment.served[0]
+    assert {row.label for row in typical_steps(got)[0].costs if row.device == "pim"} == {
+        "attention"
+    }
+    # Nine tenths of the stacks, by 512 KiB a token: 32 layers of 32 heads, keys and values.
+    tokens = 0.9 * 25.77e9 / (2 * 32 * 32 * 128 * 2)
+    assert served.memory.kv_cache_tokens == pytest.approx(tokens, abs=16)
+    alone = run("gpu-pim", placement=ALONE)
+    assert got.metrics.tpot.mean == pytest.approx(7.0e-3, rel=0.1)  # as calibrated
+    assert got.metrics.tpot.mean < 0.97 * alone.metrics.tpot.mean
+
+
+def test_a_placement_on_the_gpu_alone_changes_no_bit() -> None:
+    there = run("gpu-pim", placement={"options": {"ops": {"attention": "h100_sxm"}}})
+    alone = run("gpu-pim", placement=ALONE)
+    for name in ("first_token_s", "finished_s"):
+        requests = (got.records.requests.column(name) for got in (there, alone))
+        assert np.array_equal(*requests)
+
+
+def test_halves_pay_where_attention_is_long() -> None:
+    halves = {"sub_batches": 2}
+    llama = {"id": "meta-llama/Llama-3.1-8B"}
+    batch = decodes(np.linspace(500, 2500, 128).astype(np.int64))
+    one = model_of(run("gpu-pim", model=llama)).seconds(batch)
+    two = model_of(run("gpu-pim", model=llama, placement=halves))
+    assert two.seconds(batch) < 0.9 * one
+    assert two.seconds(batch) >= max(two.busy_seconds(batch).values())
+
+
+def test_experts_compute_on_the_host() -> None:
+    got = run("experts-on-cpu")
+    placement = got.deployment.served[0].placement
+    # 48 layers of 128 experts, three matrices of 2048 x 768 in bf16.
+    assert placement.weight_bytes("cpu") == 48 * 128 * 3 * 2048 * 768 * 2
+    assert got.deployment.served[0].memory.weight_bytes < 3.1e9
+    batch = decodes(np.full(8, 500))
+    busy = model_of(got).busy_seconds(batch)
+    # What 8 tokens touch of the experts, read at 80 % of 307 GB/s, and 5 µs a kernel.
+    touched = 128 * (1 - (1 - 8 / 128) ** 8)
+    read = touched * 3 * 2048 * 768 * 2 / (0.8 * 307.2e9)
+    assert busy["cpu"] == pytest.approx(48 * (read + 5e-6), rel=0.01)
+    assert got.metrics.output_throughput == pytest.approx(55.0, rel=0.03)
+    with pytest.raises(CapacityError):
+        run("experts-on-cpu", placement=ALONE)
+
+
+def test_every_placer_serves_the_example() -> None:
+    devices = [
+        {"device": "h100_sxm", "name": "second", "link": {"bandwidth": 450e9, "latency": 1e-6}}
+    ]
+    options = {
+        "by_layer": {"layers": {"16-31": "second"}},
+        "memory_fit": {"share": 0.1},
+        "greedy": {"share": 0.1},
+    }
+    for kind, given in options.items():
+        got = run("gpu-pim", placement={"kind": kind, "options": given, "devices": devices})
+        served = got.deployment.served[0]
+        assert served.placement.weight_bytes("second") > 0, kind
+        assert model_of(got).busy_seconds(decodes(np.full(8, 500)))["second"] > 0, kind
+
+
+@pytest.mark.parametrize(
+    ("placement", "complaint"),
+    [
+        ({"kind": "by_kin"}, "did you mean 'by_kind'"),
+        ({"options": {"op": {}}}, "unknown option of placer"),
+        ({"options": {"ops": {"attention": "pimm"}}}, "did you mean 'pim'"),
+        ({"sub_batches": 0}, "at least 1"),
+        ({"kind": "none"}, "has devices, but no kind"),
+        ({"devices": [{"device": "hbm_pim", "speed": 1}]}, "unknown speed"),
+        ({"devices": [{"device": "hbm_pim", "name": "h100_sxm"}]}, "two are called"),
+        (
+            {"devices": [{"device": "hbm_pim", "name": "pim", "to": "moon"}]},
+            "unknown device 'moon'",
+        ),
+    ],
+)
+def test_what_cannot_be_placed_is_refused(placement: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        run("gpu-pim", placement=placement)
+
+
+def test_combinations_that_cannot_be_simulated_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="pipeline_parallel_size"):
+        run("gpu-pim", engine={"pipeline_parallel_size": 2})
