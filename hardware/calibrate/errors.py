@@ -15,7 +15,7 @@ class ErrorLine:
     Attributes:
         kernels: measurements in it.
         median, p90: of the absolute relative error.
-        bias: error of the summed time.
+        bias: median of the signed relative errors.
         mean: mean relative error.
     """
 

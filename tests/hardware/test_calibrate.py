@@ -12,7 +12,7 @@ import pytest
 
 from servesim.cli.main import main
 from servesim.errors import InputError
-from servesim.graph.work import AttentionWork, MemoryWork
+from servesim.graph.work import AttentionWork, GemmWork, MemoryWork
 from servesim.hardware.calibrate.expected import touched_experts
 from servesim.hardware.calibrate.fit import fit, scaled
 from servesim.hardware.calibrate.geometry import Geometry
@@ -24,6 +24,7 @@ from servesim.hardware.calibrate.run import calibrate
 from servesim.hardware.calibrate.write import calibration_text, replace_calibration
 from servesim.hardware.cost import GRAPH_GAP_S
 from servesim.hardware.device import Device, MemoryTier
+from servesim.hardware.forms.gemm import GemmForm
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
 from servesim.hardware.load import DEVICES, load_device
@@ -218,3 +219,19 @@ def test_the_command_says_in_one_line_what_is_missing(
     error = capsys.readouterr().err
     assert "no kernel tables" in error
     assert error.count("\n") == 1
+
+
+def test_benchmarks_of_single_products_are_brought_to_the_scale_of_serving() -> None:
+    form = GemmForm(2e-6, 0.8, 0.8, 10.0, 1e-7, 1e-6, 4.0, 2.5, 0.5, 2.0)
+    works = [GemmWork(m, n, 4096) for m in (1, 16, 64, 256, 1024) for n in range(1024, 12289, 1024)]
+    rows = [
+        Row(w, form.seconds(w, MACHINE), "gemm.bf16", f"{w.n}", "benchmark", regime="all")
+        for w in works
+    ]
+    (result,) = calibrate(DEVICE, rows)
+    (scale,) = result.fitted.origins.values()
+    assert scale.factor == 1.0
+    assert scale.offset < 0
+    predict = problem("gemm.bf16", lambda _: MACHINE).seconds
+    found = predict(result.fitted.coefficients, rows[0])
+    assert found == pytest.approx(rows[0].seconds - scale.offset, rel=0.1)
