@@ -25,6 +25,7 @@ from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role, check_roles
 from servesim.runtime.routers import Router
 from servesim.runtime.routers.round_robin import RoundRobin
+from servesim.runtime.tiers.connect import connect_tiers
 from servesim.runtime.transfers import Transfers
 from servesim.runtime.workloads import Workload
 
@@ -80,6 +81,8 @@ class Cluster:
         self._progress: Progress | None = None
         self._network = Network(Fabric(_topology(instances, system.topology)))
         transfers = Transfers(self._network, self._events)
+        tiers = [(one.name, one.engine.tiers) for one in self.members if one.engine.tiers]
+        connect_tiers(tiers, transfers)
         self._handovers = Handovers(
             self.members, transfers, self._events, self.requests, system.handover, self._wake
         )
@@ -189,10 +192,17 @@ class Cluster:
         if end is None:
             self._lifecycle.drained(member, now)
             return
+        if end < math.inf:
+            self._step_lasts(member, life, end, now)
+        else:
+            member.engine.tell_end = partial(self._step_lasts, member, life)
+
+    def _step_lasts(self, member: Member, life: int, end: float, now: float) -> None:
+        """The step under way ends at ``end``."""
         self._events.push(end, Order.STEP_ENDS, partial(self._step_ends, member, life))
         if member.engine.tells_prefills:
             for one in self._in_step(member):
-                self._handovers.step_started(one)
+                self._handovers.step_started(one, now)
 
     def _step_ends(self, member: Member, life: int, now: float) -> None:
         if life != member.life:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
+from typing import ClassVar
 
 from servesim.errors import ServesimError
-from servesim.graph.batch import BatchShape
 from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.kv import build_cache
 from servesim.runtime.plan import Grant, Plan
@@ -22,8 +23,7 @@ from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.steps import StepRecords
-from servesim.runtime.tiers.hierarchy import Hierarchy
-from servesim.runtime.tiers.options import Offload
+from servesim.runtime.tiers.hierarchy import build_hierarchy
 
 
 class Engine:
@@ -32,6 +32,9 @@ class Engine:
     Whoever drives it alternates ``run``, which starts steps, and ``complete``, which ends the one
     under way.
     """
+
+    #: Whether a step may end when a network says.
+    can_wait: ClassVar[bool] = True
 
     def __init__(
         self, instance: Instance, requests: RequestRecords, options: EngineOptions = DEFAULT_OPTIONS
@@ -47,7 +50,9 @@ class Engine:
         self._adapter_load_s = instance.adapter_load_s
         self._host_s = 0.0 if self.config.async_scheduling else instance.host_s
         self._kv_groups = instance.kv_groups
-        self._tiers = self._hierarchy(instance.offload, requests)
+        self.tiers = build_hierarchy(
+            instance.offload, requests.pools, self._model, can_wait=self.can_wait
+        )
         self._requests = requests
         self._modes = SchedulerModes(options.visit_all, contexts=self._model.needs_contexts)
         self.scheduler = self._new_scheduler()
@@ -58,6 +63,10 @@ class Engine:
         self._current: Plan | None = None  # on the device
         self._ahead: Plan | None = None  # scheduled while it runs
         self._start_s = self._end_s = 0.0
+        self._resumed_s: list[float] = []  # last tokens of who gets one again in the current step
+        self._paused: list[Sequence] = []  # who gets none in the step ahead
+        #: Called with the end of the step under way, and the time, if ``run`` did not know it.
+        self.tell_end: Callable[[float, float], None] = lambda end_s, now: None
 
     @property
     def idle(self) -> bool:
@@ -150,7 +159,8 @@ class Engine:
                 by the next.
 
         Returns:
-            The end of the step under way; None if there is nothing to do.
+            The end of the step under way; None if there is nothing to do; infinity if it waits
+            for a network, in which case ``tell_end`` is called when the end is known.
 
         Raises:
             ServesimError: requests wait that can never be admitted.
@@ -158,8 +168,8 @@ class Engine:
         while self._start(now):
             assert self._current is not None
             told = self._current.finishing or (self.tells_prefills and self._current.prefills)
-            shares = self._tiers is not None and self._tiers.shared
-            if told or shares or self._end_s >= horizon:
+            shares = self.tiers is not None and self.tiers.shared
+            if told or shares or self._end_s >= horizon:  # infinite if not known yet
                 return self._end_s
             self.complete()
             now = self._end_s
@@ -170,8 +180,8 @@ class Engine:
         plan, now, requests = self._current, self._end_s, self._requests
         assert plan is not None
         self._current = None
-        if self._tiers is not None:
-            self._tiers.settle(now)
+        if self.tiers is not None:
+            self.tiers.settle(now)
         for seq in plan.first:
             requests.first_token_s[seq.index] = now
         finished = self.scheduler.update(plan)
@@ -191,6 +201,8 @@ class Engine:
 
     def fail(self, now: float) -> list[Sequence]:
         """Lose everything at once; returns the sequences that were here, scheduled or waiting."""
+        if self._current is not None and self._end_s == math.inf:
+            self._add_step(math.inf)
         self.records.steps.cut(now)
         lost = [*self._inbox, *self.scheduler.running.values(), *self.scheduler.received]
         lost += [self.scheduler.policy.pop() for _ in range(len(self.scheduler.policy))]
@@ -207,7 +219,8 @@ class Engine:
             self._require_idle()
             return False
         seconds = self._seconds(plan) + self._host_s
-        end = now + seconds if self._tiers is None else self._tiers.recalled_s(now, seconds)
+        tiers = self.tiers
+        end = now + seconds if tiers is None else tiers.recalled_s(now, seconds, self._end_known)
         self._begin(plan, now, end)
         return True
 
@@ -217,22 +230,38 @@ class Engine:
         return plan if plan is not None else self._schedule(now, now)
 
     def _begin(self, plan: Plan, now: float, end_s: float) -> None:
-        """Run a step on the device from ``now`` to ``end_s``."""
+        """Run a step on the device from ``now`` to ``end_s``, infinity if that is not known."""
         self._current = plan
         self._start_s, self._end_s = now, end_s
-        for seq in plan.resumed:  # before the step ahead, which may pause it again
-            assert seq.last_token_s is not None
-            self.records.steps.add_pause(self._end_s - seq.last_token_s)
-        held = self.records.kv_blocks - plan.free_blocks
-        self.records.steps.add(now, self._end_s, plan, held)
+        # Before the step ahead, which may pause them again.
+        self._resumed_s = [seq.last_token_s for seq in plan.resumed if seq.last_token_s is not None]
+        self._paused = []
+        if end_s < math.inf:
+            self._add_step(end_s)
         if self.config.async_scheduling:
-            self._ahead = self._schedule(now, self._end_s)
+            self._ahead = self._schedule(now, end_s)
+
+    def _end_known(self, end_s: float, now: float) -> None:
+        """All that the step under way waited for is here: it ends at ``end_s``."""
+        self._end_s = end_s
+        self._add_step(end_s)
+        for seq in self._paused:
+            seq.last_token_s = end_s
+        self.tell_end(end_s, now)
+
+    def _add_step(self, end_s: float) -> None:
+        """Add the step under way to the records."""
+        plan, steps = self._current, self.records.steps
+        assert plan is not None
+        for last_token_s in self._resumed_s:
+            steps.add_pause(end_s - last_token_s)
+        steps.add(self._start_s, end_s, plan, self.records.kv_blocks - plan.free_blocks)
 
     def _schedule(self, now: float, token_s: float) -> Plan | None:
         """Decide a step; ``token_s`` is when the tokens of the one before it come out."""
         requests, scheduler = self._requests, self.scheduler
-        if self._tiers is not None:
-            self._tiers.now = now
+        if self.tiers is not None:
+            self.tiers.now = now
         while self._inbox:
             seq = self._inbox.popleft()
             requests.queued_s[seq.index] = now
@@ -240,6 +269,7 @@ class Engine:
         if not scheduler.busy:
             return None
         plan = scheduler.schedule()
+        self._paused = plan.paused
         for seq in plan.paused:
             seq.last_token_s = token_s
         if plan.empty:  # a sequence that gave way itself ends a step, maybe before any had a token
@@ -261,20 +291,11 @@ class Engine:
         return seconds + plan.loaded_adapters * self._adapter_load_s
 
     def _new_scheduler(self) -> Scheduler:
-        if self._tiers is not None:
-            self._tiers.clear()
-        cache = build_cache(self.config, self.records.kv_blocks + 1, self._kv_groups, self._tiers)
+        if self.tiers is not None:
+            self.tiers.clear()
+        cache = build_cache(self.config, self.records.kv_blocks + 1, self._kv_groups, self.tiers)
         policy = SCHEDULERS.build(self.config.scheduling_policy)
         return Scheduler(self.config, policy, cache, self._modes)
-
-    def _hierarchy(self, offload: Offload | None, requests: RequestRecords) -> Hierarchy | None:
-        if offload is None:
-            return None
-
-        def prefill_seconds(tokens: int, context: int) -> float:
-            return self._model.seconds(BatchShape(((tokens, context),)))
-
-        return Hierarchy(offload, requests.pools.stores_for(offload), prefill_seconds)
 
     def _require_idle(self) -> None:
         if self.scheduler.busy and not self.outside:

@@ -125,11 +125,11 @@ class Handovers:
 
     # The prefill goes on.
 
-    def step_started(self, source: Member) -> None:
-        """A step with prefills runs on ``source``: its KV comes layer by layer."""
+    def step_started(self, source: Member, now: float) -> None:
+        """A step with prefills runs on ``source``: its KV comes layer by layer, from ``now`` on."""
         start_s, end_s, grants = source.engine.prefills()
         layers = source.instance.num_layers
-        first_layer_s = start_s + (end_s - start_s) / layers
+        first_layer_s = max(now, start_s + (end_s - start_s) / layers)
         for seq, computed, new in grants:
             one = self._open.get(seq.index)
             if one is None or not one.early:

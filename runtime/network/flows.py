@@ -7,6 +7,8 @@ time and exact. A flow's last byte arrives its path's latency after it was sent.
 from __future__ import annotations
 
 import math
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from servesim.errors import InputError
@@ -41,7 +43,14 @@ class Network:
     fabric: Fabric
     carried: dict[int, float] = field(default_factory=dict)
     _flows: list[Flow] = field(default_factory=list)
+    _added: dict[int, float] = field(default_factory=dict)  # capacity of links beside the fabric's
     _now: float = 0.0
+
+    def add_link(self, bandwidth: float) -> int:
+        """A link beside those of the fabric, for paths that cross it; returns its number."""
+        number = len(self.fabric.capacity) + len(self._added)
+        self._added[number] = bandwidth
+        return number
 
     def start(self, now: float, start: str, end: str, size: float) -> Flow:
         """A flow of ``size`` bytes from node ``start`` to node ``end``.
@@ -50,10 +59,17 @@ class Network:
             InputError: a negative size.
             UnsupportedError: no way leads there.
         """
+        return self.start_along(now, self.fabric.path(start, end), size)
+
+    def start_along(self, now: float, path: Path, size: float) -> Flow:
+        """A flow of ``size`` bytes over the links of ``path``.
+
+        Raises:
+            InputError: a negative size.
+        """
         if not size >= 0:
             raise InputError(f"a transfer must not be of {size} bytes")
         self.advance(now)
-        path = self.fabric.path(start, end)
         flow = Flow(path, size, size if path.links else 0.0)
         self._flows.append(flow)
         self._share()
@@ -84,9 +100,22 @@ class Network:
         return sent
 
     def carried_by_name(self) -> dict[str, float]:
-        """Bytes that each link has carried, ``from -> to``."""
+        """Bytes that each link of the fabric has carried, ``from -> to``."""
         names = self.fabric.names
-        return {names[link]: size for link, size in sorted(self.carried.items())}
+        carried = sorted(self.carried.items())
+        return {names[link]: size for link, size in carried if link not in self._added}
+
+    def share(self, path: Path, besides: Flow | None = None) -> float:
+        """Bytes per second of one more flow if all had equal shares of the narrowest link.
+
+        Args:
+            besides: a flow that would be over by then.
+        """
+        flows = [flow.path.links for flow in self._flows if flow.left and flow is not besides]
+        return min(
+            self._capacity[link] / (1 + sum(link in links for links in flows))
+            for link in path.links
+        )
 
     def advance(self, now: float) -> None:
         """Let the bytes flow until ``now``."""
@@ -94,6 +123,10 @@ class Network:
         if seconds > 0:
             for flow in self._flows:
                 self._carry(flow, min(flow.left, flow.rate * seconds))
+
+    @property
+    def _capacity(self) -> Mapping[int, float]:
+        return ChainMap(self._added, self.fabric.capacity) if self._added else self.fabric.capacity
 
     def _carry(self, flow: Flow, size: float) -> None:
         if size > 0:
@@ -104,6 +137,6 @@ class Network:
     def _share(self) -> None:
         """Give every flow its fair rate."""
         flows = [flow for flow in self._flows if flow.left]
-        rates = fair_rates([flow.path.links for flow in flows], self.fabric.capacity)
+        rates = fair_rates([flow.path.links for flow in flows], self._capacity)
         for flow, rate in zip(flows, rates, strict=True):
             flow.rate = rate

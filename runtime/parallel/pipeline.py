@@ -32,6 +32,8 @@ class Flight:
 class PipelineEngine(Engine):
     """Runs its requests in as many batches as there are stages."""
 
+    can_wait = False
+
     def __init__(
         self, instance: Instance, requests: RequestRecords, options: EngineOptions = DEFAULT_OPTIONS
     ) -> None:
@@ -85,7 +87,7 @@ class PipelineEngine(Engine):
     def told(self) -> bool:
         """Whether somebody else must know when the oldest batch ends."""
         plan = self.oldest.plan
-        shares = self._tiers is not None and self._tiers.shared
+        shares = self.tiers is not None and self.tiers.shared
         return bool(plan.finishing or shares or (self.tells_prefills and plan.prefills))
 
     def prefills(self) -> tuple[float, float, list[Grant]]:
@@ -113,9 +115,10 @@ class PipelineEngine(Engine):
     def prepared(self, plan: Plan, now: float, times: list[float]) -> list[float]:
         """``times`` of the stages, the first with what must be brought to the devices before."""
         times[0] += plan.loaded_adapters * self._adapter_load_s
-        if self._tiers is not None:
+        if self.tiers is not None:
             start = max(now, self._stage_free[0])
-            times[0] = self._tiers.recalled_s(start, times[0]) - start
+            end = self.tiers.recalled_s(start, times[0], lambda end_s, now: None)
+            times[0] = end - start
         return times
 
     def _stage_times(self, plan: Plan) -> list[float]:

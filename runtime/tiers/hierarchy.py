@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from servesim.errors import InputError
+from servesim.graph.batch import BatchShape
+from servesim.runtime.step import StepModel
+from servesim.runtime.tiers.arrivals import Arrivals
 from servesim.runtime.tiers.options import Offload
-from servesim.runtime.tiers.store import Store
+from servesim.runtime.tiers.store import Entry, Store
+from servesim.runtime.tiers.ways import Way
 
 #: Seconds to compute so many tokens after so many others.
 PrefillSeconds = Callable[[int, int], float]
@@ -59,26 +64,48 @@ class Recall:
 NOTHING = Recall((), 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How a tier is reached: from it, to it from the engine, and to it from the tier above."""
+
+    reader: Way
+    writer: Way
+    demoter: Way
+
+
 class Hierarchy:
     """The tiers of one engine.
 
     Attributes:
         now: the time; whoever drives the engine keeps it.
-        shared: whether another engine may write to one of the stores.
+        shared: whether anything else has to do with the stores or their traffic.
+        can_wait: whether the engine's steps may end when a network says.
     """
 
     def __init__(
-        self, offload: Offload, stores: Sequence[Store], prefill_seconds: PrefillSeconds
+        self,
+        offload: Offload,
+        stores: Sequence[Store],
+        prefill_seconds: PrefillSeconds,
+        *,
+        can_wait: bool = False,
     ) -> None:
         self.offload = offload
         self.stores = stores
         self.now = 0.0
-        self.shared = any(store.tier.pool for store in stores)
+        self.shared = any(store.tier.pool or store.tier.at for store in stores)
+        self.can_wait = can_wait
+        self.ways = [Ways(store.reader, store.writer, store.writer) for store in stores]
+        self._life = 0  # what was asked in an earlier one arrives for nobody
         self._prefill_seconds = prefill_seconds
         self._chunk_bytes = offload.chunk_tokens * offload.bytes_per_token
         self._computed: list[tuple[Chunk, bool]] = []  # to be written when the step has ended
         self._lost: list[Chunk] = []  # evicted from the accelerator's memory in this step
         self._recalled: list[Recall] = []  # for the next step
+
+    def connect(self, place: int, ways: Ways) -> None:
+        """Reach the tier at ``place`` in this way."""
+        self.ways[place] = ways
 
     def find(self, chunks: Sequence[Chunk], computed: int) -> Recall:
         """The chunks, from the first on, that some tier holds and that are worth recalling.
@@ -106,10 +133,25 @@ class Hierarchy:
         if recall.chunks:
             self._recalled.append(recall)
 
-    def recalled_s(self, now: float, seconds: float) -> float:
-        """When a step that starts ``now`` and computes for ``seconds`` ends, with its recalls."""
+    def recalled_s(self, now: float, seconds: float, then: Callable[[float, float], None]) -> float:
+        """When a step that starts ``now`` and computes for ``seconds`` ends, with its recalls.
+
+        Infinity if that is not known yet: ``then`` is told the end, and the time, when it is.
+        """
+        life = self._life
+
+        def known(arrived_s: float, told_s: float) -> None:
+            if life == self._life:
+                then(self._end_s(now, arrived_s, seconds), told_s)
+
         recalls, self._recalled = self._recalled, []
-        arrived = max((self._carry_out(recall, now) for recall in recalls), default=now)
+        arrivals = Arrivals(now, known)
+        for recall in recalls:
+            self._carry_out(recall, now, arrivals)
+        return math.inf if arrivals.missing else self._end_s(now, arrivals.last_s, seconds)
+
+    def _end_s(self, now: float, arrived: float, seconds: float) -> float:
+        """End of a step from ``now`` whose recalls are all there when ``arrived``."""
         if arrived <= now:
             return now + seconds
         if not self.offload.layerwise:
@@ -128,6 +170,7 @@ class Hierarchy:
 
     def clear(self) -> None:
         """Forget what the engine was about to do; what the tiers hold stays."""
+        self._life += 1
         for pending in (self._computed, self._lost, self._recalled):
             pending.clear()
 
@@ -150,14 +193,16 @@ class Hierarchy:
 
     def _put(self, chunk: Chunk, place: int) -> None:
         cost = self._prefill_seconds(self.offload.chunk_tokens, chunk.before)
-        self._write(self._key(chunk), self._chunk_bytes, cost, place)
+        entry = Entry(self._chunk_bytes, cost)
+        self._write(self._key(chunk), entry, place, self.ways[place].writer)
 
-    def _write(self, key: Hashable, size: float, cost: float, place: int) -> None:
-        evicted = self.stores[place].put(key, size, cost, self.now)
+    def _write(self, key: Hashable, entry: Entry, place: int, way: Way) -> None:
+        evicted = self.stores[place].put(key, entry, self.now, way)
         below = place + 1
         if below < len(self.stores) and self.stores[below].tier.write == "back":
-            for lost, entry in evicted:
-                self._write(lost, entry.size, entry.cost, below)
+            for lost, old in evicted:
+                copy = Entry(old.size, old.cost)
+                self._write(lost, copy, below, self.ways[below].demoter)
 
     def _worthwhile(self, recall: Recall, computed: int) -> bool:
         """Whether it is expected to come back sooner than it could be computed again."""
@@ -165,15 +210,15 @@ class Hierarchy:
         for _, tier in recall.chunks:
             sizes[tier] += self._chunk_bytes
         waits = [
-            store.reader.expected_s(size, self.now)
-            for store, size in zip(self.stores, sizes, strict=True)
+            ways.reader.expected_s(size, self.now)
+            for ways, size in zip(self.ways, sizes, strict=True)
             if size
         ]
         return max(waits) < self._prefill_seconds(recall.tokens, computed)
 
-    def _carry_out(self, recall: Recall, now: float) -> float:
-        """Read the chunks; returns when all have arrived."""
-        self.now = arrived = now
+    def _carry_out(self, recall: Recall, now: float, arrivals: Arrivals) -> None:
+        """Read the chunks."""
+        self.now = now
         fresh = recall.tokens
         last = recall.chunks[-1][0].before + self.offload.chunk_tokens
         start = last - fresh
@@ -182,8 +227,21 @@ class Hierarchy:
             key, store = self._key(chunk), self.stores[tier]
             if key not in store:  # displaced since it was found: as if read just before
                 continue
-            arrived = max(arrived, store.recall(key, spared, now))
+            way = self.ways[tier].reader
+            arrivals.expect(store.recall(key, spared, now, way, arrivals.arrived))
             for above in range(tier):
                 if self.stores[above].tier.write == "through":
                     self._put(chunk, above)
-        return arrived
+
+
+def build_hierarchy(
+    offload: Offload | None, pools: Pools, model: StepModel, *, can_wait: bool
+) -> Hierarchy | None:
+    """The tiers of an engine whose steps take what ``model`` says; None without any."""
+    if offload is None:
+        return None
+
+    def prefill_seconds(tokens: int, context: int) -> float:
+        return model.seconds(BatchShape(((tokens, context),)))
+
+    return Hierarchy(offload, pools.stores_for(offload), prefill_seconds, can_wait=can_wait)

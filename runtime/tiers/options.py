@@ -23,6 +23,8 @@ class Tier:
         latency_s: of each transfer.
         pool: engines whose tiers name the same pool share one memory and its bandwidth: those of
             a node, or all; one of its own when empty.
+        at: node of the network where it is: its traffic goes over the links between that and the
+            instance, together with all else there. Otherwise only those of its pool share it.
         eviction: name of a policy in ``runtime/tiers/eviction``.
         write: ``through``: it gets KV as soon as that is computed; ``back``: when the memory above
             has no more room for it.
@@ -39,6 +41,7 @@ class Tier:
     write_bandwidth: float | None = None
     latency_s: float = 0.0
     pool: str = ""
+    at: str = ""
     eviction: str = "lru"
     write: Literal["through", "back"] = "through"
     exclusive: bool = False

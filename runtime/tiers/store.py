@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -11,37 +12,22 @@ import numpy.typing as npt
 
 from servesim.runtime.tiers.eviction import EVICTIONS, Eviction
 from servesim.runtime.tiers.options import Tier
+from servesim.runtime.tiers.ways import Arrived, Link, Way
 
 COLUMNS = ("time_s", "resident_bytes", "written_bytes", "read_bytes", "hit_tokens")
 
 
-class Link:
-    """A way on which transfers queue up behind each other."""
-
-    def __init__(self, bandwidth: float, latency_s: float) -> None:
-        self._bandwidth = bandwidth
-        self._latency_s = latency_s
-        self._free_s = 0.0
-        self.carried_bytes = 0.0
-
-    def transfer(self, size: float, now: float) -> float:
-        """Send ``size`` bytes from ``now`` on; returns when the last has arrived."""
-        self._free_s = max(self._free_s, now) + size / self._bandwidth
-        self.carried_bytes += size
-        return self._free_s + self._latency_s
-
-    def expected_s(self, size: float, now: float) -> float:
-        """Seconds that ``transfer`` would take now."""
-        return max(self._free_s - now, 0.0) + size / self._bandwidth + self._latency_s
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """A chunk: its size, when it is there, and the seconds to compute it again."""
+    """A chunk: its size, the seconds to compute it again, and when it is there."""
 
     size: float
-    ready_s: float
     cost: float
+    ready_s: float = math.inf
+
+    def arrived(self, now: float) -> None:
+        """All of it is there."""
+        self.ready_s = now
 
 
 class Store:
@@ -51,7 +37,7 @@ class Store:
         resident: bytes there now.
         bytes_in, bytes_out: ever added, and ever evicted or taken away.
         read: bytes recalled; ``hit_tokens``, tokens that this spared computing.
-        reader, writer: the ways from it and to it.
+        reader, writer: the ways from it and to it, if nothing else shares them.
     """
 
     def __init__(self, tier: Tier) -> None:
@@ -73,25 +59,26 @@ class Store:
         return entry is not None and entry.ready_s <= now
 
     def put(
-        self, key: Hashable, size: float, cost: float, now: float
+        self, key: Hashable, entry: Entry, now: float, way: Way | None = None
     ) -> list[tuple[Hashable, Entry]]:
-        """Write a chunk; returns those evicted for it.
+        """Write a chunk over ``way``, its own if there is no other; returns those evicted for it.
 
         One that is there already is not written again; one larger than the tier not at all.
         """
         if key in self._entries:
             self._policy.used(key)
             return []
-        if size > self.tier.capacity_bytes:
+        if entry.size > self.tier.capacity_bytes:
             return []
         evicted = []
-        while self.resident + size > self.tier.capacity_bytes:
+        while self.resident + entry.size > self.tier.capacity_bytes:
             victim = self._policy.victim()
             evicted.append((victim, self.take(victim)))
-        self._entries[key] = Entry(size, self.writer.transfer(size, now), cost)
-        self._policy.added(key, cost)
-        self.resident += size
-        self.bytes_in += size
+        self._entries[key] = entry
+        entry.ready_s = (way or self.writer).transfer(entry.size, now, entry.arrived)
+        self._policy.added(key, entry.cost)
+        self.resident += entry.size
+        self.bytes_in += entry.size
         self._record(now)
         return evicted
 
@@ -103,8 +90,15 @@ class Store:
         self.bytes_out += entry.size
         return entry
 
-    def recall(self, key: Hashable, tokens: int, now: float) -> float:
-        """Read a chunk that spares computing ``tokens``; returns when it has arrived."""
+    def recall(
+        self,
+        key: Hashable,
+        tokens: int,
+        now: float,
+        way: Way | None = None,
+        then: Arrived = lambda now: None,
+    ) -> float:
+        """Read a chunk that spares computing ``tokens``; returns as ``Way.transfer``."""
         size = self._entries[key].size
         self._policy.used(key)
         self.read += size
@@ -112,7 +106,7 @@ class Store:
         if self.tier.exclusive:
             self.take(key)
         self._record(now)
-        return self.reader.transfer(size, now)
+        return (way or self.reader).transfer(size, now, then)
 
     def _record(self, now: float) -> None:
         self.records.add(now, (self.resident, self.bytes_in, self.read, self.hit_tokens))
