@@ -134,8 +134,10 @@ class Send:
     """Results, or a part of the KV cache, that go from device to device.
 
     Attributes:
-        payload: seconds on ``route`` for a part of the batch.
-        resources: the links, by the names of their ends.
+        ends: names of the two devices.
+        cost: seconds for a part of the batch.
+        resources: the links on the way, each direction one.
+        after: indices of the pieces of the block that must have ended.
     """
 
     label: str

@@ -14,6 +14,7 @@ from servesim.runtime.step_model import SOURCES, CompiledStepModel, OpCost
 
 #: What a breakdown calls the time in which several devices or links are busy, negative.
 OVERLAP = "overlap"
+_ROUNDING = 1e-9
 
 
 @dataclass
@@ -88,8 +89,11 @@ class ScheduledStepModel(CompiledStepModel):
             for row in piece.rows(lane, count)
         ]
         spent = list(self.spent)
-        hidden = self.seconds(batch) - fsum(row.seconds for row in rows)
+        took = self.seconds(batch)
+        hidden = took - fsum(row.seconds for row in rows)
         self.spent[:] = spent
+        if hidden > -_ROUNDING * took:
+            return tuple(rows)
         return (*rows, OpCost(OVERLAP, self.placement.default, 1, hidden, Source.ANALYTICAL))
 
     def _lanes(self, batch: BatchShape) -> tuple[Lane, ...]:

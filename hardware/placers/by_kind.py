@@ -19,14 +19,15 @@ class ByKind:
 
     def place(self, graph: OpGraph, site: Site) -> Placed:
         """Where each operator runs."""
-        where, known = {}, dict[str, None]()
-        for key, op in ((b.name, op) for b in graph.blocks for op in b.ops):
-            names = (op.name, op.label, op.kind)
-            known.update(dict.fromkeys(filter(None, names)))
-            device = next((self.ops[name] for name in names if name in self.ops), site.default)
-            if device != site.default:
-                where[key, op.name] = device
+        ops = [
+            (b.name, op.name, (op.name, op.label, op.kind)) for b in graph.blocks for op in b.ops
+        ]
+        known = {name: None for *_, names in ops for name in names if name}
         for name in self.ops:
             if name not in known:
                 raise UnknownNameError("operator or kind", name, known)
-        return Placed(graph, where)
+        where = {}
+        for block, op, names in ops:
+            if found := next((self.ops[name] for name in names if name in self.ops), None):
+                where[block, op] = found
+        return Placed(graph, {key: name for key, name in where.items() if name != site.default})

@@ -21,8 +21,8 @@ class Greedy:
 
     def place(self, graph: OpGraph, site: Site) -> Placed:
         """Where each operator runs: where its inputs have arrived and it has ended first."""
-        keys = self.decodes * self.context
-        finish = Finish(site, BatchShape((), self.decodes, keys, self.context), self.share)
+        batch = BatchShape((), self.decodes, self.decodes * self.context, self.context)
+        finish = Finish(site, batch, self.share)
         where = {}
         for block in graph.blocks:
             finish.start(block)

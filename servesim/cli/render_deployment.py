@@ -10,6 +10,7 @@ from servesim.graph.opgraph import Block, OpGraph
 from servesim.graph.ops.experts import PooledExperts
 from servesim.graph.summary import ONE_TOKEN, flops_per_token
 from servesim.scenario.build import Deployment, Served
+from servesim.scenario.placing import kv_share
 from servesim.scenario.sections import Plugin
 from servesim.units import binary, gib, si
 
@@ -88,6 +89,11 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
         link = device.peer_link
         facts.append(("link", f"{link.name}, {si(link.bandwidth, 'B/s')}"))
     facts += _expert_facts(one)
+    facts += [
+        ("beside it", f"{name}, {other.title or other.name}")
+        for name, other in one.placement.devices.items()
+        if name != one.placement.default
+    ]
     if one.instance.hardware.profile is not None:
         facts.append(("profile", str(one.instance.hardware.profile)))
     facts.append(
@@ -143,7 +149,7 @@ def memory_parts(one: Served) -> list[tuple[str, float]]:
         ("weights", plan.weight_bytes),
         ("activation peak", plan.activation_peak_bytes),
         ("reserve", plan.reserve_bytes),
-        ("KV cache", plan.kv_cache_bytes),
+        ("KV cache", plan.kv_cache_bytes * kv_share(one.placement)),
     ]
     used = sum(size for _, size in parts)
     return [*parts, ("not used", max(one.device.memory.capacity_bytes - used, 0.0))]

@@ -189,11 +189,13 @@ def step_rows(step: TypicalStep) -> list[tuple[str, str, str, str, float]]:
     total = step.seconds
     shown = [c for c in step.costs[:_MOST_ROWS] if c.seconds >= _LEAST_SHARE * total]
     rows = [(cost.label, cost.count, cost.seconds, cost.source.value) for cost in shown]
-    rest = step.costs[len(shown) :]
+    rest = [c for c in step.costs[len(shown) :] if c.seconds >= 0]
     if rest:
         sources = ", ".join(sorted({cost.source.value for cost in rest}))
         seconds = sum(cost.seconds for cost in rest)
         rows.append((count(len(rest), "other"), sum(c.count for c in rest), seconds, sources))
+    overlap = [c for c in step.costs if c.seconds < 0]
+    rows += [(cost.label, cost.count, cost.seconds, cost.source.value) for cost in overlap]
     return [
         (label, f"{runs}", number(1e3 * seconds), source, seconds / total)
         for label, runs, seconds, source in rows

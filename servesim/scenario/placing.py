@@ -119,6 +119,12 @@ def scheduled(
     return ScheduledStepModel(placement, sizes, sub_batches=section.sub_batches)
 
 
+def kv_share(placement: Placement) -> float:
+    """Share of the KV cache that is on the default device."""
+    kept = _kv_bytes(placement)
+    return kept.get(placement.default, 0.0) / sum(kept.values()) if kept else 1.0
+
+
 def _site(section: PlacementSection, device: Device) -> Site:
     """The devices by name, ``device`` first, and the links between them."""
     devices, edges = {device.name: device}, []

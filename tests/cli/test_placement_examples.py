@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from servesim import Result, Scenario, simulate
+from servesim.cli.render_deployment import memory_parts, placement_facts
+from servesim.cli.render_result import step_rows
 from servesim.errors import CapacityError, InputError, UnsupportedError
 from servesim.graph.batch import BatchShape
 from servesim.runtime.scheduled_step import ScheduledStepModel
@@ -39,9 +41,11 @@ ALONE = {"kind": "none", "devices": []}
 def test_attention_in_memory_spares_the_gpu() -> None:
     got = run("gpu-pim")
     served = got.deployment.served[0]
-    assert {row.label for row in typical_steps(got)[0].costs if row.device == "pim"} == {
-        "attention"
-    }
+    step = typical_steps(got)[0]
+    assert {row.label for row in step.costs if row.device == "pim"} == {"attention"}
+    assert dict(placement_facts(served))["beside it"].startswith("pim, Samsung HBM-PIM")
+    assert dict(memory_parts(served))["KV cache"] == 0
+    assert sum(dict(memory_parts(served)).values()) == served.device.memory.capacity_bytes
     # Nine tenths of the stacks, by 512 KiB a token: 32 layers of 32 heads, keys and values.
     tokens = 0.9 * 25.77e9 / (2 * 32 * 32 * 128 * 2)
     assert served.memory.kv_cache_tokens == pytest.approx(tokens, abs=16)
@@ -66,6 +70,14 @@ def test_halves_pay_where_attention_is_long() -> None:
     two = model_of(run("gpu-pim", model=llama, placement=halves))
     assert two.seconds(batch) < 0.9 * one
     assert two.seconds(batch) >= max(two.busy_seconds(batch).values())
+
+
+def test_overlap_has_a_line_of_its_own() -> None:
+    step = typical_steps(run("gpu-pim", placement={"sub_batches": 2}))[0]
+    label, *_, share = step_rows(step)[-1]
+    assert label == "overlap"
+    assert share < 0
+    assert sum(row[-1] for row in step_rows(step)) == pytest.approx(1)
 
 
 def test_experts_compute_on_the_host() -> None:
