@@ -8,10 +8,18 @@ from typing import Any
 from servesim.errors import ServesimError, UnsupportedError
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.ir import PARAMETER, TraceGraph
+from servesim.graph.op import Op
 from servesim.graph.opgraph import Block, CacheGroup, OpGraph
+from servesim.graph.ops.attention import Attention
 from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.experts import Experts
-from servesim.graph.passes.caches import cache_groups, caches_of, unwritten_states
+from servesim.graph.passes.caches import (
+    Kept,
+    cache_groups,
+    caches_of,
+    group_layers,
+    unwritten_states,
+)
 from servesim.graph.passes.canonical import canonicalise
 from servesim.graph.passes.decode_reads import caches_read
 from servesim.graph.trace.capture import TOKENS, capture, record_prefill
@@ -92,6 +100,8 @@ def trace_module(model: Any, name: str, dtype: str) -> Traced:
     caches = caches or caches_of(blocks)
     caches += unwritten_states(blocks, caches)
     blocks, caches = _renumbered(blocks, caches)
+    longest = _context_length(model.config.get_text_config(decoder=True))
+    blocks, caches = _without_idle_windows(blocks, caches, longest)
     graph = _graph(model, name, dtype, blocks, caches, parameters, tuple(prefill.notes))
     steps = () if decode is None else canonicalise(decode, dtype)
     return Traced(graph, steps, model)
@@ -150,6 +160,27 @@ def _renumbered(
         tuple(replace(b, layers=renumber(b.layers)) for b in blocks),
         tuple(c for c in kept if c.layers),
     )
+
+
+def _without_idle_windows(
+    blocks: tuple[Block, ...], caches: tuple[CacheGroup, ...], longest: int
+) -> tuple[tuple[Block, ...], tuple[CacheGroup, ...]]:
+    """Windows as long as the longest context limit nothing (Phi-3-mini-128k)."""
+
+    def opened(op: Op) -> Op:
+        spec = op.spec
+        if isinstance(spec, Attention) and spec.window is not None and spec.window >= longest:
+            return replace(op, spec=replace(spec, window=None))
+        return op
+
+    kept: dict[Kept, list[int]] = {}
+    for c in caches:
+        idle = c.kind == "window" and (c.window or 0) >= longest
+        kind, window = ("full", None) if idle else (c.kind, c.window)
+        what = Kept(kind, c.bytes_per_token, window, c.state_bytes)
+        kept.setdefault(what, []).extend(c.layers)
+    open_blocks = tuple(replace(b, ops=tuple(opened(op) for op in b.ops)) for b in blocks)
+    return open_blocks, group_layers(kept)
 
 
 def _times(graph: TraceGraph, layer: int | None) -> int:

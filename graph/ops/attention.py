@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from servesim.graph.batch import BatchShape
-from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import CONTEXT
 from servesim.graph.ops import KINDS
-from servesim.graph.ops.base import split_kv_heads, split_units
+from servesim.graph.ops.base import HoldsWeights, split_kv_heads, split_units
 from servesim.graph.work import AttentionWork
 
 
 @KINDS.register("attention")
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(HoldsWeights):
     """softmax(QK^T)V for every new token over its sequence's keys.
 
     Attributes:
@@ -51,16 +50,6 @@ class Attention:
     dtype: str = "bf16"
     kv_dtype: str = "bf16"
     weights: int = 0
-
-    @property
-    def weight_elements(self) -> int:
-        """Sinks and position biases."""
-        return self.weights
-
-    @property
-    def weight_bytes(self) -> float:
-        """Sinks and position biases."""
-        return self.weights * bytes_per_element(self.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:

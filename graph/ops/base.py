@@ -1,8 +1,9 @@
-"""What operator kinds share: specs without weights, and how widths split among ranks."""
+"""What operator kinds share: who holds which weights, and how widths split among ranks."""
 
 from __future__ import annotations
 
 from servesim.errors import UnsupportedError
+from servesim.graph.dtypes import bytes_per_element
 
 
 class Weightless:
@@ -19,6 +20,24 @@ class Weightless:
     def weight_bytes(self) -> float:
         """None."""
         return 0.0
+
+
+class HoldsWeights:
+    """A spec with ``weights`` elements of its own (scales, taps, biases), never quantised."""
+
+    __slots__ = ()
+    weights: int
+    dtype: str
+
+    @property
+    def weight_elements(self) -> int:
+        """All of them, on this device."""
+        return self.weights
+
+    @property
+    def weight_bytes(self) -> float:
+        """In the format of the arithmetic."""
+        return self.weights * bytes_per_element(self.dtype)
 
 
 def split_units(what: str, units: int, ranks: int) -> int:

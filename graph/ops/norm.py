@@ -9,13 +9,13 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import TOKENS
 from servesim.graph.ops import KINDS
-from servesim.graph.ops.base import split_units
+from servesim.graph.ops.base import HoldsWeights, split_units
 from servesim.graph.work import MemoryWork
 
 
 @KINDS.register("norm")
 @dataclass(frozen=True, slots=True)
-class Norm:
+class Norm(HoldsWeights):
     """Normalises ``groups`` vectors of ``width`` for each token.
 
     Attributes:
@@ -47,16 +47,6 @@ class Norm:
         writes = one * (2 if self.addends else 1)
         flops = rows * self.width * (4.0 + self.addends + 2.0 * self.gated)
         return MemoryWork("norm", rows, reads, writes, flops, self.dtype, label, self.groups)
-
-    @property
-    def weight_elements(self) -> int:
-        """Scale and shift."""
-        return self.weights
-
-    @property
-    def weight_bytes(self) -> float:
-        """Scale and shift."""
-        return self.weights * bytes_per_element(self.dtype)
 
     def local(self, ranks: int) -> Norm:
         """The groups dealt to ``ranks`` ranks (every rank holds the shared weights)."""

@@ -9,12 +9,13 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import TOKENS
 from servesim.graph.ops import KINDS
+from servesim.graph.ops.base import HoldsWeights
 from servesim.graph.work import MemoryWork
 
 
 @KINDS.register("other")
 @dataclass(frozen=True, slots=True)
-class Other:
+class Other(HoldsWeights):
     """As recorded: ``target`` names the operator, sizes are per token.
 
     Attributes:
@@ -49,16 +50,6 @@ class Other:
             self.dtype,
             label,
         )
-
-    @property
-    def weight_elements(self) -> int:
-        """Weights it reads."""
-        return self.weights
-
-    @property
-    def weight_bytes(self) -> float:
-        """Weights it reads."""
-        return self.weights * bytes_per_element(self.dtype)
 
     def local(self, ranks: int) -> Other:
         """An even share of the activations, all of the weights."""

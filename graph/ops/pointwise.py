@@ -9,12 +9,13 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import TOKENS
 from servesim.graph.ops import KINDS
+from servesim.graph.ops.base import HoldsWeights
 from servesim.graph.work import MemoryWork
 
 
 @KINDS.register("pointwise")
 @dataclass(frozen=True, slots=True)
-class Pointwise:
+class Pointwise(HoldsWeights):
     """A fused chain of element-wise operations.
 
     Attributes:
@@ -22,7 +23,6 @@ class Pointwise:
         reads, writes: elements read and written a token.
         ops: arithmetic a token.
         weights: elements of weights it holds (scales, biases).
-        matched: False if no pattern claimed these operations (reported as unmatched).
     """
 
     kind: ClassVar[str] = "pointwise"
@@ -33,7 +33,6 @@ class Pointwise:
     ops: float = 0.0
     weights: int = 0
     dtype: str = "bf16"
-    matched: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,16 +52,6 @@ class Pointwise:
             self.dtype,
             label,
         )
-
-    @property
-    def weight_elements(self) -> int:
-        """Scales and biases."""
-        return self.weights
-
-    @property
-    def weight_bytes(self) -> float:
-        """Scales and biases."""
-        return self.weights * bytes_per_element(self.dtype)
 
     def local(self, ranks: int) -> Pointwise:
         """The elements dealt to ``ranks`` ranks."""

@@ -9,13 +9,13 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import CONTEXT
 from servesim.graph.ops import KINDS
-from servesim.graph.ops.base import split_units
+from servesim.graph.ops.base import HoldsWeights, split_units
 from servesim.graph.work import RecurrentWork
 
 
 @KINDS.register("recurrent")
 @dataclass(frozen=True, slots=True)
-class Recurrent:
+class Recurrent(HoldsWeights):
     """One recurrence over the new tokens of every sequence, its state carried between steps.
 
     Attributes:
@@ -67,16 +67,6 @@ class Recurrent:
     def state_bytes(self) -> float:
         """State of one sequence in this layer on this device."""
         return self.state_elements * bytes_per_element(self.state_dtype)
-
-    @property
-    def weight_elements(self) -> int:
-        """Taps and rates."""
-        return self.weights
-
-    @property
-    def weight_bytes(self) -> float:
-        """Taps and rates."""
-        return self.weights * bytes_per_element(self.dtype)
 
     def local(self, ranks: int) -> Recurrent:
         """The heads of one rank.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.ops.attention import Attention
 from servesim.graph.ops.recurrent import Recurrent
@@ -119,3 +122,16 @@ def test_linear_attention_spelled_out() -> None:
     assert (state.recurrence, state.value_dim) == ("linear_attention", width)
     assert state.flops_per_token == heads * (4 * width**2 + 64 * 2 * width)
     assert ("state", 16, 0.0, None, heads * width**2 * 2.0) in caches(graph)
+
+
+def test_a_window_as_long_as_the_context_is_none(tmp_path: Path) -> None:
+    values = {
+        "model_type": "phi3", "hidden_size": 64, "intermediate_size": 128, "vocab_size": 100,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1,
+        "eos_token_id": 2, "max_position_embeddings": 1024,
+    }  # fmt: skip
+    for window, kept in ((1024, None), (1023, 1023)):
+        (tmp_path / "config.json").write_text(json.dumps(values | {"sliding_window": window}))
+        graph = load_graph(str(tmp_path))
+        assert [a.window for _, a in attentions(graph)] == [kept]
+        assert [(c.kind, c.window) for c in graph.caches] == [("window" if kept else "full", kept)]
