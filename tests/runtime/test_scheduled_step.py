@@ -137,3 +137,34 @@ def test_sub_batches_are_a_partition(contexts, prefills, parts, known):
     assert sorted(p for part in found for p in part.prefills) == sorted(shape.prefills)
     if shape.sequences >= parts:
         assert len(found) == parts or not shape.tokens
+
+
+OPS = ("layernorm", "qkv_proj", "attention", "o_proj", "mlp")
+
+
+@given(
+    st.lists(st.sampled_from(["gpu", "cpu", "other"]), min_size=5, max_size=5),
+    CONTEXTS,
+    PREFILLS,
+    st.integers(1, 2),
+)
+@settings(deadline=None, max_examples=60)
+def test_any_placement_stays_within_the_bounds(names, contexts, prefills, parts):
+    formats = {"bf16": 1e12, "fp32": 1e12}
+    devices = {
+        "gpu": GPU,
+        "cpu": Device("cpu", "cpu", formats, MemoryTier("DDR", 1e12, 1e11)),
+        "other": load_device("hbm_pim"),
+    }
+    where = {("layer", op): name for op, name in zip(OPS, names, strict=True)}
+    # Between the others everything passes the GPU: two links, held together.
+    topology = Topology(tuple(devices), (("gpu", "cpu", WIRE), ("gpu", "other", WIRE)))
+    placed = Placement(graph(), devices, "gpu", where, topology)
+    shape, model = batch(contexts, prefills), ScheduledStepModel(placed, sub_batches=parts)
+    seconds = model.seconds(shape)
+    work = math.fsum(r.seconds for r in model.cost_breakdown(shape) if r.label != OVERLAP)
+    busiest = max(model.busy_seconds(shape).values(), default=0.0)
+    assert busiest * (1 - 1e-9) <= seconds <= work * (1 + 1e-9)
+    if parts == 1 and (not prefills or names[2] != "other"):
+        # A chain of operators cannot overlap with itself.
+        assert seconds == pytest.approx(work, rel=1e-9)
