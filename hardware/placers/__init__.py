@@ -38,7 +38,7 @@ class Placed:
 
     Attributes:
         graph: the graph; blocks whose layers go to different devices are divided.
-        where: device of each operator that is not on the default one.
+        where: device of each operator; of those left out, the default one.
     """
 
     graph: OpGraph

@@ -30,4 +30,4 @@ class ByKind:
         for block, op, names in ops:
             if found := next((self.ops[name] for name in names if name in self.ops), None):
                 where[block, op] = found
-        return Placed(graph, {key: name for key, name in where.items() if name != site.default})
+        return Placed(graph, where)

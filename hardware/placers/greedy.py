@@ -28,4 +28,4 @@ class Greedy:
             finish.start(block)
             for op in block.ops:
                 where[block.name, op.name] = finish.place(op)
-        return Placed(graph, {key: name for key, name in where.items() if name != site.default})
+        return Placed(graph, where)

@@ -43,14 +43,15 @@ def placed(
         return Placement.tensor_parallel(graph, device, costs, collectives)
     site = _site(section, device)
     found = PLACERS.build(section.kind, section.options).place(graph, site)
-    if not found.where and section.sub_batches == 1:
+    where = {key: name for key, name in found.where.items() if name != device.name}
+    if not where and section.sub_batches == 1:
         return None
     given = {device.name: costs} if costs is not None else {}
     return Placement(
         found.graph,
         site.devices,
         device.name,
-        found.where,
+        where,
         site.topology,
         costs=given,
         collectives=collectives,

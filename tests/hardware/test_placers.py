@@ -50,7 +50,7 @@ def test_by_kind_takes_kinds_and_names():
     assert placed.where == {("layer", "attention"): "other"}
     both = {"gemm": "other", "o_proj": "gpu"}
     placed = PLACERS.build("by_kind", {"ops": both}).place(graph(), site())
-    assert placed.where == {("layer", "qkv_proj"): "other"}
+    assert placed.where == {("layer", "qkv_proj"): "other", ("layer", "o_proj"): "gpu"}
     with pytest.raises(UnknownNameError, match="did you mean 'attention'"):
         PLACERS.build("by_kind", {"ops": {"atention": "other"}}).place(graph(), site())
 
@@ -91,8 +91,9 @@ def test_greedy_takes_what_ends_first():
     placed = greedy.place(graph(), fast)
     assert placed.where.get(("layer", "attention")) == "other"
     # Nothing repays them without context, nor on a slower device.
-    assert not PLACERS.build("greedy", {"decodes": 1, "context": 1}).place(graph(), site()).where
-    assert not greedy.place(graph(), site()).where
+    short = PLACERS.build("greedy", {"decodes": 1, "context": 1})
+    for placer in (short, greedy):
+        assert set(placer.place(graph(), site()).where.values()) == {"gpu"}
 
 
 def test_greedy_stays_within_memory():
