@@ -24,7 +24,9 @@ def body(data: Path) -> str | None:
         "vLLM 0.19 on RTX PRO 6000, replayed with layer latencies measured on the same device "
         "(`servesim validate run RUN --profile DIR`). Beside the kernels there are the gaps "
         "between them, the all-reduce over PCIe through host memory with NCCL's own constants, "
-        "and the device's power limit. Aimed at: means of TPOT and E2E within 1.5 %, of TTFT "
+        "and the device's power limit: all three were added after residuals of these runs had "
+        "been seen, with constants from elsewhere; that the two GPUs had no peer access is "
+        "inferred, the run does not say. Aimed at: means of TPOT and E2E within 1.5 %, of TTFT "
         "within 3 %, percentiles within 5 %, E2E of a request within 2.5 %."
     ]
     for run in runs:
