@@ -179,7 +179,10 @@ def _stage_plan(
     kv_bytes = budget - weights - activations - reserve
     layout = lay_out(graph.caches, options.block_size, step.max_model_len)
     _check_fit(graph, layout, kv_bytes, budget, step)
-    blocks = options.num_gpu_blocks_override or layout.blocks(kv_bytes)
+    blocks = layout.blocks(kv_bytes)
+    if options.num_gpu_blocks_override is not None:
+        blocks = options.num_gpu_blocks_override
+        kv_bytes = blocks * layout.block_bytes
     return MemoryPlan(
         weight_bytes=weights,
         activation_peak_bytes=activations,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnknownNameError
 from servesim.graph.opgraph import OpGraph
 from servesim.hardware import load as hardware
 from servesim.hardware.link import Link
@@ -56,6 +56,8 @@ class NetworkSection:
         """
         if self.kind == "links" or self.links:
             return self._given(names)
+        if self.kind not in TOPOLOGIES:
+            raise UnknownNameError("[network] kind", self.kind, (*TOPOLOGIES, "links"))
         options = {
             key: getattr(self, key)
             for key in ("shape", "fanout", "uplink", "spines", "nic")
