@@ -181,3 +181,13 @@ def test_brackets_in_names_are_printed(capsys: pytest.CaptureFixture[str]) -> No
     assert out.startswith("[bold]a ")
     assert "Placement  [red]gpu x 2" in out
     assert "  [red]gpu-1 " in out
+
+
+def test_concurrency_alone_means_a_closed_loop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "simulate --model Qwen/Qwen3-0.6B --hardware h100_sxm --concurrency 2 --num-requests 4"
+    lengths = "--prompt-tokens 64 --output-tokens 8 --max-model-len 256"
+    folder = str(tmp_path / "out")
+    assert main([*words.split(), *lengths.split(), "--json", "--output-dir", folder]) == 0
+    assert json.loads(capsys.readouterr().out)["workload"]["kind"] == "closed_loop"

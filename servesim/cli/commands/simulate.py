@@ -40,7 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         _flag(group, flag, dest, metavar, text, str)
     _flag(group, "--rate", "workload.rate", "X", "requests per second", float)
-    _flag(group, "--concurrency", "workload.concurrency", "N", "requests in the system", int)
+    _flag(
+        group,
+        "--concurrency",
+        "workload.concurrency",
+        "N",
+        "requests in the system: a closed loop",
+        int,
+    )
     _flag(group, "--num-requests", "workload.num_requests", "N", "how many", int)
     _flag(group, "--seed", "workload.seed", "N", "fixes everything random", int)
     group.add_argument(
@@ -105,6 +112,8 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         section, key, value = _assignment(text)
         flags.setdefault(section, {})[key] = value
     path = args.file or args.scenario
+    if not path and "concurrency" in workload:
+        workload.setdefault("kind", "closed_loop")
     return Scenario.load(path, flags) if path else Scenario.of(**flags)
 
 
