@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from servesim import vllm_defaults
-from servesim.errors import InputError, UnknownNameError
+from servesim.errors import InputError
 from servesim.graph.dtypes import short_name
 from servesim.graph.passes.expert import ExpertOptions
+from servesim.registry import require_known
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.speculation import Speculation
 from servesim.vllm_defaults import StepLimits
@@ -202,10 +203,7 @@ class EngineConfig:
             UnknownNameError: no such option.
             InputError: a value cannot be used.
         """
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise UnknownNameError("engine option", name, known)
+        require_known("engine option", options, cls)
         return cls(**options)
 
 

@@ -10,12 +10,13 @@ Transformers via Speculative Decoding, 2023, equation 1).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from servesim.errors import InputError, UnknownNameError
+from servesim.registry import require_known
 
 #: vLLM's ``method``: a look-up in the prompt, a model of its own, heads on the target's states.
 METHODS = ("ngram", "draft_model", "eagle", "eagle3", "mtp")
@@ -71,10 +72,7 @@ class Speculation:
             UnknownNameError: no such option.
             InputError: a value cannot be used.
         """
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise UnknownNameError("option of speculative_config", name, known)
+        require_known("option of speculative_config", options, cls)
         return cls(**options)
 
     @property

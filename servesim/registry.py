@@ -5,12 +5,24 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from .errors import InputError, UnknownNameError
 
 T = TypeVar("T")
+
+
+def require_known(kind: str, options: Iterable[str], cls: Any) -> None:
+    """Refuse an option that is no field of the dataclass ``cls``.
+
+    Raises:
+        UnknownNameError: such an option; the message calls it a ``kind``.
+    """
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    for name in options:
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
 
 
 class Registry(Generic[T]):
@@ -69,10 +81,7 @@ class Registry(Generic[T]):
         cls = self.get(name)
         given = dict(options or {})
         if dataclasses.is_dataclass(cls):
-            known = [f.name for f in dataclasses.fields(cls) if f.init]
-            for key in given:
-                if key not in known:
-                    raise UnknownNameError(f"option of {self.kind} {name!r}:", key, known)
+            require_known(f"option of {self.kind} {name!r}:", given, cls)
             missing = [key for key in _required(cls) if key not in given]
             if missing:
                 raise InputError(f"{self.kind} {name!r} needs {', '.join(missing)}")
