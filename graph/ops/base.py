@@ -40,6 +40,37 @@ class HoldsWeights:
         return self.weights * bytes_per_element(self.dtype)
 
 
+class HoldsMatrix:
+    """A spec with an n x k matrix and perhaps a bias a column, or with another operator's."""
+
+    __slots__ = ()
+    n: int
+    k: int
+    bias: bool
+    dtype: str
+    weight: str
+    scale_bytes: float
+    tied: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """n, k."""
+        return (self.n, self.k)
+
+    @property
+    def weight_elements(self) -> int:
+        """n·k and the bias; none when tied."""
+        return 0 if self.tied else self.n * self.k + self.n * self.bias
+
+    @property
+    def weight_bytes(self) -> float:
+        """Matrix in its format with scales, the bias in the arithmetic's; none when tied."""
+        if self.tied:
+            return 0.0
+        matrix = self.n * self.k * bytes_per_element(self.weight) + self.scale_bytes
+        return matrix + self.n * self.bias * bytes_per_element(self.dtype)
+
+
 def split_units(what: str, units: int, ranks: int) -> int:
     """Units (heads, columns, rows of a table) of one rank.
 

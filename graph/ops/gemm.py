@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from servesim.graph.batch import BatchShape
-from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import TOKENS
 from servesim.graph.ops import KINDS
-from servesim.graph.ops.base import split_kv_heads, split_units
+from servesim.graph.ops.base import HoldsMatrix, split_kv_heads, split_units
 from servesim.graph.work import GemmWork
 
 
@@ -43,7 +42,7 @@ class Part:
 
 @KINDS.register("gemm")
 @dataclass(frozen=True, slots=True)
-class Gemm:
+class Gemm(HoldsMatrix):
     """tokens x k by k x n.
 
     Attributes:
@@ -69,28 +68,10 @@ class Gemm:
     row_scale: float = 1.0
     tied: bool = False
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """n, k."""
-        return (self.n, self.k)
-
     def work(self, batch: BatchShape, label: str) -> GemmWork:
         """One GEMM over all new tokens."""
         rows = round(batch.tokens * self.row_scale)
         return GemmWork(rows, self.n, self.k, self.dtype, self.weight, 1, self.scale_bytes, label)
-
-    @property
-    def weight_elements(self) -> int:
-        """n·k and the bias."""
-        return 0 if self.tied else self.n * self.k + self.n * self.bias
-
-    @property
-    def weight_bytes(self) -> float:
-        """Matrix in its format with scales; the bias in the arithmetic's."""
-        if self.tied:
-            return 0.0
-        matrix = self.n * self.k * bytes_per_element(self.weight) + self.scale_bytes
-        return matrix + self.n * self.bias * bytes_per_element(self.dtype)
 
     def columns(self, ranks: int) -> Gemm:
         """This GEMM with its columns dealt to ``ranks`` ranks.

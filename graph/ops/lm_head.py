@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from servesim.graph.batch import BatchShape
-from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.op import SEQUENCES
 from servesim.graph.ops import KINDS
+from servesim.graph.ops.base import HoldsMatrix
 from servesim.graph.work import GemmWork
 
 
 @KINDS.register("lm_head")
 @dataclass(frozen=True, slots=True)
-class LmHead:
+class LmHead(HoldsMatrix):
     """sequences x hidden by hidden x vocabulary.
 
     Attributes:
@@ -32,29 +32,11 @@ class LmHead:
     tied: bool = False
     parallel: str = "replicated"
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """n, k."""
-        return (self.n, self.k)
-
     def work(self, batch: BatchShape, label: str) -> GemmWork:
         """One GEMM over the sequences of the step."""
         return GemmWork(
             batch.sequences, self.n, self.k, self.dtype, self.weight, 1, self.scale_bytes, label
         )
-
-    @property
-    def weight_elements(self) -> int:
-        """None when tied."""
-        return 0 if self.tied else self.n * self.k + self.n * self.bias
-
-    @property
-    def weight_bytes(self) -> float:
-        """None when tied."""
-        if self.tied:
-            return 0.0
-        matrix = self.n * self.k * bytes_per_element(self.weight) + self.scale_bytes
-        return matrix + self.n * self.bias * bytes_per_element(self.dtype)
 
     def columns(self, ranks: int) -> LmHead:
         """The vocabulary dealt to ``ranks`` ranks, the last padded."""
