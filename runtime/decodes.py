@@ -109,10 +109,6 @@ class DecodeSet:
         """Those whose next token fills a block, in the order of admission."""
         return self._phases[(-self.clock - 1) % self.block_size]
 
-    def steps_before_finish(self, most: int) -> int:
-        """Steps that can be taken, up to ``most``, before one in which a sequence finishes."""
-        return min((last - self.clock - 1 for last in self._last), default=most)
-
     def advance(self) -> list[Sequence]:
         """Take a step; returns the sequences, now removed, for which it was the last."""
         self.clock += 1

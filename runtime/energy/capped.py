@@ -31,7 +31,7 @@ class CappedStepModel(CompiledStepModel):
         power: of one device, with its own limit or the lower one it was set to.
     """
 
-    power: AcceleratorPower | None = None
+    power: AcceleratorPower = field(kw_only=True)
     _use: StepUse = field(init=False, repr=False)
     _decode_joules: dict[int, float] = field(init=False, repr=False, default_factory=dict)
 
@@ -40,11 +40,10 @@ class CappedStepModel(CompiledStepModel):
         cls, placement: Placement, power: AcceleratorPower, *, capture_sizes: Sequence[int] = ()
     ) -> CappedStepModel:
         """Compile ``placement`` for devices that draw ``power``."""
-        return cls(placement, tuple(sorted(capture_sizes)), power)
+        return cls(placement, tuple(sorted(capture_sizes)), power=power)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        assert self.power is not None
         self._use = StepUse(compile_use(self.placement))
         self._context_joules = self.power.work_joules(*self._use.per_context())
 
@@ -62,7 +61,6 @@ class CappedStepModel(CompiledStepModel):
     def _surely_within(self, decodes: int, context: int, seconds: float) -> bool:
         """Whether decodes stay below the limit even if no window clips their contexts."""
         power = self.power
-        assert power is not None
         fixed = self._decode_joules.get(decodes)
         if fixed is None:
             fixed = power.work_joules(*self._use.of_decodes(decodes))
@@ -72,7 +70,6 @@ class CappedStepModel(CompiledStepModel):
 
     def _capped(self, batch: BatchShape, seconds: float) -> float:
         """Seconds at the highest clock that keeps the limit; between two, linear in power."""
-        assert self.power is not None
         if seconds <= 0.0:
             return seconds
         limit, use = self.power.limit_watts, self._use.of(batch)
@@ -90,7 +87,6 @@ class CappedStepModel(CompiledStepModel):
     @cached_property
     def _levels(self) -> tuple[tuple[AcceleratorPower, CompiledStepModel], ...]:
         """Power and step model at each lower clock."""
-        assert self.power is not None
         return tuple((power_at_clock(self.power, share), self._at(share)) for share in _CLOCKS[1:])
 
     def _at(self, share: float) -> CompiledStepModel:
