@@ -1,0 +1,1 @@
+"""Real vLLM runs: driven, recorded, and held against their simulation."""

@@ -1,0 +1,155 @@
+"""A recorded run of a live engine: its requests, its steps, and what it was run with."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from servesim.errors import InputError
+
+#: Version of the file format.
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRequest:
+    """A request of a live run; times in seconds since the start of the run.
+
+    Attributes:
+        arrival_s: when the client handed it to the engine.
+        queued_s: when the engine core took it from its queue, between two steps.
+        scheduled_s: start of the step that first computed any of it.
+        first_token_s, finished_s: end of the steps that made its first and its last token.
+    """
+
+    id: int
+    arrival_s: float
+    queued_s: float
+    scheduled_s: float
+    first_token_s: float
+    finished_s: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStep:
+    """A step of a live run.
+
+    Attributes:
+        start_s, end_s: when scheduling began, and when its tokens were added to the requests.
+        model_s: of that, what the worker took to run the model and to sample.
+        scheduled: (request, tokens computed before, tokens of this step), in the engine's order.
+        preempted: requests that lost their blocks.
+        free_blocks: of the KV cache, once the step was scheduled.
+    """
+
+    start_s: float
+    end_s: float
+    model_s: float
+    scheduled: tuple[tuple[int, int, int], ...]
+    preempted: tuple[int, ...]
+    free_blocks: int
+
+    @property
+    def seconds(self) -> float:
+        """From scheduling to the tokens' arrival in the scheduler."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """One run of one model under one load, as recorded.
+
+    Attributes:
+        model: name of the architecture.
+        load: name of the load.
+        repeat: which of several equal runs, from 1.
+        engine: options by vLLM's names; ``num_gpu_blocks_override`` are the blocks it reported.
+        about: date, versions, machine and command of the measurement.
+    """
+
+    model: str
+    load: str
+    repeat: int
+    engine: Mapping[str, Any]
+    requests: tuple[LiveRequest, ...]
+    steps: tuple[LiveStep, ...]
+    about: Mapping[str, Any]
+
+
+def load(path: Path) -> LiveRun:
+    """The run recorded in ``path``.
+
+    Raises:
+        InputError: the file is not a recorded run of a known format.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            data = json.load(file)
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path}: not a recorded run ({error})") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InputError(f"{path}: not a recorded run of format {FORMAT}")
+    return from_json(data, str(path))
+
+
+def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
+    """The run in ``data``; ``name`` is what errors call it.
+
+    Raises:
+        InputError: a column is missing, or columns differ in length.
+    """
+    known = {"format", "model", "load", "repeat", "engine", "requests", "steps"}
+    try:
+        requests, steps = data["requests"], data["steps"]
+        return LiveRun(
+            model=str(data["model"]),
+            load=str(data["load"]),
+            repeat=int(data["repeat"]),
+            engine=dict(data["engine"]),
+            requests=tuple(
+                LiveRequest(i, *row)
+                for i, row in enumerate(_rows(requests, LiveRequest.__slots__[1:]))
+            ),
+            steps=tuple(_step(*row) for row in _rows(steps, LiveStep.__slots__)),
+            about={key: value for key, value in data.items() if key not in known},
+        )
+    except KeyError as error:
+        raise InputError(f"{name}: no {error.args[0]!r}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def save(run: Mapping[str, Any], path: Path) -> None:
+    """Write ``run``, in the form that ``load`` reads, as the same bytes every time."""
+    text = json.dumps(dict(run), separators=(",", ":"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+    part.replace(path)
+
+
+def recordings(folder: Path) -> list[Path]:
+    """The recorded runs under ``folder``, by architecture, load and repeat."""
+    return sorted(folder.glob("*/*/*.json.gz"))
+
+
+def _rows(table: Mapping[str, list[Any]], columns: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    return list(zip(*(table[name] for name in columns), strict=True))
+
+
+def _step(
+    start: float,
+    end: float,
+    model: float,
+    scheduled: list[list[int]],
+    preempted: list[int],
+    free: int,
+) -> LiveStep:
+    rows = tuple((int(a), int(b), int(c)) for a, b, c in scheduled)
+    return LiveStep(start, end, model, rows, tuple(preempted), free)
