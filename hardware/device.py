@@ -9,6 +9,7 @@ from typing import Any
 
 from servesim.errors import InputError, UnsupportedError
 from servesim.hardware.cost import CostModel
+from servesim.hardware.host import HostTime
 from servesim.hardware.link import Link
 
 #: Kinds of device servesim tells apart.
@@ -58,6 +59,7 @@ class Device:
         host_link: to the CPU and its memory.
         scale_up: to peers (NVLink, Infinity Fabric, ICI); None where peers talk over the host
             link.
+        host: what engines measured on it took of a step beside the operators; None if not known.
         power: the device file's ``[power]`` table: fields of ``AcceleratorPower`` that are known.
         calibration: the device file's ``[calibration]`` table, as written.
         pim: the device file's ``[pim]`` table: fields of ``PimArray``.
@@ -78,6 +80,7 @@ class Device:
     idle_watts: float = 0.0
     price_usd: float | None = None
     efficiency: Efficiency = field(default_factory=Efficiency)
+    host: HostTime | None = None
     power: Mapping[str, Any] = field(default_factory=dict, repr=False)
     calibration: Mapping[str, Any] = field(default_factory=dict, repr=False)
     pim: Mapping[str, Any] = field(default_factory=dict, repr=False)

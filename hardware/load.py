@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.hardware.device import Device, Efficiency, MemoryTier
+from servesim.hardware.host import HostTime
 from servesim.hardware.link import Link
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ _PARTS: dict[str, type] = {
     "host_link": Link,
     "scale_up": Link,
     "efficiency": Efficiency,
+    "host": HostTime,
 }
 _NOT_IN_FILES = {"costs"}
 

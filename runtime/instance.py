@@ -32,7 +32,8 @@ class Instance:
             instance: for each token, and however long it is; all devices together.
         num_layers: parts in which KV is computed and can be sent.
         adapter_load_s: seconds to bring a LoRA adapter to the device before a step that needs it.
-        host_s: of the host a step; with asynchronous scheduling it is hidden behind the device.
+        host_s, host_per_sequence_s: of the host a step, and more for each sequence in it; with
+            asynchronous scheduling it is hidden behind the device.
 
     Raises:
         InputError: too few blocks.
@@ -53,6 +54,7 @@ class Instance:
     num_layers: int = 1
     adapter_load_s: float = 0.0
     host_s: float = 0.0
+    host_per_sequence_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.blocks < 2:

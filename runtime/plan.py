@@ -70,6 +70,11 @@ class Plan:
         return not (self.decodes or self.prefills)
 
     @property
+    def sequences(self) -> int:
+        """Sequences in the step."""
+        return self.decodes + len(self.prefills)
+
+    @property
     def prefill_tokens(self) -> int:
         """New tokens of the prefills."""
         return sum(grant.new for grant in self.prefills)

@@ -30,6 +30,7 @@ from servesim.scenario.adapters import adapter_load_seconds
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
 from servesim.scenario.graphs import resident_graph, served_graph
+from servesim.scenario.host import host_times
 from servesim.scenario.offload import offload_of
 from servesim.scenario.parallel import rank_names, stage_placements, step_model_of
 from servesim.scenario.placing import placed, placed_memory, scheduled
@@ -142,7 +143,11 @@ def serve(instance: Instance) -> Served:
     step_model = streamed(drafting, config, graph, device)
     offload = offload_of(instance.offload, graph, engine.pipeline_parallel_size)
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
-    around = {**serving(instance, graph), "adapter_load_s": adapter_load_seconds(graph, device)}
+    around = {
+        **serving(instance, graph),
+        **host_times(instance.hardware, device, graph),
+        "adapter_load_s": adapter_load_seconds(graph, device),
+    }
     blocks, groups = memory.kv_cache_blocks, memory.kv_groups
     engines = tuple(
         Engine(config, step_model, blocks, name, wave, groups, offload=offload, **around)

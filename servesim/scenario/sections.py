@@ -45,8 +45,8 @@ class HardwareSection:
         clock_mhz: the clock the devices are held at; their highest when None.
         power_limit_watts: a power cap below the devices' own.
         power: what is known of the devices' power: fields of ``AcceleratorPower``.
-        host_step_s: of the host a step, where ``async_scheduling`` does not hide it. 1.1 ms is the
-            fit over 138 models and batch sizes under vLLM 0.11.1 (``validation/energy/fit.py``).
+        host_step_s: of the host a step, where ``async_scheduling`` does not hide it; when None
+            as measured on the device, or 1.1 ms (``scenario/host.py``).
     """
 
     device: NameOrPath = ""
@@ -56,7 +56,7 @@ class HardwareSection:
     clock_mhz: float | None = None
     power_limit_watts: float | None = None
     power: Mapping[str, Any] | None = None
-    host_step_s: float = 1.1e-3
+    host_step_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

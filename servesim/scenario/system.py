@@ -169,7 +169,6 @@ def serving(instance: Instance, graph: OpGraph) -> dict[str, Any]:
         "kv_bytes_per_token": float(graph.kv_bytes_per_token * ranks),
         "state_bytes": float(graph.state_bytes_per_sequence * ranks),
         "num_layers": max(graph.num_layers, 1),
-        "host_s": instance.hardware.host_step_s,
     }
 
 

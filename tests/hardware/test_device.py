@@ -6,6 +6,7 @@ from servesim.errors import InputError, UnknownNameError, UnsupportedError
 from servesim.graph.work import CollectiveWork, GemmWork, MemoryWork
 from servesim.hardware.cost import Cost, Source
 from servesim.hardware.device import Device, Efficiency, MemoryTier
+from servesim.hardware.host import HostTime
 from servesim.hardware.load import device_names, load_device
 from servesim.hardware.roofline import RooflineCost
 
@@ -128,3 +129,15 @@ def test_roofline_refuses():
         costs.cost(GemmWork(1, 1, 1, "fp8", "fp8"))
     with pytest.raises(UnsupportedError, match="collective"):
         costs.cost(CollectiveWork("all_reduce", 1e6, 2))
+
+
+def test_host_times_of_a_device_file(tmp_path):
+    host = load_device(write(tmp_path, SHEET + "[host]\nstep_s = 1e-3\nper_sequence_s = 1e-5")).host
+    assert host == HostTime(1e-3, 1e-5)
+    assert host.seconds(sequences=10, operators=100) == pytest.approx(1.1e-3)
+    assert HostTime(0.0, 0.0, 2e-6).seconds(3, 50) == pytest.approx(1e-4)
+    assert load_device(write(tmp_path, SHEET)).host is None
+    with pytest.raises(InputError, match="per_sequence_s must not be negative"):
+        load_device(write(tmp_path, SHEET + "[host]\nper_sequence_s = -1"))
+    with pytest.raises(UnknownNameError, match="step_ms"):
+        load_device(write(tmp_path, SHEET + "[host]\nstep_ms = 1"))
