@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from servesim.cli.render_svg import Chart, draw
+from servesim.charts import Chart, draw
 
 _ASSETS = Path(__file__).parent / "assets"
 

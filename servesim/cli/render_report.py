@@ -20,7 +20,7 @@ from servesim.cli.render_deployment import (
     traffic,
 )
 from servesim.cli.render_result import result_facts, step_rows, step_title, warnings
-from servesim.cli.render_svg import Chart, Series
+from servesim.charts import Chart, Series
 from servesim.graph.opgraph import OpGraph
 from servesim.runtime import metrics
 from servesim.scenario.build import Served

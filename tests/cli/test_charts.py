@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servesim.cli.render_svg import Chart, Scale, Series, draw, log_ticks, nice_top, ticks
+from servesim.charts import Chart, Scale, Series, draw, log_ticks, nice_top, sheet, ticks
 
 
 def test_ticks_are_round_multiples() -> None:
@@ -57,3 +57,18 @@ def test_points_that_cannot_be_seen_apart_are_left_out() -> None:
     many = [i / 1e5 for i in range(100_000)]
     (line,) = _draw(Chart("cdf", (Series("share", many, many),))).iter("path")
     assert len(line.get("d", "")) < 40_000
+
+
+def test_a_sheet_is_a_file_of_its_own_with_every_chart_once() -> None:
+    charts = [
+        Chart(f"chart {i}", (Series("a & b", [0, 1], [0, 1], style=2),), y_unit="share")
+        for i in range(3)
+    ]
+    text = sheet([charts[:2], charts[2:]], [("a & b", 2)])
+    svg = ET.fromstring(text)
+    space = "{http://www.w3.org/2000/svg}"
+    titles = [t.text for t in svg.iter(f"{space}text") if t.get("class") == "title"]
+    assert titles == ["chart 0, share", "chart 1, share", "chart 2, share"]
+    lines = [p for p in svg.iter(f"{space}path") if p.get("class") == "line s2"]
+    assert len(lines) == 3 + 1  # and the legend's
+    assert sheet([charts[:2], charts[2:]], [("a & b", 2)]) == text

@@ -1,4 +1,4 @@
-"""A small chart writer: line charts as SVG text, coloured by the page's CSS variables."""
+"""A small chart writer: line charts as SVG text, for a page's style sheet or with one of its own."""
 
 from __future__ import annotations
 
@@ -10,16 +10,31 @@ from html import escape
 #: Room around the plot for tick labels (left, right, top, bottom), in SVG units.
 MARGIN = (54.0, 16.0, 10.0, 34.0)
 WIDTH, HEIGHT = 520.0, 230.0
+#: Height of a chart's title in a sheet, and of its legend.
+_TITLE = 30.0
+_STYLE = (
+    "text{font:11px system-ui,sans-serif;fill:#85847d}.title{font-size:13px;fill:#1c1c1a}"
+    ".note{fill:#55544f}.mid{text-anchor:middle}.end{text-anchor:end}.grid{stroke:#ecebe7}"
+    ".axis{stroke:#85847d}.mark{stroke:#85847d;stroke-dasharray:2 3}"
+    ".line{fill:none;stroke-width:2;stroke-linejoin:round}"
+    ".s1{stroke:#2a78d6}.s2{stroke:#d9622b}.s3{stroke:#1baf7a}.s4{stroke:#8a6fd1}"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: points in ascending x. ``stepped`` holds each value until the next point."""
+    """One line: points in ascending x.
+
+    Attributes:
+        stepped: hold each value until the next point.
+        style: number of the line's style; 0 for its place in the chart.
+    """
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
     stepped: bool = False
+    style: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +125,48 @@ def number(value: float) -> str:
 def draw(chart: Chart) -> str:
     """The chart as one ``<svg>`` element."""
     x, y = _scales(chart)
-    body = [*_grid(chart, x, y), *_marks(chart, x, y)]
-    for index, series in enumerate(chart.series, 1):
-        body.extend(_line(series, index, chart.filled, x, y))
     return (
         f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(chart.title)}" '
         f'data-x="{x.json()}" data-y="{y.json()}" data-unit="{escape(chart.x_unit)}">'
-        + "".join(body)
+        + _plot(chart, x, y)
         + "</svg>"
     )
+
+
+def sheet(rows: Sequence[Sequence[Chart]], legend: Sequence[tuple[str, int]]) -> str:
+    """An SVG file of charts in rows, each below its title.
+
+    Args:
+        legend: name and number of the lines that need naming, alike in all charts.
+    """
+    columns = max(map(len, rows))
+    width, height = columns * WIDTH, _TITLE + len(rows) * (_TITLE + HEIGHT)
+    body = []
+    for i, (name, number_) in enumerate(legend):
+        x = MARGIN[0] + 160 * i
+        body.append(f'<path class="line s{number_}" d="M{x:g} 16h22"/>')
+        body.append(_text("note", (x + 28, 20), name))
+    for i, row in enumerate(rows):
+        for j, chart in enumerate(row):
+            top = _TITLE + i * (_TITLE + HEIGHT)
+            body.append(f'<g transform="translate({j * WIDTH:g} {top:g})">')
+            body.append(_text("title", (MARGIN[0], 18), f"{chart.title}, {chart.y_unit}"))
+            body.append(f'<g transform="translate(0 {_TITLE:g})">')
+            body.append(_plot(chart, *_scales(chart)) + "</g></g>")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}">\n'
+        f"<style>{_STYLE}</style>\n"
+        f'<rect width="{width:g}" height="{height:g}" fill="#fff"/>\n'
+        + "\n".join(body)
+        + "\n</svg>\n"
+    )
+
+
+def _plot(chart: Chart, x: Scale, y: Scale) -> str:
+    body = [*_grid(chart, x, y), *_marks(chart, x, y)]
+    for index, series in enumerate(chart.series, 1):
+        body.extend(_line(series, series.style or index, chart.filled, x, y))
+    return "".join(body)
 
 
 def _scales(chart: Chart) -> tuple[Scale, Scale]:
