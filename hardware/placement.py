@@ -60,6 +60,17 @@ def result_bytes(work: Work) -> float:
     return work.bytes_written
 
 
+def serial_seconds(placement: Placement, batch: BatchShape) -> float:
+    """Seconds of all operators of a step of ``batch`` and all transfers, one after another."""
+    seconds = sum(t.count * t.cost(batch).seconds for t in placement.transfers)
+    for block in placement.graph.blocks:
+        for op in block.ops:
+            if op.runs(batch):
+                cost = placement.cost(placement.name_of(block, op), op.work(batch))
+                seconds += block.count * cost.seconds
+    return seconds
+
+
 @dataclass(frozen=True, slots=True)
 class PlacementRow:
     """What one device (and each of its ``ranks`` equals) got, for printing."""
@@ -88,6 +99,7 @@ class Placement:
         costs: cost models that stand in for the devices' own, by device name.
         collectives: cost model of the group's collectives, instead of the peer link's.
         outside_bytes: of the default device's weights that stay in the memory of its host.
+        handed: the default device is handed what the first layer reads (by the stage before it).
 
     Raises:
         CapacityError: the weights do not fit a memory.
@@ -104,6 +116,7 @@ class Placement:
     costs: Mapping[str, CostModel] = field(default_factory=dict)
     collectives: CostModel | None = None
     outside_bytes: float = 0.0
+    handed: bool = False
 
     @classmethod
     def tensor_parallel(
@@ -181,11 +194,11 @@ class Placement:
         here = self.name_of(block, op)
         found: dict[str, list[tuple[Op, int]]] = {}
         for name in op.inputs or ((block.ops[i - 1].name,) if i else (STREAM,)):
-            read = (
-                self._before[block.name] if name == STREAM else ((block, ops[name], block.count),)
-            )
-            for where, producer, count in read:
-                there = self.name_of(where, producer)
+            if name == STREAM:
+                read = self._before[block.name]
+            else:
+                read = ((self.name_of(block, ops[name]), ops[name], block.count),)
+            for there, producer, count in read:
                 if there != here:
                     found.setdefault(there, []).append((producer, count))
         for there, producers in found.items():
@@ -196,20 +209,27 @@ class Placement:
             yield Transfer(producer, count, ends, route, block.name, op.name, also)
 
     @cached_property
-    def _before(self) -> dict[str, tuple[tuple[Block, Op, int], ...]]:
-        """By block: the blocks before it, their last operators, and how often they precede it."""
+    def _before(self) -> dict[str, tuple[tuple[str, Op, int], ...]]:
+        """By block: the devices and last operators of what precedes it, and how often they do."""
         blocks = [block for block in self.graph.blocks if block.ops]
         owner = {layer: block for block in blocks for layer in block.layers}
-        found, outside = {}, None
+        found: dict[str, tuple[tuple[str, Op, int], ...]] = {}
+        outside: Block | None = None  # the latest block outside the layers, and what precedes one
+        behind: Block | None = None
         for block in blocks:
-            times: dict[str, tuple[Block, Op, int]] = {}
-            for layer in block.layers or (len(owner),):
-                before = owner.get(layer - 1, outside) or (block if block.layers else None)
-                if before is not None:
-                    last, count = before.ops[-1], times.get(before.name, (before, None, 0))[2]
-                    times[before.name] = (before, last, count + 1)
+            times: dict[tuple[str, str], tuple[str, Op, int]] = {}
+            for layer in block.layers or (None,):
+                before = behind if layer is None else owner.get(layer - 1, outside)
+                if before is None and layer is None:
+                    continue
+                handed = before is None and self.handed
+                last = (before or block).ops[-1]
+                name = self.default if handed else self.name_of(before or block, last)
+                key = "" if handed else (before or block).name, last.name
+                times[key] = name, last, times.get(key, (name, last, 0))[2] + 1
             found[block.name] = tuple(times.values())
             outside = outside if block.layers else block
+            behind = owner[max(owner)] if block.layers else block
         return found
 
     def weight_bytes(self, name: str) -> float:

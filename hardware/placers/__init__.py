@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Protocol
 
+import numpy as np
+
+from servesim.graph.batch import BatchShape
 from servesim.graph.opgraph import Block, OpGraph
+from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
-from servesim.hardware.placement import OpKey
+from servesim.hardware.placement import OpKey, Placement, serial_seconds
 from servesim.hardware.topology import Topology
 from servesim.registry import Registry
 
@@ -21,15 +25,45 @@ class Site:
     Attributes:
         devices: by name, the default one first.
         topology: joins them.
+        costs, collectives, outside_bytes, handed: as of the ``Placement`` to be made.
+        step: seconds of a step on a placement; operators one after another by default.
     """
 
     devices: Mapping[str, Device]
     topology: Topology
+    costs: Mapping[str, CostModel] = field(default_factory=dict)
+    collectives: CostModel | None = None
+    outside_bytes: float = 0.0
+    handed: bool = False
+    step: Callable[[Placement, BatchShape], float] = serial_seconds
 
     @property
     def default(self) -> str:
         """The device of what is not placed elsewhere."""
         return next(iter(self.devices))
+
+    def cost_model(self, name: str) -> CostModel:
+        """The cost model of the device called ``name``."""
+        return self.costs.get(name) or self.devices[name].cost_model
+
+    def placement(self, placed: Placed) -> Placement:
+        """``placed`` on these devices.
+
+        Raises:
+            ServesimError: as ``Placement``.
+        """
+        where = {key: name for key, name in placed.where.items() if name != self.default}
+        return Placement(
+            placed.graph,
+            self.devices,
+            self.default,
+            where,
+            self.topology,
+            costs=self.costs,
+            collectives=self.collectives,
+            outside_bytes=self.outside_bytes,
+            handed=self.handed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +93,39 @@ class Placer(Protocol):
 PLACERS: Registry[Placer] = Registry("placer", "servesim.hardware.placers")
 
 
+def typical_step(decodes: int, context: int, prefill_tokens: int = 0) -> BatchShape:
+    """A step of ``decodes`` decodes of ``context`` tokens each, beside a chunk of a prompt."""
+    prefills = ((prefill_tokens, 0),) if prefill_tokens else ()
+    contexts = np.full(decodes, context, dtype=np.int64)
+    return BatchShape(prefills, decodes, decodes * context, context, contexts)
+
+
 def by_layers(graph: OpGraph, site: Site, device_of: Callable[[int], str]) -> Placed:
     """Each layer on ``device_of(layer)``; what is outside the layers on the default device."""
+
+    def where_of(block: Block, layer: int | None) -> tuple[str, ...]:
+        name = site.default if layer is None else device_of(layer)
+        return (name,) * len(block.ops)
+
+    return divided(graph, where_of)
+
+
+def divided(graph: OpGraph, where_of: Callable[[Block, int | None], tuple[str, ...]]) -> Placed:
+    """``graph`` with its blocks divided where the operators of their layers go apart.
+
+    Args:
+        where_of: devices of a block's operators in one of its layers; in None outside the layers.
+    """
     blocks: list[Block] = []
     where: dict[OpKey, str] = {}
     for block in graph.blocks:
-        runs = [(name, tuple(layers)) for name, layers in groupby(block.layers, device_of)]
-        for i, (name, layers) in enumerate(runs):
+        of_layers = groupby(block.layers, lambda layer, block=block: where_of(block, layer))
+        runs = [(names, tuple(layers)) for names, layers in of_layers]
+        for i, (names, layers) in enumerate(runs or [(where_of(block, None), ())]):
             part = replace(block, name=f"{block.name}/{i}" if i else block.name, layers=layers)
             blocks.append(part)
-            if name != site.default:
-                where.update({(part.name, op.name): name for op in block.ops})
-        if not runs:
-            blocks.append(block)
+            named = zip(block.ops, names, strict=True)
+            where.update({(part.name, op.name): name for op, name in named})
     return Placed(replace(graph, blocks=tuple(_ordered(blocks))), where)
 
 

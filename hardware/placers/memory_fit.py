@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from servesim.errors import CapacityError
 from servesim.graph.opgraph import OpGraph
@@ -14,6 +15,7 @@ from servesim.hardware.placers import PLACERS, Placed, Site, by_layers
 class MemoryFit:
     """Fills ``share`` of each memory with whole layers, that of most bandwidth first."""
 
+    fills_memory: ClassVar[bool] = True
     share: float = 0.7
 
     def place(self, graph: OpGraph, site: Site) -> Placed:
