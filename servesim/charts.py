@@ -1,4 +1,4 @@
-"""A small chart writer: line charts as SVG text, for a page's style sheet or with one of its own."""
+"""A small chart writer: line charts as SVG text, for a page's style sheet or as files."""
 
 from __future__ import annotations
 

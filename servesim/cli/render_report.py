@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servesim import __version__
+from servesim.charts import Chart, Series
 from servesim.cli import render_html as html
 from servesim.cli.render import LATENCIES, LATENCY_COLUMNS, in_unit, number, percent
 from servesim.cli.render_deployment import (
@@ -20,7 +21,6 @@ from servesim.cli.render_deployment import (
     traffic,
 )
 from servesim.cli.render_result import result_facts, step_rows, step_title, warnings
-from servesim.charts import Chart, Series
 from servesim.graph.opgraph import OpGraph
 from servesim.runtime import metrics
 from servesim.scenario.build import Served
