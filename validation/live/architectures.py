@@ -1,0 +1,60 @@
+"""The small architectures that are run on a real engine: one for each kind of operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from servesim.errors import UnknownNameError
+
+_FOLDER = Path(__file__).resolve().parent / "models"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model small enough for any machine.
+
+    Attributes:
+        name: what files and tables call it; its config.json is in a folder of this name.
+        shapes_cost_model: whether its runs were looked at while the cost model was built; the
+            others are what the simulator is judged by.
+        kv_tokens: room of the KV cache, chosen so that long answers overfill it.
+        options: what the engine needs for it, by vLLM's names.
+    """
+
+    name: str
+    shapes_cost_model: bool
+    kv_tokens: int = 7168
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def folder(self) -> Path:
+        """Holds the model's config.json."""
+        return _FOLDER / self.name
+
+
+#: Dense GQA, a mixture of experts, and a gated-delta-net hybrid shape the cost model; sliding
+#: windows, latent attention (MLA), and a vocabulary that outweighs the layers are held out.
+ARCHITECTURES = (
+    Architecture("dense-gqa", True),
+    Architecture("moe", True),
+    Architecture("hybrid", True, options={"block_size": None, "num_gpu_blocks_override": 64}),
+    Architecture("sliding-window", False),
+    Architecture("mla", False, options={"block_size": 16}),
+    Architecture("big-vocabulary", False),
+)
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture called ``name``.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    for found in ARCHITECTURES:
+        if found.name == name:
+            return found
+    raise UnknownNameError("architecture", name, [a.name for a in ARCHITECTURES])
