@@ -163,16 +163,13 @@ class CompiledStepModel:
 
     def cost_breakdown(self, batch: BatchShape) -> tuple[OpCost, ...]:
         """What each operator takes of a step of ``batch``; the seconds add up to ``seconds``."""
-        padded = BatchShape.of_tokens(self._padded(max(batch.tokens, batch.padded_tokens)))
-        pooled = BatchShape(padded.prefills, group_tokens=self._group_tokens(batch))
-        seen = {TOKENS: padded, GROUP: pooled}
-        rows = []
+        seen, rows = self.seen(batch), []
         for group in (*self._tokens, *self._pooled, *self._sequences, *self._context):
             cost = group.of(seen.get(group.op.spec.depends, batch))
             if cost is not None:
                 seconds = group.count * cost.seconds
                 rows.append(OpCost(group.label, group.device, group.count, seconds, cost.source))
-        gaps = self._gap_seconds(padded.tokens) if batch.tokens else 0.0
+        gaps = self._gap_seconds(seen[TOKENS].tokens) if batch.tokens else 0.0
         if gaps:
             name, count = self.placement.default, self._kernels_alone
             rows.append(OpCost(GAPS, name, count, gaps, Source.ANALYTICAL))
@@ -181,6 +178,12 @@ class CompiledStepModel:
             seconds = transfer.count * cost.seconds
             rows.append(OpCost("transfer", ends, transfer.count, seconds, cost.source))
         return tuple(rows)
+
+    def seen(self, batch: BatchShape) -> dict[str, BatchShape]:
+        """``batch`` as operators see it that look at its tokens, or at its group's: padded."""
+        padded = BatchShape.of_tokens(self._padded(max(batch.tokens, batch.padded_tokens)))
+        pooled = BatchShape(padded.prefills, group_tokens=self._group_tokens(batch))
+        return {TOKENS: padded, GROUP: pooled}
 
     def reset(self) -> None:
         """Forget the seconds answered so far."""
