@@ -62,6 +62,7 @@ class Device:
         host: what engines measured on it took of a step beside the operators; None if not known.
         power: the device file's ``[power]`` table: fields of ``AcceleratorPower`` that are known.
         calibration: the device file's ``[calibration]`` table, as written.
+        measured: the device file's ``[measured]`` table, as written.
         pim: the device file's ``[pim]`` table: fields of ``PimArray``.
         costs: the device's own cost model; None for the roofline of the data sheet.
     """
@@ -83,6 +84,7 @@ class Device:
     host: HostTime | None = None
     power: Mapping[str, Any] = field(default_factory=dict, repr=False)
     calibration: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    measured: Mapping[str, Any] = field(default_factory=dict, repr=False)
     pim: Mapping[str, Any] = field(default_factory=dict, repr=False)
     costs: CostModel | None = field(default=None, repr=False)
 

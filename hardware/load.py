@@ -104,7 +104,7 @@ def _from_file(path: Path) -> Device:
                 raise InputError(f"{path.name}: {key} must be a table, not {table[key]!r}")
             table[key] = build(cls, table[key], f"{path.name} [{key}]")
     device = build(Device, table, path.name)
-    return _with_pim(device) if device.pim else _with_calibration(device)
+    return _with_pim(device) if device.pim else _with_measured(_with_calibration(device))
 
 
 def _with_pim(device: Device) -> Device:
@@ -124,6 +124,16 @@ def _with_calibration(device: Device) -> Device:
     from servesim.hardware.calibrated import CalibratedCost
 
     costs = CalibratedCost.from_coefficients(device, coefficients)
+    return dataclasses.replace(device, costs=costs)
+
+
+def _with_measured(device: Device) -> Device:
+    """The device with the kernels of its ``[measured]`` table, before all other costs."""
+    if not device.measured:
+        return device
+    from servesim.hardware.measured import MeasuredCost
+
+    costs = MeasuredCost.from_table(device, device.measured, device.cost_model)
     return dataclasses.replace(device, costs=costs)
 
 
