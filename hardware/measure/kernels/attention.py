@@ -1,0 +1,82 @@
+"""Attention by torch's scaled dot product, sequence by sequence for prefills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from servesim.errors import UnsupportedError
+from servesim.graph.work import AttentionWork, Work
+from servesim.hardware.measure.bench import Room
+from servesim.hardware.measure.kernels.tensors import copies, random
+from servesim.hardware.measure.timer import Call
+
+
+class Attention:
+    """Prefills one by one; decodes together, padded to the longest context.
+
+    Latent attention is one key/value head whose values are the first elements of its keys.
+    """
+
+    def __init__(self, spec: Any, room: Room) -> None:
+        self.spec, self.room = spec, room
+        if spec.softcap or spec.sinks:
+            raise UnsupportedError("scaled dot product attention knows no soft caps and no sinks")
+
+    def calls(self, work: Work) -> Sequence[Call]:
+        """``work`` on several caches."""
+        assert isinstance(work, AttentionWork)
+        bytes_read = work.bytes_read
+        pieces = [self._prefill(work, *prefill) for prefill in work.prefills]
+        if work.decodes:
+            pieces.append(self._decodes(work))
+        count = self.room.copies(bytes_read)
+        bound = [self._bound(piece, count) for piece in pieces]
+        if len(bound) == 1:
+            return bound[0]
+        return [partial(_all, calls) for calls in zip(*bound, strict=True)]
+
+    def _prefill(self, work: AttentionWork, new: int, context: int) -> tuple[Any, ...]:
+        import torch
+
+        keys = new + context
+        mask = None
+        if context or work.window is not None:
+            mask = torch.ones((new, keys), dtype=torch.bool, device=self.room.device)
+            mask = mask.tril(context)
+            if work.window is not None:
+                mask = mask.triu(context - work.window + 1)
+        return *self._operands(work, 1, new, keys), mask, mask is None and work.causal
+
+    def _decodes(self, work: AttentionWork) -> tuple[Any, ...]:
+        keys = round(work.decode_keys / work.decodes)
+        return *self._operands(work, work.decodes, 1, keys), None, False
+
+    def _operands(
+        self, work: AttentionWork, batch: int, queries: int, keys: int
+    ) -> tuple[Any, ...]:
+        device = self.room.device
+        query = random((batch, work.heads, queries, work.head_dim), work.dtype, device)
+        key = random((batch, work.kv_heads, keys, work.head_dim), work.dtype, device)
+        if work.latent:
+            return query, key, None
+        value = random((batch, work.kv_heads, keys, work.value_dim), work.dtype, device)
+        return query, key, value
+
+    def _bound(self, piece: tuple[Any, ...], count: int) -> list[Call]:
+        from torch.nn.functional import scaled_dot_product_attention as attend
+
+        query, key, value, mask, causal = piece
+        found: list[Call] = []
+        for k in copies(key, count):
+            v = k[..., : self.spec.value_dim] if value is None else value.clone()
+            found.append(
+                partial(attend, query, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+            )
+        return found
+
+
+def _all(calls: Sequence[Call]) -> None:
+    for call in calls:
+        call()

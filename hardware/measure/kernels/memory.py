@@ -1,0 +1,108 @@
+"""Kernels that mostly move data, by torch: norms, rotary, activations, look-ups, sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from servesim.graph.work import MemoryWork, Work
+from servesim.hardware.measure.bench import Room
+from servesim.hardware.measure.kernels.tensors import copies, random
+from servesim.hardware.measure.timer import Call
+
+#: Bytes of a table of embeddings that look-ups range over, at most.
+_TABLE = 64e6
+
+
+class Rows:
+    """A kernel over rows: ``bind`` gives the call for so many tokens (or sequences)."""
+
+    def __init__(self, bind: Callable[[int], Call]) -> None:
+        self.bind = bind
+
+    def calls(self, work: Work) -> Sequence[Call]:
+        """One call: its operands were just written by the kernel before, and are not cycled."""
+        assert isinstance(work, MemoryWork)
+        return [self.bind(work.rows // work.per_token)]
+
+
+def norm(spec: Any, room: Room) -> Rows:
+    """RMS norm of each group, after adding the residual and before the gate where there are."""
+    from torch.nn.functional import rms_norm, silu
+
+    weight = random((spec.width,), spec.dtype, room.device)
+
+    def run(x: Any, added: Any, gate: Any) -> Any:
+        if added is not None:
+            x = added.add_(x)
+        x = rms_norm(x, (spec.width,), weight)
+        return x * silu(gate) if gate is not None else x
+
+    def bind(tokens: int) -> Call:
+        shape = (tokens, spec.groups, spec.width)
+        x, added, gate = copies(random(shape, spec.dtype, room.device), 3)
+        return partial(run, x, added if spec.addends else None, gate if spec.gated else None)
+
+    return Rows(bind)
+
+
+def pointwise(spec: Any, room: Room) -> Rows:
+    """Rotary embedding, gated activation, router, or an addition of the same size."""
+    kernel = {"rotary": _rotary, "activation": _activation, "router": _router}.get(spec.kernel)
+    width = max(2, round(spec.reads))
+
+    def bind(tokens: int) -> Call:
+        x = random((tokens, width), spec.dtype, room.device)
+        return partial(kernel or _plain, x, max(1, round(spec.writes)))
+
+    return Rows(bind)
+
+
+def _rotary(x: Any, writes: int) -> Any:
+    import torch
+
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * 0.8 - second * 0.6, second * 0.8 + first * 0.6), dim=-1).to(x.dtype)
+
+
+def _activation(x: Any, writes: int) -> Any:
+    from torch.nn.functional import silu
+
+    gate, up = x[..., :writes], x[..., -writes:]
+    return silu(gate) * up
+
+
+def _router(x: Any, writes: int) -> Any:
+    import torch
+
+    chosen = min(writes, x.shape[-1])
+    weights, experts = torch.topk(torch.softmax(x.float(), dim=-1), chosen)
+    return weights / weights.sum(-1, keepdim=True), experts
+
+
+def _plain(x: Any, writes: int) -> Any:
+    return x[..., :writes] * 1.5
+
+
+def embedding(spec: Any, room: Room) -> Rows:
+    """Random rows of a table."""
+    import torch
+
+    rows = max(1, min(spec.rows, int(_TABLE // (2 * spec.width))))
+    table = random((rows, spec.width), spec.dtype, room.device)
+
+    def bind(tokens: int) -> Call:
+        index = torch.randint(rows, (tokens,), device=room.device)
+        return partial(torch.nn.functional.embedding, index, table)
+
+    return Rows(bind)
+
+
+def sampler(spec: Any, room: Room) -> Rows:
+    """Greedy choice on 32-bit copies of the logits."""
+
+    def run(logits: Any) -> Any:
+        return logits.float().argmax(dim=-1)
+
+    return Rows(lambda rows: partial(run, random((rows, spec.vocab), "bf16", room.device)))

@@ -1,0 +1,64 @@
+"""Routed experts by torch: the rows of each expert gathered, multiplied and added up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from servesim.graph.dtypes import bytes_per_element
+from servesim.graph.work import MoeWork, Work
+from servesim.hardware.measure.bench import Room
+from servesim.hardware.measure.kernels.tensors import copies, random
+from servesim.hardware.measure.timer import Call
+
+
+def routing(tokens: int, experts: int, top_k: int, device: str) -> tuple[Any, Any]:
+    """Weights and distinct experts of each token, drawn evenly."""
+    import torch
+
+    generator = torch.Generator(device).manual_seed(tokens)
+    scores = torch.rand((tokens, experts), device=device, generator=generator)
+    weights, chosen = scores.topk(top_k, dim=-1)
+    return weights / weights.sum(-1, keepdim=True), chosen
+
+
+class Experts:
+    """Gate, up and down products of each expert that has tokens."""
+
+    def __init__(self, spec: Any, room: Room) -> None:
+        self.spec, self.room = spec, room
+        wide = (2 if spec.gated else 1) * spec.intermediate
+        up = random((spec.held, wide, spec.hidden), spec.weight, room.device)
+        down = random((spec.held, spec.hidden, spec.intermediate), spec.weight, room.device)
+        each = (up.numel() + down.numel()) * bytes_per_element(spec.weight)
+        count = room.copies(each)
+        self.weights = list(zip(copies(up, count), copies(down, count), strict=True))
+
+    def calls(self, work: Work) -> Sequence[Call]:
+        """``work.tokens`` tokens through each copy of the experts."""
+        assert isinstance(work, MoeWork)
+        x = random((work.tokens, work.hidden), work.dtype, self.room.device)
+        routed = routing(work.tokens, work.experts, work.top_k, self.room.device)
+        return [partial(self._run, x, up, down, *routed) for up, down in self.weights]
+
+    def _run(self, x: Any, up: Any, down: Any, weights: Any, chosen: Any) -> Any:
+        import torch
+        from torch.nn.functional import linear, silu
+
+        out = torch.zeros_like(x)
+        order = chosen.flatten().argsort(stable=True)
+        counts = torch.bincount(chosen.flatten(), minlength=up.shape[0]).tolist()
+        start = 0
+        for expert, count in enumerate(counts):
+            if count:
+                pairs = order[start : start + count]
+                token = pairs // self.spec.top_k
+                y = linear(x[token], up[expert])
+                if self.spec.gated:
+                    gate, y = y.chunk(2, dim=-1)
+                    y = silu(gate) * y
+                y = linear(y, down[expert]) * weights.flatten()[pairs, None].to(x.dtype)
+                out.index_add_(0, token, y)
+            start += count
+        return out

@@ -1,0 +1,38 @@
+"""Works as text and back: what a kernel is called where its times are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from servesim.graph.work import (
+    AttentionWork,
+    CollectiveWork,
+    GemmWork,
+    MemoryWork,
+    MoeWork,
+    RecurrentWork,
+    Work,
+)
+
+_WORKS: dict[str, type] = {
+    cls.family: cls
+    for cls in (AttentionWork, CollectiveWork, GemmWork, MemoryWork, MoeWork, RecurrentWork)
+}
+
+
+def name_of(work: Work) -> str:
+    """``work`` as one line of JSON, without its label: equal work has one name."""
+    values = dataclasses.asdict(work)  # type: ignore[call-overload]
+    values.pop("label")
+    return json.dumps({"family": work.family, **values})
+
+
+def work_of(name: str) -> Work:
+    """The work that `name_of` named."""
+    values = json.loads(name)
+    cls = _WORKS[values.pop("family")]
+    if "prefills" in values and isinstance(values["prefills"], list):
+        values["prefills"] = tuple(tuple(pair) for pair in values["prefills"])
+    made: Work = cls(**values, label="")
+    return made

@@ -1,0 +1,194 @@
+"""A whole measurement: probes, kernels, fits and the device file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from servesim.errors import InputError
+from servesim.graph.opgraph import OpGraph
+from servesim.graph.work import Work
+from servesim.hardware.load import load_device
+from servesim.hardware.measure.bench import Room
+from servesim.hardware.measure.device_file import Origin, device_text, measured_device
+from servesim.hardware.measure.fitting import Fitted, Line, fit_all
+from servesim.hardware.measure.kernels import makers
+from servesim.hardware.measure.machine import Machine, header
+from servesim.hardware.measure.noise import Estimate, estimate
+from servesim.hardware.measure.plan import Group, Limits, plan, thinned
+from servesim.hardware.measure.power import Draw, draw
+from servesim.hardware.measure.probes import Probe, probes
+from servesim.hardware.measure.run import Progress, Session
+from servesim.hardware.measure.store import Store
+from servesim.hardware.measure.timer import Timer
+
+STORE, DEVICE_FILE = "kernels.jsonl", "device.toml"
+#: Copies of weights and caches fill the last-level cache so many times over.
+_CYCLES = 3.0
+#: No kernel's operands take more than this share of memory.
+_MEMORY_SHARE = 0.1
+#: Seconds a kernel costs beside its calls: making operands, in a group of many.
+_SETUP_S = 0.02
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to measure, and how.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        kernels: who provides them: ``torch`` or ``vllm``.
+        seconds: time for measuring; fits come on top.
+        only: kinds of operator; all without any.
+        command: what was typed, for the device file.
+    """
+
+    device: str
+    kernels: str
+    seconds: float
+    limits: Limits
+    only: Collection[str] = ()
+    command: str = "servesim profile"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        kernels: work and time by name.
+        peaks: seconds of the probes.
+        refused: why a kind of operator was not measured.
+        missing: planned kernels that time was too short for.
+        interrupted: whether the user stopped it.
+    """
+
+    kernels: dict[str, tuple[Work, Estimate]]
+    peaks: dict[Probe, Estimate]
+    refused: dict[str, str]
+    missing: int
+    draw: Draw | None
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how far it is."""
+
+    progress: Callable[[Progress], None] = lambda _: None
+    fitting: Callable[[str], None] = lambda _: None
+
+
+def measure(
+    order: Order,
+    machine: Machine,
+    timer: Timer,
+    graphs: Sequence[OpGraph],
+    folder: Path,
+    tell: Listener,
+) -> Outcome:
+    """Measure the kernels of ``graphs`` into ``folder``, or go on where it was stopped.
+
+    Raises:
+        InputError: the folder holds another machine's numbers, or no kernel is left to measure.
+    """
+    deadline = time.monotonic() + order.seconds
+    room = Room(order.device, _CYCLES * machine.cache_bytes, _MEMORY_SHARE * machine.memory_bytes)
+    with Store(folder / STORE, header(machine, order.kernels)) as store:
+        known = makers(order.kernels)
+        session = Session(known, room, timer, store, deadline, tell.progress)
+        interrupted = False
+        peaks: dict[Probe, Estimate] = {}
+        groups: list[Group] = []
+        drawn = None
+        try:
+            peaks = _probed(session, probes(room, machine.cache_bytes))
+            drawn = _drawn(order, room, peaks)
+            groups = affordable(plan(graphs, order.limits, order.only), peaks, order.seconds)
+            if not groups:
+                raise InputError(
+                    "nothing to measure: no model has such operators within the limits"
+                )
+            session.run(groups)
+        except KeyboardInterrupt:
+            interrupted = True
+        found = session.estimates(groups)
+    planned = sum(len(g.works) for g in groups if g.family not in session.refused)
+    return Outcome(found, peaks, session.refused, planned - len(found), drawn, interrupted)
+
+
+def conclude(
+    outcome: Outcome, machine: Machine, origin: Origin, path: Path, tell: Listener
+) -> Fitted:
+    """Fit what was measured and write the device file.
+
+    Raises:
+        InputError: too little was measured for a device.
+    """
+    seconds = {work: found.seconds for work, found in outcome.kernels.values()}
+    if not seconds or not any(p.what == "read" for p in outcome.peaks):
+        raise InputError("too little was measured for a device file; give it more --seconds")
+    peaks = {probe: found.seconds for probe, found in outcome.peaks.items()}
+    device = measured_device(path.stem, machine, peaks, seconds, outcome.draw)
+    fitted = fit_all(device, seconds, origin.source, tell.fitting)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(device_text(device, fitted, origin), encoding="utf-8")
+    fitted.errors.append(_whole(path, outcome))
+    return fitted
+
+
+def affordable(
+    groups: Sequence[Group], peaks: dict[Probe, Estimate], seconds: float
+) -> list[Group]:
+    """``groups``, every second size left out until three rounds fit into ``seconds``."""
+    flops = max(
+        (p.amount / e.seconds for p, e in peaks.items() if p.what == "arithmetic"), default=1e11
+    )
+    rate = min((p.amount / e.seconds for p, e in peaks.items() if p.what == "read"), default=1e10)
+    kept = list(groups)
+    for _ in range(3):
+        each = [_cost(work, flops, rate) for group in kept for work in group.works.values()]
+        if 3 * sum(each) <= seconds:
+            break
+        kept = thinned(kept)
+    return kept
+
+
+def _cost(work: Work, flops: float, rate: float) -> float:
+    """Seconds that a round of ``work`` takes, roughly: half the peaks are reached."""
+    once = 2.0 * max(work.flops / flops, (work.bytes_read + work.bytes_written) / rate)
+    return _SETUP_S + max(0.012, 5.0 * once)
+
+
+def _probed(session: Session, wanted: Sequence[Probe]) -> dict[Probe, Estimate]:
+    """Every probe three times over, unless the store has them."""
+    for _ in range(3):
+        for probe in wanted:
+            if len(session.store.rounds.get(probe.name, ())) < 3:
+                session.store.add(probe.name, session.once(probe.calls(session.room)))
+    return {probe: estimate(session.store.rounds[probe.name]) for probe in wanted}
+
+
+def _drawn(order: Order, room: Room, peaks: dict[Probe, Estimate]) -> Draw | None:
+    if order.device != "cuda":
+        return None
+    largest = max((p for p in peaks if p.what == "arithmetic"), key=lambda p: p.operand)
+    return draw(largest.calls(room)[0])
+
+
+def _whole(path: Path, outcome: Outcome) -> Line:
+    """How far the finished file is from all that was measured, noise included."""
+    model = load_device(str(path)).cost_model
+    errors = sorted(
+        abs(model.cost(work).seconds / found.seconds - 1.0)
+        for work, found in outcome.kernels.values()
+    )
+    signed = sorted(
+        model.cost(work).seconds / found.seconds - 1.0 for work, found in outcome.kernels.values()
+    )
+    n = len(errors)
+    return Line(
+        "all", "device file, not held out", n, errors[n // 2], errors[9 * n // 10], signed[n // 2]
+    )

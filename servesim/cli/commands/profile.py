@@ -1,0 +1,121 @@
+"""``servesim profile``: a device file from kernels measured on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from servesim.cli.profile_view import profile_bar, show_outcome
+from servesim.graph.opgraph import OpGraph
+from servesim.hardware.measure.plan import Limits
+from servesim.models.load import load_graph
+
+HELP = "measure this machine's kernels and write a device file"
+
+#: Models whose shapes are measured when none is named: small, and of several kinds.
+DEFAULT_MODELS = (
+    "Qwen/Qwen2.5-0.5B-Instruct",
+    "HuggingFaceTB/SmolLM2-135M",
+    "meta-llama/Llama-3.2-1B",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--device", required=True, metavar="cpu|cuda", help="what to measure")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="where measurements are kept"
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="model or folder whose shapes to measure; may be repeated",
+    )
+    parser.add_argument(
+        "--only", default="", metavar="KINDS", help="kinds of operator, e.g. gemm,attention,norm"
+    )
+    parser.add_argument(
+        "--kernels", default="torch", metavar="torch|vllm", help="whose kernels (default: torch)"
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads")
+    parser.add_argument(
+        "--seconds", type=float, default=600.0, metavar="S", help="time to measure (default: 600)"
+    )
+    limits = Limits()
+    parser.add_argument(
+        "--max-num-batched-tokens", type=int, default=limits.tokens, metavar="N", help="of a step"
+    )
+    parser.add_argument(
+        "--max-num-seqs", type=int, default=limits.sequences, metavar="N", help="of a step"
+    )
+    parser.add_argument(
+        "--max-model-len", type=int, default=limits.context, metavar="N", help="of a sequence"
+    )
+    parser.add_argument(
+        "--max-weight-mb",
+        type=float,
+        default=None,
+        metavar="X",
+        help="leave out operators of larger weights (default: 64 on a CPU, 4000 on a GPU)",
+    )
+    parser.add_argument("--device-file", type=Path, help="the file to write (DIR/device.toml)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, fit, write and report."""
+    from servesim.hardware.measure.device_file import Origin
+    from servesim.hardware.measure.machine import describe, use_threads, versions
+    from servesim.hardware.measure.session import (
+        DEVICE_FILE,
+        Listener,
+        Order,
+        conclude,
+        measure,
+    )
+    from servesim.hardware.measure.timer import timer_for
+
+    console = Console(file=sys.stderr)
+    timer = timer_for(args.device)
+    use_threads(args.threads)
+    machine = describe(args.device, args.threads)
+    command = "servesim profile " + shlex.join(sys.argv[2:])
+    only = tuple(kind for kind in args.only.split(",") if kind)
+    order = Order(args.device, args.kernels, args.seconds, _limits(args), _known(only), command)
+    path = args.device_file or args.out / DEVICE_FILE
+    with profile_bar(console) as bar:
+        tell = Listener(bar.measured, bar.fitting)
+        outcome = measure(order, machine, timer, _graphs(args), args.out, tell)
+        origin = Origin(datetime.date.today().isoformat(), command, versions(), args.kernels)
+        fitted = conclude(outcome, machine, origin, path, tell)
+    show_outcome(Console(), outcome, fitted, path)
+    return 130 if outcome.interrupted else 0
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    megabytes = args.max_weight_mb or (64.0 if args.device == "cpu" else 4000.0)
+    sizes = args.max_num_batched_tokens, args.max_num_seqs, args.max_model_len
+    return Limits(*sizes, weight_bytes=megabytes * 1e6)
+
+
+def _graphs(args: argparse.Namespace) -> list[OpGraph]:
+    return [load_graph(model) for model in args.model or DEFAULT_MODELS]
+
+
+def _known(only: tuple[str, ...]) -> tuple[str, ...]:
+    """``only``, all of them kinds of operator.
+
+    Raises:
+        UnknownNameError: one is not.
+    """
+    from servesim.graph.ops import KINDS
+
+    for kind in only:
+        KINDS.get(kind)
+    return only

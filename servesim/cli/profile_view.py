@@ -1,0 +1,131 @@
+"""What ``servesim profile`` shows: progress with the time left, then what it found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from servesim.hardware.measure.fitting import Fitted
+from servesim.hardware.measure.noise import QUIET, Estimate
+from servesim.hardware.measure.run import Progress as Measured
+from servesim.hardware.measure.session import Outcome
+
+#: Seconds between two lines where there is no terminal to draw a bar on.
+_LINE_S = 15.0
+
+
+@dataclass
+class _View:
+    """A bar on a terminal; a line now and then elsewhere."""
+
+    console: Console
+    bar: Progress | None = None
+    task: Any = None
+    shown: float = 0.0
+
+    def measured(self, at: Measured) -> None:
+        """Kernels of a round."""
+        left = f"{at.left_s / 60:.0f} min left" if at.left_s > 90 else f"{at.left_s:.0f} s left"
+        text = f"round {at.round}: {at.done:,}/{at.total:,} kernels, {left}"
+        self._show(f"{text}  {at.family}", at.done, at.total)
+
+    def fitting(self, what: str) -> None:
+        """Forms being fitted."""
+        self._show(f"fitting {what}", None, None)
+
+    def _show(self, text: str, done: int | None, total: int | None) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done or 0, total=total, text=text)
+        elif (now := time.monotonic()) - self.shown >= _LINE_S:
+            self.shown = now
+            self.console.print(text, highlight=False)
+
+
+@contextmanager
+def profile_bar(console: Console) -> Iterator[_View]:
+    """Something to tell the progress to."""
+    if not console.is_terminal:
+        yield _View(console)
+        return
+    with Progress(
+        TextColumn("measuring"),
+        BarColumn(bar_width=32, complete_style="blue", finished_style="blue", pulse_style="blue"),
+        TextColumn("{task.fields[text]}", style="dim"),
+        console=console,
+        transient=True,
+    ) as bar:
+        yield _View(console, bar, bar.add_task("", total=None, text=""))
+
+
+def show_outcome(console: Console, outcome: Outcome, fitted: Fitted, path: Path) -> None:
+    """What was measured, how noisy it was, how well the fits predict, and where the file is."""
+    _show_peaks(console, outcome)
+    _show_kernels(console, outcome)
+    _show_errors(console, fitted)
+    for family, why in outcome.refused.items():
+        console.print(f"not measured: {family}: {escape(why)}")
+    if outcome.missing:
+        hint = "the same command goes on"
+        console.print(f"{outcome.missing} kernels were not reached; {hint}")
+    if outcome.interrupted:
+        console.print("interrupted; the same command goes on")
+    console.print(f"device file: {path}", soft_wrap=True, highlight=False)
+
+
+def _show_peaks(console: Console, outcome: Outcome) -> None:
+    for probe, found in outcome.peaks.items():
+        if probe.what == "launch":
+            text = f"empty kernel {found.seconds * 1e6:.2f} µs"
+        elif probe.what == "arithmetic":
+            text = f"product of {probe.operand}: {probe.amount / found.seconds / 1e9:,.0f} GFLOP/s"
+        else:
+            size = probe.operand / 1e6
+            text = f"{probe.what} of {size:,.1f} MB: {probe.amount / found.seconds / 1e9:,.1f} GB/s"
+        console.print(text, highlight=False)
+    if outcome.draw:
+        d = outcome.draw
+        console.print(f"power: {d.idle:.0f} W idle, {d.busy:.0f} W busy, limit {d.limit:.0f} W")
+
+
+def _show_kernels(console: Console, outcome: Outcome) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in (
+        "measured",
+        "kernels",
+        "rounds",
+        "median noise",
+        "p90 noise",
+        f"over {QUIET:.0%}",
+    ):
+        table.add_column(title, justify="left" if title == "measured" else "right")
+    families: dict[str, list[Estimate]] = {}
+    for work, found in outcome.kernels.values():
+        families.setdefault(work.family, []).append(found)
+    for family, found_all in sorted(families.items()):
+        noises = sorted(found.noise for found in found_all)
+        loud = sum(noise > QUIET for noise in noises)
+        rounds = median(found.rounds for found in found_all)
+        p90 = noises[9 * len(noises) // 10]
+        cells = (f"{len(noises)}", f"{rounds:g}", f"{median(noises):.1%}", f"{p90:.1%}", f"{loud}")
+        table.add_row(family, *cells)
+    console.print(table)
+
+
+def _show_errors(console: Console, fitted: Fitted) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("predicted", "by", "held-out kernels", "median", "p90", "bias"):
+        table.add_column(title, justify="left" if title in ("predicted", "by") else "right")
+    for line in fitted.errors:
+        shares = f"{line.median:.1%}", f"{line.p90:.1%}", f"{line.bias:+.1%}"
+        table.add_row(line.family, line.how, f"{line.kernels}", *shares)
+    console.print(table)
