@@ -28,13 +28,17 @@ class RunOptions:
 
     Attributes:
         hardware: the device's name or file; the run's own when None.
-        profile: folder of measured layer latencies.
+        model: its id, folder or config.json; the run's own when None.
+        profile: folder of measured layer or kernel latencies.
+        collectives: what was measured of the devices' collectives.
         link: bandwidth and latency of the link between the devices, instead of the device's own.
         engine: engine options in place of the run's.
     """
 
     hardware: str | None = None
+    model: str | None = None
     profile: Path | None = None
+    collectives: Path | None = None
     link: Mapping[str, Any] | None = None
     engine: Mapping[str, Any] | None = None
 
@@ -86,9 +90,26 @@ def simulate_run(run: MeasuredRun, options: RunOptions | None = None) -> RunResu
         ServesimError: the run's model, device or options cannot be simulated, or a request of it
             does not finish.
     """
+    return simulate_on(serve_run(run, options), run)
+
+
+def serve_run(run: MeasuredRun, options: RunOptions | None = None) -> Served:
+    """What ``run`` was measured on, ready to simulate.
+
+    Raises:
+        ServesimError: the run's model, device or options cannot be simulated.
+    """
     options = options or RunOptions()
-    with _model(run) as model:
-        served = serve(_instance(run, model, options))
+    with _model(run, options.model) as model:
+        return serve(_instance(run, model, options))
+
+
+def simulate_on(served: Served, run: MeasuredRun) -> RunResult:
+    """Simulate the requests of ``run`` on ``served`` and compare.
+
+    Raises:
+        ServesimError: a request does not finish.
+    """
     started = time.perf_counter()
     records = simulate(_Replayed(run), served.engines)
     wall_s = time.perf_counter() - started
@@ -96,16 +117,22 @@ def simulate_run(run: MeasuredRun, options: RunOptions | None = None) -> RunResu
 
 
 def _instance(run: MeasuredRun, model: str, options: RunOptions) -> Instance:
-    hardware = HardwareSection(options.hardware or run.hardware, options.profile, options.link)
+    hardware = HardwareSection(
+        device=options.hardware or run.hardware,
+        profile=options.profile,
+        link=options.link,
+    )
     engine = EngineConfig.from_options({**run.engine, **(options.engine or {})})
-    return Instance(run.name, 1, ModelSection(model), hardware, engine)
+    instance = Instance(run.name, 1, ModelSection(model), hardware, engine)
+    instance.require_complete()
+    return instance
 
 
 @contextmanager
-def _model(run: MeasuredRun) -> Iterator[str]:
-    """The run's model by name, or as a folder of that name with its own config.json."""
-    if run.hf_config is None:
-        yield run.model
+def _model(run: MeasuredRun, given: str | None) -> Iterator[str]:
+    """The ``given`` model, or the run's by name or as a folder of that name with its config."""
+    if given is not None or run.hf_config is None:
+        yield given or run.model
         return
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / run.model

@@ -73,7 +73,7 @@ def _help(text: str, default: Any) -> str:
     return f"{plain} (default: {str(default).lower()})" if known else plain
 
 
-def _table(text: str) -> dict[str, Any]:
+def json_table(text: str) -> dict[str, Any]:
     """A table given as JSON, as vLLM takes it."""
     try:
         found = json.loads(text)
@@ -92,7 +92,7 @@ def _options_for(types: tuple[Any, ...]) -> dict[str, Any] | None:
     if typing.get_origin(first) is Literal:
         return {"choices": typing.get_args(first), "metavar": "|".join(typing.get_args(first))}
     if typing.get_origin(first) is Mapping:
-        return {"type": _table, "metavar": "JSON"}
+        return {"type": json_table, "metavar": "JSON"}
     if first in (int, float, str):
         return {"type": first, "metavar": {int: "N", float: "X", str: "NAME"}[first]}
     return None

@@ -27,21 +27,30 @@ class Reader(Protocol):
 READERS: Registry[Reader] = Registry("run format", __name__)
 
 
-def read_run(path: str | Path, form: str | None = None) -> MeasuredRun:
+def read_run(path: str | Path, form: str | None = None, part: int | None = None) -> MeasuredRun:
     """The measured run at ``path``, in format ``form`` or the one it looks like.
 
+    Args:
+        part: which of several runs a file holds, counted from 1.
+
     Raises:
-        InputError: there is nothing there, or no reader knows it.
-        UnknownNameError: no such format.
+        InputError: there is nothing there, no reader knows it or several do, or it holds several
+            runs and ``part`` does not say which.
+        UnknownNameError: no such format, or one whose files hold a single run.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"measured run {str(path)!r} does not exist")
-    if form is not None:
-        return READERS.build(form).read(path)
-    for name in READERS.names():
-        reader = READERS.build(name)
-        if reader.matches(path):
-            return reader.read(path)
+    options = {} if part is None else {"part": part}
+    return READERS.build(form or _format_of(path), options).read(path)
+
+
+def _format_of(path: Path) -> str:
+    """The one format that ``path`` looks like."""
+    found = [name for name in READERS.names() if READERS.build(name).matches(path)]
+    if len(found) == 1:
+        return found[0]
     known = ", ".join(READERS.names())
+    if found:
+        raise InputError(f"{str(path)!r} could be {' or '.join(found)}: say which with --format")
     raise InputError(f"{str(path)!r} is no measured run of a known format ({known})")

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from servesim.cli.flags import add_flags, given, json_table
+from servesim.runtime.config import EngineConfig
 from servesim.validation.compare import STATISTICS, Compared
 from servesim.validation.readers import read_run
 from servesim.validation.run import RunOptions, RunResult, simulate_run
@@ -21,16 +23,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("path", metavar="RUN", help="a measured run: folder or file")
     parser.add_argument("--format", metavar="F", help="the run's format, if it is not obvious")
-    parser.add_argument("--profile", type=Path, metavar="DIR", help="measured layer latencies")
+    parser.add_argument("--part", type=int, metavar="N", help="which of several runs in a file")
+    parser.add_argument("--model", metavar="M", help="id, folder or config (default: the run's)")
     parser.add_argument("--hardware", metavar="H", help="device name or file (default: the run's)")
-    parser.add_argument("--link", metavar="L", help="link between the devices")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="measured layer latencies")
+    parser.add_argument(
+        "--link", type=json_table, metavar="JSON", help="bandwidth and latency between the devices"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_flags(parser, EngineConfig, "engine", "engine options, in place of the run's")
 
 
 def run(args: argparse.Namespace) -> int:
     """Simulate the run and print measured, simulated and error."""
-    measured = read_run(args.path, args.format)
-    options = RunOptions(args.hardware, args.profile, args.link)
+    measured = read_run(args.path, args.format, args.part)
+    options = RunOptions(
+        hardware=args.hardware,
+        model=args.model,
+        profile=args.profile,
+        link=args.link,
+        engine=given(args).get("engine"),
+    )
     result = simulate_run(measured, options)
     if args.json:
         json.dump(_as_json(result), sys.stdout, indent=1)
@@ -47,6 +60,7 @@ def _as_json(result: RunResult) -> dict[str, Any]:
         "run": result.run.name,
         "hardware": result.served.device.name,
         "requests": len(result.run.requests),
+        "notes": list(result.run.notes),
         "metrics": {
             latency: {name: compared.as_dict() for name, compared in statistics.items()}
             for latency, statistics in comparison.metrics.items()
@@ -69,7 +83,7 @@ def _print(result: RunResult) -> None:
 
     console = make_console()
     run_, comparison = result.run, result.comparison
-    heading(console, run_.name, f"{run_.model} on {result.served.device.name}")
+    heading(console, run_.name, f"{result.served.graph.model} on {result.served.device.name}")
     table = columns("", "", *STATISTICS, text=2)
     for latency, statistics in comparison.metrics.items():
         scale, unit = (1e3, "ms") if statistics["mean"].measured < 1 else (1.0, "s")
@@ -94,6 +108,8 @@ def _print(result: RunResult) -> None:
     )
     console.print(f"  {len(run_.requests):,} requests simulated in {result.wall_s:.2f} s")
     console.print(f"  step times: {sources}")
+    for note in run_.notes:
+        console.print(f"  {note}", markup=False)
 
 
 def _signed(compared: Compared) -> str:

@@ -1,0 +1,104 @@
+"""AIPerf's records of requests (``profile_export.jsonl``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from servesim.errors import InputError
+from servesim.validation.client_run import ClientLog, Failed, one_line
+from servesim.validation.json_files import find_document, json_documents
+from servesim.validation.measured import MeasuredRequest, MeasuredRun
+from servesim.validation.readers import READERS
+
+_RECORDS, _SUMMARY = "profile_export.jsonl", "profile_export_aiperf.json"
+_SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_PHASE = "profiling"
+
+
+@READERS.register("aiperf")
+@dataclass(frozen=True)
+class AiPerf:
+    """A line a request, alone or in the folder of a run's artifacts; or the summary beside it.
+
+    ``metadata.request_start_ns`` is Unix time; ``metrics`` hold ``{"value", "unit"}`` of
+    ``time_to_first_token``, ``request_latency``, ``input_sequence_length`` and
+    ``output_sequence_length``. The model's name is in ``profile_export_aiperf.json``. Requests of
+    the warm-up are left out; prompts are not kept, so no prefix is shared.
+    """
+
+    def matches(self, path: Path) -> bool:
+        """Records of requests, or a folder or summary that has them beside it."""
+        found = find_document(_records(path))
+        return found is not None and {"metadata", "metrics"} <= set(found)
+
+    def read(self, path: Path) -> MeasuredRun:
+        """The run in ``path``."""
+        path = _records(path)
+        rows = json_documents(path)
+        measured = [row for row in rows if _phase(row) == _PHASE]
+        warm = len(rows) - len(measured)
+        notes = (f"{warm} requests of the warm-up left out",) if warm else ()
+        try:
+            outcomes = list(_outcomes(measured))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: no records of AIPerf: {error!r}") from error
+        return ClientLog(_name(path), _model(path), "AIPerf", outcomes, notes).run()
+
+
+def _records(path: Path) -> Path:
+    if path.is_dir():
+        return path / _RECORDS
+    return path.with_name(_RECORDS) if path.name == _SUMMARY else path
+
+
+def _name(path: Path) -> str:
+    return path.absolute().parent.name if path.name == _RECORDS else path.stem
+
+
+def _phase(row: Mapping[str, Any]) -> str:
+    return str((row.get("metadata") or {}).get("benchmark_phase") or _PHASE)
+
+
+def _outcomes(rows: Sequence[Mapping[str, Any]]) -> Iterator[MeasuredRequest | Failed]:
+    start = min((int(row["metadata"]["request_start_ns"]) for row in rows), default=0)
+    for number, row in enumerate(rows):
+        error, metrics = row.get("error"), row.get("metrics") or {}
+        if error or row["metadata"].get("was_cancelled"):
+            yield Failed(number, _reason(error))
+        elif "time_to_first_token" not in metrics:
+            yield Failed(number, "no time of a first token: answers were not streamed")
+        else:
+            # Integers first: a float of nanoseconds since 1970 is good to 0.2 us only.
+            arrival = (int(row["metadata"]["request_start_ns"]) - start) * 1e-9
+            yield MeasuredRequest(
+                number,
+                arrival,
+                arrival + _seconds(metrics["time_to_first_token"]),
+                arrival + _seconds(metrics["request_latency"]),
+                int(metrics["input_sequence_length"]["value"]),
+                int(metrics["output_sequence_length"]["value"]),
+            )
+
+
+def _seconds(metric: Mapping[str, Any]) -> float:
+    if metric["unit"] not in _SECONDS:
+        raise ValueError(f"unit {metric['unit']!r} is none of {', '.join(_SECONDS)}")
+    return float(metric["value"]) * _SECONDS[metric["unit"]]
+
+
+def _reason(error: Mapping[str, Any] | None) -> str:
+    if not error:
+        return "cancelled"
+    kind, message = error.get("type"), error.get("message")
+    return one_line(": ".join(str(part) for part in (kind, message) if part))
+
+
+def _model(path: Path) -> str:
+    """The first model's name in the summary beside the records; empty without one."""
+    summary = find_document(path.with_name(_SUMMARY)) or {}
+    config = summary.get("input_config") or {}
+    names = (config.get("endpoint") or {}).get("model_names") or config.get("models") or ()
+    return next((name for name in names if isinstance(name, str)), "")
