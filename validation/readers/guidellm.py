@@ -107,10 +107,10 @@ def _request(number: int, row: Mapping[str, Any]) -> MeasuredRequest | Failed:
     start, first, last = (_first_of(times, names) for names in (_START, _FIRST, _LAST))
     if start is None or first is None or last is None:
         return Failed(number, "no time of a first token: answers were not streamed")
-    tokens = row.get("prompt_tokens"), row.get("output_tokens")
-    if not all(tokens):
+    prompt, output = row.get("prompt_tokens"), row.get("output_tokens")
+    if not prompt or not output:
         return Failed(number, "no count of its tokens")
-    return MeasuredRequest(number, start, first, last, *map(int, tokens))
+    return MeasuredRequest(number, start, first, last, int(prompt), int(output))
 
 
 def _failed(number: int, row: Mapping[str, Any], status: str) -> Failed:
