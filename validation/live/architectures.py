@@ -42,7 +42,7 @@ ARCHITECTURES = (
     Architecture("dense-gqa", True),
     Architecture("moe", True),
     Architecture("hybrid", True, options={"block_size": None, "num_gpu_blocks_override": 64}),
-    Architecture("sliding-window", False),
+    Architecture("sliding-window", False, kv_tokens=20480),
     Architecture("mla", False, options={"block_size": 16}),
     Architecture("big-vocabulary", False),
 )

@@ -29,11 +29,12 @@ class Load:
     def requests(self, rate: float, count: int, vocabulary: int) -> list[Request]:
         """``count`` requests at ``rate`` a second; equal arguments give equal requests."""
         rng = np.random.default_rng([len(self.name), *self.name.encode()])
-        arrivals = np.cumsum(rng.exponential(1 / rate, count)) - 1 / rate
+        arrivals = np.cumsum(rng.exponential(1 / rate, count))
+        arrivals -= arrivals[0]
         prompts = rng.integers(*self.prompt_tokens, count, endpoint=True)
         outputs = rng.integers(*self.output_tokens, count, endpoint=True)
         return [
-            (max(0.0, float(at)), rng.integers(3, vocabulary, size=tokens).tolist(), int(answer))
+            (float(at), rng.integers(3, vocabulary, size=tokens).tolist(), int(answer))
             for at, tokens, answer in zip(arrivals, prompts, outputs, strict=True)
         ]
 
@@ -47,7 +48,7 @@ class Load:
 LOADS = (
     Load("light", 0.3, (32, 256), (16, 64)),
     Load("busy", 0.85, (32, 256), (16, 64)),
-    Load("kv-bound", 1.3, (64, 128), (192, 320)),
+    Load("kv-bound", 1.6, (64, 128), (192, 320)),
 )
 
 
