@@ -27,6 +27,7 @@ class Site:
         topology: joins them.
         costs, collectives, outside_bytes, handed: as of the ``Placement`` to be made.
         step: seconds of a step on a placement; operators one after another by default.
+        parts: of a batch that overlap in a step.
     """
 
     devices: Mapping[str, Device]
@@ -36,6 +37,7 @@ class Site:
     outside_bytes: float = 0.0
     handed: bool = False
     step: Callable[[Placement, BatchShape], float] = serial_seconds
+    parts: int = 1
 
     @property
     def default(self) -> str:
