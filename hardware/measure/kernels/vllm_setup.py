@@ -1,0 +1,64 @@
+"""vLLM without an engine: the configuration and process group that its layers ask for."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@cache
+def config() -> Any:
+    """A configuration for eager execution; the first call sets up a group of one rank."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    import torch
+    from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
+    from vllm.distributed.parallel_state import (
+        ensure_model_parallel_initialized,
+        init_distributed_environment,
+    )
+
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.bfloat16)
+    found = VllmConfig(compilation_config=CompilationConfig(mode=0, custom_ops=["all"]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with set_current_vllm_config(found):
+        init_distributed_environment(1, 0, f"tcp://127.0.0.1:{port}", 0, "gloo")
+        ensure_model_parallel_initialized(1, 1)
+    return found
+
+
+def made(make: Callable[[], T]) -> T:
+    """What ``make`` returns, the configuration being current: vLLM's layers read it when built."""
+    from vllm.config import set_current_vllm_config
+
+    with set_current_vllm_config(config()):
+        return make()
+
+
+def in_forward(metadata: Mapping[str, Any], slots: Mapping[str, Any]) -> None:
+    """Make ``metadata`` and ``slots`` (by layer) those that layers see from now on."""
+    from vllm import forward_context
+
+    layers = config().compilation_config.static_forward_context
+    forward_context._forward_context = forward_context.ForwardContext(
+        no_compile_layers=layers, attn_metadata=dict(metadata), slot_mapping=dict(slots)
+    )
+
+
+def registered(name: str, layer: T) -> T:
+    """``layer`` as the only one called ``name``."""
+    config().compilation_config.static_forward_context[name] = layer
+    return layer
+
+
+def forget(name: str) -> None:
+    """Let a new layer take ``name``."""
+    config().compilation_config.static_forward_context.pop(name, None)
