@@ -23,17 +23,19 @@ class Architecture:
             others are what the simulator is judged by.
         kv_tokens: room of the KV cache, chosen so that long answers overfill it.
         options: what the engine needs for it, by vLLM's names.
+        place: the folder of its config.json, if it is not one of ours.
     """
 
     name: str
     shapes_cost_model: bool
     kv_tokens: int = 7168
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    place: Path | None = None
 
     @property
     def folder(self) -> Path:
         """Holds the model's config.json."""
-        return _FOLDER / self.name
+        return self.place or _FOLDER / self.name
 
 
 #: Dense GQA, a mixture of experts, and a gated-delta-net hybrid shape the cost model; sliding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from servesim.cli.commands_validate import energy, golden, paper, report, run_measured
+from servesim.cli.commands_validate import energy, golden, live, paper, report, run_measured
 
 HELP = "compare with vLLM's own scheduler, measured runs, figures and energy"
 
@@ -12,6 +12,7 @@ _CHECKS = {
     "golden": golden,
     "run": run_measured,
     "paper": paper,
+    "live": live,
     "energy": energy,
     "report": report,
 }
