@@ -11,7 +11,10 @@ from servesim.validation.report import sections
 
 
 class Section(Protocol):
-    """One module of ``sections``: what is compared, and the numbers as Markdown."""
+    """One module of ``sections``: what is compared, and the numbers as Markdown.
+
+    One that shows charts has a function ``figures`` that gives their files by name.
+    """
 
     ORDER: int
     TITLE: str
@@ -47,3 +50,15 @@ def report(data: Path) -> str:
         body = section.body(data)
         parts.append(f"## {section.TITLE}\n\n{body or 'Not run: no measurements here.'}\n")
     return "\n".join(parts)
+
+
+def figures() -> dict[str, str]:
+    """The SVG files that the report shows, by their names in ``figures/`` beside it.
+
+    Raises:
+        ServesimError: as ``report``.
+    """
+    found: dict[str, str] = {}
+    for section in all_sections():
+        found |= getattr(section, "figures", dict)()
+    return found

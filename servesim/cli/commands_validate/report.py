@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from servesim.errors import InputError
-from servesim.validation.report import report
+from servesim.validation.report import figures, report
 
 HELP = "write every comparison there are measurements for as one Markdown file"
 
@@ -27,4 +27,11 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(text)
     else:
         args.out.write_text(text, encoding="utf-8")
+        _write_figures(args.out.parent / "figures")
     return 0
+
+
+def _write_figures(folder: Path) -> None:
+    for name, text in figures().items():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")

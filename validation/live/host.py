@@ -1,0 +1,106 @@
+"""What the host takes of a step beside the operators, fitted to recorded steps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from servesim.errors import InputError
+from servesim.hardware.host import HostTime
+from servesim.validation.live.recorded import load, recordings
+from servesim.validation.live.served import Times, read_config, serve_live
+from servesim.validation.live.step_times import step_times
+
+#: Steps of equal size needed before their median counts.
+_FEWEST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class HostSample:
+    """Steps of one architecture with equally many sequences.
+
+    Attributes:
+        operators: of the model.
+        steps: how many there are.
+        seconds: median of what they took beyond what the operators are said to take.
+    """
+
+    architecture: str
+    sequences: int
+    operators: int
+    steps: int
+    seconds: float
+
+
+def host_samples(folder: Path, architectures: Collection[str]) -> list[HostSample]:
+    """Samples of the recorded steps of ``architectures`` below ``folder``.
+
+    Raises:
+        ServesimError: a recording cannot be read, or its model not be simulated.
+    """
+    samples: list[HostSample] = []
+    for name in sorted(architectures):
+        samples += _samples_of(folder, name)
+    return samples
+
+
+def fit_host(samples: Sequence[HostSample]) -> HostTime:
+    """The host time that fits best, none of its parts negative: weighted least squares.
+
+    Raises:
+        InputError: there are no samples.
+    """
+    if not samples:
+        raise InputError("no recorded steps to fit the host's time to")
+    columns = np.array([(1.0, s.sequences, s.operators) for s in samples])
+    weights = np.sqrt([s.steps for s in samples])
+    seconds = np.array([s.seconds for s in samples])
+    if len({s.operators for s in samples}) == 1:
+        columns[:, 2] = 0.0  # cannot be told from the constant
+    best = _non_negative(columns * weights[:, None], seconds * weights)
+    return HostTime(*(float(value) for value in best))
+
+
+def host_table(host: HostTime) -> str:
+    """``host`` as a device file has it."""
+    rows = "\n".join(f"{name} = {getattr(host, name):.4g}" for name in HostTime.__slots__)
+    return f"[host]\n{rows}\n"
+
+
+def _samples_of(folder: Path, architecture: str) -> Iterator[HostSample]:
+    found: dict[int, list[Times]] = {}
+    operators = 0
+    config = folder / architecture / "config.json"
+    for path in recordings(folder):
+        if path.parts[-3] != architecture:
+            continue
+        run = load(path)
+        served = serve_live(run, read_config(config), str(folder / "device.toml"))
+        operators = sum(len(block.ops) * block.count for block in served.graph.blocks)
+        times = step_times(run, served)
+        beyond = times.measured - times.operators
+        for sequences in np.unique(times.sequences).astype(int).tolist():
+            found.setdefault(sequences, []).append(beyond[times.sequences == sequences])
+    for sequences, parts in sorted(found.items()):
+        seconds = np.concatenate(parts)
+        if len(seconds) >= _FEWEST:
+            median = float(np.median(seconds))
+            yield HostSample(architecture, sequences, operators, len(seconds), median)
+
+
+def _non_negative(columns: Times, wanted: Times) -> Times:
+    """Least squares with coefficients from 0 on: the best over all choices of those above 0."""
+    count = columns.shape[1]
+    best, least = np.zeros(count), float(wanted @ wanted)
+    for size in range(1, count + 1):
+        for chosen in map(list, combinations(range(count), size)):
+            given, *_ = np.linalg.lstsq(columns[:, chosen], wanted, rcond=None)
+            rest = wanted - columns[:, chosen] @ given
+            if (given >= 0).all() and rest @ rest < least:
+                best, least = np.zeros(count), float(rest @ rest)
+                best[chosen] = given
+    return best

@@ -1,0 +1,113 @@
+"""A recorded live run in the simulator's terms: what it ran on, what it was asked, its steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from servesim.errors import InputError
+from servesim.graph.batch import BatchShape
+from servesim.runtime.config import EngineConfig
+from servesim.scenario.build import Served
+from servesim.validation.live.recorded import LiveRun, LiveStep
+from servesim.validation.measured import MeasuredRequest, MeasuredRun
+from servesim.validation.run import serve_run
+
+_OPTIONS = frozenset(field.name for field in fields(EngineConfig))
+
+Times = npt.NDArray[np.float64]
+
+
+def serve_live(run: LiveRun, config: Mapping[str, Any], device: str) -> Served:
+    """What ``run`` was recorded on, ready to simulate.
+
+    Args:
+        config: the model's config.json.
+        device: name or file of the device.
+
+    Raises:
+        ServesimError: model, device or options cannot be simulated.
+    """
+    return serve_run(measured_run(run, config, device))
+
+
+def measured_run(run: LiveRun, config: Mapping[str, Any], device: str) -> MeasuredRun:
+    """``run`` in the form of every measured run, its times those of the client's clock."""
+    requests = tuple(
+        MeasuredRequest(
+            r.id, r.arrival_s, r.first_token_s, r.finished_s, r.prompt_tokens, r.output_tokens
+        )
+        for r in sorted(run.requests, key=lambda r: (r.arrival_s, r.id))
+    )
+    return MeasuredRun(
+        name=f"{run.model} {run.load} {run.repeat}",
+        hardware=device,
+        model=run.model,
+        hf_config=config,
+        engine={name: value for name, value in run.engine.items() if name in _OPTIONS},
+        requests=requests,
+        clock="client",
+        source=str(run.about.get("machine", "")),
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json at ``path``.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the model of recorded runs, {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not a model's config")
+    return found
+
+
+def batch_of(step: LiveStep, run: LiveRun) -> BatchShape:
+    """The batch of a recorded step as a step model sees it."""
+    decodes, prefills = [], []
+    for request, computed, tokens in step.scheduled:
+        if tokens == 1 and computed >= run.requests[request].prompt_tokens:
+            decodes.append(computed)
+        else:
+            prefills.append((tokens, computed))
+    contexts = np.asarray(decodes, dtype=np.int64)
+    return BatchShape(
+        tuple(prefills), len(decodes), sum(decodes), max(decodes, default=0), contexts
+    )
+
+
+def spans(run: LiveRun) -> tuple[Times, Times]:
+    """From when to when each step kept the engine.
+
+    A step lasts until the next one starts, as long as any request is unfinished: what the engine
+    does in between, it does for the next. The first step after a pause begins when the first
+    request is queued.
+
+    Returns:
+        Begin and end of each step, in seconds since the start of the run.
+    """
+    queued = np.sort([r.queued_s for r in run.requests])
+    finished = np.sort([r.finished_s for r in run.requests])
+
+    def until(now: float, times: Times) -> int:
+        return int(np.searchsorted(times, now, side="right"))
+
+    begin, end = np.empty(len(run.steps)), np.empty(len(run.steps))
+    free_s, busy = 0.0, False
+    for i, step in enumerate(run.steps):
+        first = queued[min(until(free_s, queued), len(queued) - 1)]
+        begin[i] = free_s if busy else min(first, step.start_s)
+        unfinished = until(step.end_s, queued) > until(step.end_s, finished)
+        busy = unfinished and i + 1 < len(run.steps)
+        end[i] = free_s = run.steps[i + 1].start_s if busy else step.end_s
+    return begin, end
