@@ -122,14 +122,15 @@ class CollectiveCost:
                 f"{work.operation} among {ranks} devices: {self.link.name} joins "
                 f"{self.link.devices}"
             )
-        curves = self._curves(work.operation, ranks, payload)
+        curves = self.curves_for(work.operation, ranks, payload)
         if curves is None:
             return Cost(closed_form(self.link, work.operation, ranks, payload), Source.ANALYTICAL)
         payload /= self.speed
         source = self.source if curves.covers(ranks, payload) else Source.EXTRAPOLATED
         return Cost(curves.at(ranks, payload), source)
 
-    def _curves(self, operation: str, ranks: int, payload: float) -> RankCurves | None:
+    def curves_for(self, operation: str, ranks: int, payload: float) -> RankCurves | None:
+        """The curves that such a collective lies on; None if it was not measured."""
         custom = self.curves.get("custom_all_reduce")
         small = operation == "all_reduce" and payload < CUSTOM_LIMIT
         if small and custom and min(custom.curves) <= ranks <= max(custom.curves):

@@ -19,7 +19,7 @@ SIZES = tuple(2**i for i in range(11, 31, 2))
 CUSTOM_SIZES = SIZES[:7]
 #: Relative errors up to here count in full, larger ones with a falling weight (outliers).
 TOLERANCE = 0.03
-_TABLES = ("*/nccl_perf.parquet", "*/custom_allreduce_perf.parquet")
+_NCCL, _CUSTOM = "nccl_perf.parquet", "custom_allreduce_perf.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,18 @@ class CollectiveFit:
 
 def has_collectives(folder: Path) -> bool:
     """Whether there are tables for :func:`read_kernel_tables`."""
-    return any(path for table in _TABLES for path in folder.glob(table))
+    return bool(_tables(folder, _NCCL) or _tables(folder, _CUSTOM))
+
+
+def _tables(place: Path, name: str) -> list[Path]:
+    """``place`` itself, or the tables called ``name`` in it or one folder below."""
+    if place.is_file():
+        return [place] if place.name == name else []
+    return sorted([*place.glob(name), *place.glob(f"*/{name}")])
 
 
 def read_kernel_tables(folder: Path, peers_on_host_link: bool) -> list[CollectiveSample]:
-    """Samples from a folder of AIConfigurator tables: ``*/nccl_perf`` and ``*/custom_allreduce``.
+    """Samples from AIConfigurator's tables ``nccl_perf`` and ``custom_allreduce_perf``.
 
     ``message_size`` counts elements. Rows of 16-bit elements are taken, the engine's all-reduce
     as replayed in a CUDA graph. Over a host link vLLM uses its own all-reduce for two devices
@@ -66,15 +73,15 @@ def read_kernel_tables(folder: Path, peers_on_host_link: bool) -> list[Collectiv
     import pyarrow.parquet as pq
 
     if not has_collectives(folder):
-        raise InputError(f"{folder}: no collective tables ({' or '.join(_TABLES)})")
+        raise InputError(f"{folder}: no collective tables ({_NCCL} or {_CUSTOM})")
     names = {"alltoall": "all_to_all"}
     samples = []
-    for path in sorted(folder.glob(_TABLES[0])):
+    for path in _tables(folder, _NCCL):
         for row in pq.read_table(path).to_pylist():
             if row["nccl_dtype"] == "half":
                 operation = names.get(row["op_name"], row["op_name"])
                 samples.append(_sample(operation, row))
-    for path in sorted(folder.glob(_TABLES[1])):
+    for path in _tables(folder, _CUSTOM):
         for row in pq.read_table(path).to_pylist():
             small = row["message_size"] * 2 < CUSTOM_SIZES[-1]
             used = row["num_gpus"] == 2 or not peers_on_host_link

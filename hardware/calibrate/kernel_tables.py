@@ -27,7 +27,19 @@ FORMATS = {
     "int4_wo": ("bf16", "int4"),
     "w4a16_mxfp4": ("bf16", "mxfp4"),
 }
+_TABLES = (
+    "gemm_perf",
+    "generation_attention_perf",
+    "context_attention_perf",
+    "moe_perf",
+    "gdn_perf",
+)
 _BLOCK = 128 * 128  # elements that share a scale in block-scaled FP8
+
+
+def kernel_table_files(folder: Path) -> list[Path]:
+    """The tables below ``folder`` that ``kernel_rows`` reads."""
+    return [path for path in sorted(folder.rglob("*_perf.*")) if path.stem in _TABLES]
 
 
 def kernel_rows(folder: Path, cache_bytes: float) -> list[Row]:
@@ -43,9 +55,9 @@ def kernel_rows(folder: Path, cache_bytes: float) -> list[Row]:
         "moe_perf": moe_rows,
         "gdn_perf": recurrent_rows,
     }
-    paths = [p for p in sorted(folder.rglob("*_perf.*")) if p.stem in readers]
+    paths = kernel_table_files(folder)
     if not paths:
-        raise InputError(f"{folder}: no kernel tables ({', '.join(readers)})")
+        raise InputError(f"{folder}: no kernel tables ({', '.join(_TABLES)})")
     rows: list[Row] = []
     for path in paths:
         try:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from servesim.graph.work import AttentionWork, GemmWork, MoeWork, Work
-from servesim.hardware.calibrate.kernel_tables import kernel_rows
+from servesim.hardware.calibrate.kernel_tables import kernel_rows, kernel_table_files
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.tables.attention import PhaseGrid
@@ -68,13 +69,23 @@ def load_kernel_tables(folder: str | Path, fallback: CostModel) -> KernelTable:
     Raises:
         InputError: there are none, or one is malformed.
     """
-    rows = kernel_rows(Path(folder), 0.0)
+    files = kernel_table_files(Path(folder))
+    curves, attention = _tables(Path(folder), tuple(file.stat().st_mtime_ns for file in files))
+    return KernelTable(curves, attention, fallback)
+
+
+@lru_cache(maxsize=2)
+def _tables(
+    folder: Path, _modified: tuple[int, ...]
+) -> tuple[Mapping[Shape, Curve], Mapping[Shape, AttentionTable]]:
+    """Curves and attention of the tables, which several instances may share."""
+    rows = kernel_rows(folder, 0.0)
     points: dict[Shape, list[tuple[float, float]]] = {}
     for row in rows:
         if isinstance(row.work, GemmWork | MoeWork):
             points.setdefault(_shape(row.work), []).append((_size(row.work), row.seconds))
     curves = {shape: Curve.of(found) for shape, found in points.items()}
-    return KernelTable(curves, _attention_tables(rows), fallback)
+    return curves, _attention_tables(rows)
 
 
 def _attention_tables(rows: Iterable[Row]) -> dict[Shape, AttentionTable]:

@@ -130,10 +130,7 @@ def find_bundle(folder: Path, model: str | None = None, dtype: str | None = None
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    if folder.name.startswith("tp") and _is_measured(folder):
-        return folder.parent
-    found = sorted({path.parent.parent for path in folder.rglob("tp*/*") if _marks(path)})
-    found += sorted({path.parent for path in folder.rglob("mlp.csv*")})
+    found = _bundles(folder)
     if not found:
         raise InputError(
             f"{folder}: no layer profile (tp<N>/dense.csv, tp<N>/layers.csv or mlp.csv) in it"
@@ -148,6 +145,18 @@ def find_bundle(folder: Path, model: str | None = None, dtype: str | None = None
     if len(found) > 1:
         raise InputError(f"{folder}: several profiles, name one of: {_names(folder, found)}")
     return found[0]
+
+
+def has_layer_profile(folder: Path) -> bool:
+    """Whether there is a bundle at or below ``folder``."""
+    return folder.is_dir() and bool(_bundles(folder))
+
+
+def _bundles(folder: Path) -> list[Path]:
+    if folder.name.startswith("tp") and _is_measured(folder):
+        return [folder.parent]
+    found = sorted({path.parent.parent for path in folder.rglob("tp*/*") if _marks(path)})
+    return found + sorted({path.parent for path in folder.rglob("mlp.csv*")})
 
 
 def _marks(path: Path) -> bool:

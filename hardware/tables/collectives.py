@@ -1,0 +1,135 @@
+"""Measured collectives of a group of devices, with another cost model for all else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from servesim.errors import InputError
+from servesim.graph.work import CollectiveWork, Work
+from servesim.hardware.calibrate.collectives import (
+    CollectiveSample,
+    has_collectives,
+    read_kernel_tables,
+)
+from servesim.hardware.collectives import WIRE, CollectiveCost, RankCurves
+from servesim.hardware.cost import Cost, CostModel, Source
+from servesim.hardware.link import Link
+from servesim.hardware.tables.grid import Curve
+from servesim.hardware.tables.nccl_tests import read_nccl_tests
+
+#: Seconds of an operation: ranks -> (payload in bytes, seconds).
+_Points = dict[str, dict[int, list[tuple[float, float]]]]
+
+
+@dataclass(frozen=True)
+class CollectiveTable:
+    """Measured where ranks and payload were; beyond, the fallback scaled to meet the edge.
+
+    Attributes:
+        measured: the curves.
+        fallback: answers for other operations, and for more ranks or larger payloads.
+    """
+
+    measured: CollectiveCost
+    fallback: CostModel
+
+    def cost(self, work: Work) -> Cost:
+        """The cost of a collective.
+
+        Raises:
+            UnsupportedError: the fallback cannot run such work.
+        """
+        if not isinstance(work, CollectiveWork) or work.ranks <= 1 or work.payload_bytes <= 0:
+            return self.fallback.cost(work)
+        curves = self.measured.curves_for(work.operation, work.ranks, work.payload_bytes)
+        if curves is None:
+            return self.fallback.cost(work)
+        edge = _nearest(curves, work)
+        seconds = curves.at(edge.ranks, edge.payload_bytes)
+        if edge == work:
+            return Cost(seconds, Source.MEASURED)
+        beyond = self.fallback.cost(work)
+        return Cost(beyond.seconds * seconds / self.fallback.cost(edge).seconds, beyond.source)
+
+
+def _nearest(curves: RankCurves, work: CollectiveWork) -> CollectiveWork:
+    """``work`` itself, or the nearest that was measured; sizes below the least are latency."""
+    known = sorted(curves.curves)
+    ranks = min(max(work.ranks, known[0]), known[-1])
+    around = {max(r for r in known if r <= ranks), min(r for r in known if r >= ranks)}
+    largest = min(curves.curves[r].xs[-1] for r in sorted(around))
+    return replace(work, ranks=ranks, payload_bytes=min(work.payload_bytes, largest))
+
+
+def load_collectives(path: Path, link: Link, fallback: CostModel) -> CollectiveTable:
+    """What was measured of the collectives among devices that ``link`` joins.
+
+    Args:
+        path: the output of one run of ``nccl-tests`` or a folder of several; or AIConfigurator's
+            ``nccl_perf.parquet`` or ``custom_allreduce_perf.parquet``, or the folder of a device
+            that holds them.
+        fallback: the cost model of what was not measured.
+
+    Raises:
+        InputError: there is nothing of the kind, or a file is malformed.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    tables = has_collectives(path)
+    points = (
+        _of_tables(read_kernel_tables(path, not link.peer_access)) if tables else _of_runs(path)
+    )
+    curves = {
+        operation: RankCurves(
+            operation.removeprefix("custom_"),
+            {ranks: Curve.of(found) for ranks, found in by_ranks.items()},
+        )
+        for operation, by_ranks in points.items()
+    }
+    return CollectiveTable(CollectiveCost(link, curves, source=Source.MEASURED), fallback)
+
+
+def _of_tables(samples: Iterable[CollectiveSample]) -> _Points:
+    points: _Points = {}
+    for one in samples:
+        by_ranks = points.setdefault(one.operation, {})
+        by_ranks.setdefault(one.ranks, []).append((one.payload_bytes, one.seconds))
+    return points
+
+
+def _of_runs(path: Path) -> _Points:
+    """Of outputs of ``nccl-tests``; equal runs are averaged."""
+    points: _Points = {}
+    for file in _outputs(path):
+        run = read_nccl_tests(file)
+        if run.operation not in WIRE:
+            what = repr(run.operation) if run.operation else "none"
+            raise InputError(
+                f"{file}: its collective is {what}, not one of {', '.join(WIRE)}; older outputs do "
+                "not name it, then the file's name must"
+            )
+        by_ranks = points.setdefault(run.operation, {})
+        by_ranks.setdefault(run.ranks, []).extend(zip(run.curve.xs, run.curve.ys, strict=True))
+    return points
+
+
+def _outputs(path: Path) -> list[Path]:
+    """The file, or the files of a folder with a list of ranks in them."""
+    if path.is_file():
+        return [path]
+    found = [file for file in sorted(path.iterdir()) if file.is_file() and _lists_ranks(file)]
+    if not found:
+        raise InputError(
+            f"{path}: no output of nccl-tests and no table of AIConfigurator (nccl_perf.parquet)"
+        )
+    return found
+
+
+def _lists_ranks(file: Path) -> bool:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(line.split()[:2] == ["#", "Rank"] for line in lines)
