@@ -79,7 +79,7 @@ def model_facts(graph: OpGraph) -> list[tuple[str, str]]:
 
 def placement_facts(one: Served) -> list[tuple[str, str]]:
     """Where a model runs."""
-    device, ranks = one.device, one.devices // one.instance.count
+    device, ranks = one.device, one.own_devices // one.instance.count
     facts = [
         ("device", f"{ranks} x {device.title or device.name}{_split(one)}"),
         ("operators", _operators(one)),
@@ -89,10 +89,12 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
         link = device.peer_link
         facts.append(("link", f"{link.name}, {si(link.bandwidth, 'B/s')}"))
     facts += _expert_facts(one)
+    devices, own = one.placement.devices, one.placement.default
+    others = {name: other for name, other in devices.items() if name != own}
+    counts = {name: f"{count} x " for name, (_, count) in zip(others, one.beside, strict=False)}
     facts += [
-        ("beside it", f"{name}, {other.title or other.name}")
-        for name, other in one.placement.devices.items()
-        if name != one.placement.default
+        ("beside it", f"{name}, {counts.get(name, '')}{other.title or other.name}")
+        for name, other in others.items()
     ]
     if one.instance.hardware.profile is not None:
         facts.append(("profile", str(one.instance.hardware.profile)))

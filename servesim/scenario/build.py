@@ -19,14 +19,16 @@ from servesim.hardware.placement import Placement
 from servesim.hardware.tables.layer_profile import load_layer_profile
 from servesim.models.config import ModelConfig, resolve
 from servesim.models.load import load_graph
-from servesim.models.memory import MemoryOptions, MemoryPlan
+from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
 from servesim.models.quantisation import quantise
 from servesim.runtime.cluster import System
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.instance import Instance as Engine
 from servesim.runtime.routers import ROUTERS, Router
+from servesim.runtime.tiers.options import Offload
 from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.scenario.adapters import adapter_load_seconds
+from servesim.scenario.attention_ffn import stepping, taken_apart
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
 from servesim.scenario.graphs import resident_graph, served_graph
@@ -53,6 +55,7 @@ class Served:
         config: the engine's options with the model's limits filled in.
         engines: the ``count`` equal engines.
     """
+        beside: other devices that each of the ``count`` has to itself, and how many.
 
     instance: Instance
     graph: OpGraph
@@ -63,6 +66,25 @@ class Served:
     step_model: StepModels
     engines: tuple[Engine, ...]
 
+    beside: tuple[tuple[Device, int], ...] = ()
+
+    def with_engines(
+        self, offload: Offload | None, around: Mapping[str, Any], *, in_waves: bool
+    ) -> Served:
+        """This with its engines.
+
+        Args:
+            offload: memories below the devices'.
+            around: further fields of ``Engine``.
+            in_waves: data-parallel ranks wait for each other.
+        """
+        config, model, memory = self.config, self.step_model, self.memory
+        blocks, groups = memory.kv_cache_blocks, memory.kv_groups
+        engines = tuple(
+            Engine(config, model, blocks, name, wave, groups, offload=offload, **around)
+            for name, wave in rank_names(self.instance, in_waves=in_waves)
+        )
+        return replace(self, engines=engines)
     @property
     def placement(self) -> Placement:
         """The first stage, for most engines the only one."""
@@ -72,6 +94,11 @@ class Served:
     def devices(self) -> int:
         """Devices of all the engines together."""
         return len(self.engines) * len(self.placements) * self.ranks
+        return self.own_devices + self.instance.count * sum(count for _, count in self.beside)
+
+    @property
+    def own_devices(self) -> int:
+        """Those of the instance's own kind."""
 
     @property
     def ranks(self) -> int:
@@ -122,6 +149,8 @@ def serve(instance: Instance) -> Served:
     engine = instance.engine.on(device.memory.capacity_bytes, device.name)
     model = resolve(instance.model.id)
     whole = load_model(model, instance.model, engine)
+    if instance.placement.apart:
+        return _serve_apart(instance, device, engine, model)
     graph = served_graph(whole, instance.model, engine, device)
     drafter = drafter_of(engine, graph)
     resident, options = resident_graph(graph, drafter), memory_options(engine, device)
@@ -148,12 +177,29 @@ def serve(instance: Instance) -> Served:
         **host_times(instance.hardware, device, graph),
         "adapter_load_s": adapter_load_seconds(graph, device),
     }
-    blocks, groups = memory.kv_cache_blocks, memory.kv_groups
-    engines = tuple(
-        Engine(config, step_model, blocks, name, wave, groups, offload=offload, **around)
-        for name, wave in rank_names(instance, in_waves=has_experts(graph))
-    )
-    return Served(instance, graph, device, placements, memory, config, step_model, engines)
+    made = Served(instance, graph, device, placements, memory, config, step_model, ())
+    return made.with_engines(offload, around, in_waves=has_experts(graph))
+
+
+def _serve_apart(
+    instance: Instance, device: Device, engine: EngineConfig, model: ModelConfig
+) -> Served:
+    """An instance with attention on its own devices and FFNs on others."""
+    apart = taken_apart(instance, engine, model)
+    graph, whole = apart.attention, apart.whole
+    costs, collectives = _costs(instance.hardware, device, graph)
+    costs = clocked_costs(instance.hardware, device, costs)
+    placement = apart.placement(device, engine, costs, collectives)
+    options = memory_options(engine, device)
+    memory = plan_memory(graph, device.memory.capacity_bytes, options, model)
+    config = _completed(engine, graph, memory)
+    step_model = stepping(placement, instance, config)
+    step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
+    offload = offload_of(instance.offload, graph, engine.pipeline_parallel_size)
+    around = {**serving(instance, graph), **host_times(instance.hardware, device, whole)}
+    beside = ((apart.device, apart.count),)
+    made = Served(instance, whole, device, (placement,), memory, config, step_model, (), beside)
+    return made.with_engines(offload, around, in_waves=True)
 
 
 def load_model(config: ModelConfig, section: ModelSection, engine: EngineConfig) -> OpGraph:

@@ -87,14 +87,18 @@ def stopped_s(records: Records) -> list[float]:
 
 def _rent(served: Served, given: float | None) -> tuple[float | None, str]:
     """Dollars an hour of all devices of an instance and its copies, and where that is from."""
-    devices = served.devices
-    name = served.device.name
     if given is not None:
-        return given * devices, "given"
-    price = price_of(name)
-    if price is None:
-        return None, f"no rent of {name} is known: give [cost] usd_per_device_hour"
-    return price.usd_per_hour * devices, f"{name}: {price.source}, {price.date}"
+        return given * served.devices, "given"
+    kinds = [(served.device.name, served.own_devices)]
+    kinds += [(device.name, served.instance.count * count) for device, count in served.beside]
+    rent, basis = 0.0, dict[str, None]()
+    for name, devices in kinds:
+        price = price_of(name)
+        if price is None:
+            return None, f"no rent of {name} is known: give [cost] usd_per_device_hour"
+        rent += price.usd_per_hour * devices
+        basis[f"{name}: {price.source}, {price.date}"] = None
+    return rent, "; ".join(basis)
 
 
 def _per_million(usd: float, tokens: float) -> float | None:

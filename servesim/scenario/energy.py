@@ -136,6 +136,8 @@ def _powered(served: Served) -> Powered | None:
     section, powers = served.instance.hardware, {}
     uses = tuple(use for one in served.placements for use in compile_use(one))
     devices = {name: device for one in served.placements for name, device in one.devices.items()}
+    if served.beside:
+        return None  # several engines share those devices
     for name, device in devices.items():
         own = section if device is served.device else HardwareSection()
         power = device_power(own, device)

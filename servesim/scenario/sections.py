@@ -160,7 +160,8 @@ class PlacementSection:
     """``[placement]``: operators on devices beside the instance's own.
 
     Attributes:
-        kind: of placer (``hardware/placers``); ``none`` leaves all on the instance's device.
+        kind: of placer (``hardware/placers``); ``none`` leaves all on the instance's device,
+            ``attention_ffn`` takes the FFNs away from it.
         options: of the placer.
         devices: tables with ``device``, ``name`` (the device's by default), ``link`` (a table with
             ``bandwidth`` and ``latency``; the device's link to its host by default), and ``to``
@@ -168,6 +169,8 @@ class PlacementSection:
             has its own.
         sub_batches: parts of the batch that overlap: one computes while another attends.
 
+        ffn: where FFNs run, for ``attention_ffn``: a table with ``device`` (the instance's by
+            default), ``count``, and ``link``, of each device to the other side.
     Raises:
         InputError: no parts.
     """
@@ -177,10 +180,20 @@ class PlacementSection:
     devices: tuple[Mapping[str, Any], ...] = ()
     sub_batches: int = 1
 
+    ffn: Mapping[str, Any] | None = None
     def __post_init__(self) -> None:
         if self.sub_batches < 1:
             raise InputError(f"[placement] sub_batches must be at least 1, not {self.sub_batches}")
 
+        if self.apart and (self.devices or self.options):
+            raise InputError("[placement] kind 'attention_ffn' takes ffn, no devices or options")
+        if self.ffn is not None and not self.apart:
+            raise InputError(f"[placement] kind {self.kind!r} takes no ffn: only 'attention_ffn'")
+
+    @property
+    def apart(self) -> bool:
+        """Whether attention and FFNs run on different devices."""
+        return self.kind == "attention_ffn"
 
 @dataclass(frozen=True, slots=True)
 class Instance:
