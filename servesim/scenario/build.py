@@ -54,8 +54,8 @@ class Served:
         memory: of one device.
         config: the engine's options with the model's limits filled in.
         engines: the ``count`` equal engines.
-    """
         beside: other devices that each of the ``count`` has to itself, and how many.
+    """
 
     instance: Instance
     graph: OpGraph
@@ -65,7 +65,6 @@ class Served:
     config: EngineConfig
     step_model: StepModels
     engines: tuple[Engine, ...]
-
     beside: tuple[tuple[Device, int], ...] = ()
 
     def with_engines(
@@ -85,6 +84,7 @@ class Served:
             for name, wave in rank_names(self.instance, in_waves=in_waves)
         )
         return replace(self, engines=engines)
+
     @property
     def placement(self) -> Placement:
         """The first stage, for most engines the only one."""
@@ -93,12 +93,12 @@ class Served:
     @property
     def devices(self) -> int:
         """Devices of all the engines together."""
-        return len(self.engines) * len(self.placements) * self.ranks
         return self.own_devices + self.instance.count * sum(count for _, count in self.beside)
 
     @property
     def own_devices(self) -> int:
         """Those of the instance's own kind."""
+        return len(self.engines) * len(self.placements) * self.ranks
 
     @property
     def ranks(self) -> int:
@@ -148,19 +148,20 @@ def serve(instance: Instance) -> Served:
     device = hardware.load_device(instance.hardware.device)
     engine = instance.engine.on(device.memory.capacity_bytes, device.name)
     model = resolve(instance.model.id)
-    whole = load_model(model, instance.model, engine)
     if instance.placement.apart:
         return _serve_apart(instance, device, engine, model)
+    whole = load_model(model, instance.model, engine)
     graph = served_graph(whole, instance.model, engine, device)
     drafter = drafter_of(engine, graph)
-    resident, options = resident_graph(graph, drafter), memory_options(engine, device)
+    experts = expert_offload_of(instance.expert_offload, graph, device, engine)
+    outside = experts.outside_bytes if experts else engine.cpu_offload_gb * GIB
+    options = replace(memory_options(engine, device), cpu_offload_gb=outside / GIB)
+    resident = resident_graph(graph, drafter)
     costs, collectives = _costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
     over = placed(instance.placement, graph, device, costs, collectives)
     memory = placed_memory(over, resident, device, options, model)
-    placement = over or Placement.tensor_parallel(
-        graph, device, costs, collectives, engine.cpu_offload_gb * GIB
-    )
+    placement = over or Placement.tensor_parallel(graph, device, costs, collectives, outside)
     placements = stage_placements(placement, engine.pipeline_parallel_size)
     config = _completed(engine, graph, memory)
     target = (

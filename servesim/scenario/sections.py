@@ -168,11 +168,11 @@ class PlacementSection:
             (which device the link leads to; the instance's by default). Each tensor-parallel rank
             has its own.
         sub_batches: parts of the batch that overlap: one computes while another attends.
-
         ffn: where FFNs run, for ``attention_ffn``: a table with ``device`` (the instance's by
             default), ``count``, and ``link``, of each device to the other side.
+
     Raises:
-        InputError: no parts.
+        InputError: no parts, or a key that the kind has no use for.
     """
 
     kind: str = "none"
@@ -184,7 +184,6 @@ class PlacementSection:
     def __post_init__(self) -> None:
         if self.sub_batches < 1:
             raise InputError(f"[placement] sub_batches must be at least 1, not {self.sub_batches}")
-
         if self.apart and (self.devices or self.options):
             raise InputError("[placement] kind 'attention_ffn' takes ffn, no devices or options")
         if self.ffn is not None and not self.apart:
@@ -194,6 +193,7 @@ class PlacementSection:
     def apart(self) -> bool:
         """Whether attention and FFNs run on different devices."""
         return self.kind == "attention_ffn"
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
