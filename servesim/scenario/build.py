@@ -153,15 +153,14 @@ def serve(instance: Instance) -> Served:
     whole = load_model(model, instance.model, engine)
     graph = served_graph(whole, instance.model, engine, device)
     drafter = drafter_of(engine, graph)
-    experts = expert_offload_of(instance.expert_offload, graph, device, engine)
-    outside = experts.outside_bytes if experts else engine.cpu_offload_gb * GIB
-    options = replace(memory_options(engine, device), cpu_offload_gb=outside / GIB)
-    resident = resident_graph(graph, drafter)
+    resident, options = resident_graph(graph, drafter), memory_options(engine, device)
     costs, collectives = _costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
     over = placed(instance.placement, graph, device, costs, collectives)
     memory = placed_memory(over, resident, device, options, model)
-    placement = over or Placement.tensor_parallel(graph, device, costs, collectives, outside)
+    placement = over or Placement.tensor_parallel(
+        graph, device, costs, collectives, engine.cpu_offload_gb * GIB
+    )
     placements = stage_placements(placement, engine.pipeline_parallel_size)
     config = _completed(engine, graph, memory)
     target = (

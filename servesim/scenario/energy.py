@@ -133,11 +133,11 @@ def power_lines(energy: EnergyReport | None, resolution_s: float) -> Iterator[st
 
 
 def _powered(served: Served) -> Powered | None:
+    if served.beside:
+        return None  # several engines share those devices
     section, powers = served.instance.hardware, {}
     uses = tuple(use for one in served.placements for use in compile_use(one))
     devices = {name: device for one in served.placements for name, device in one.devices.items()}
-    if served.beside:
-        return None  # several engines share those devices
     for name, device in devices.items():
         own = section if device is served.device else HardwareSection()
         power = device_power(own, device)
