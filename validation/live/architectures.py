@@ -28,7 +28,7 @@ class Architecture:
 
     name: str
     shapes_cost_model: bool
-    kv_tokens: int = 7168
+    kv_tokens: int = 6144
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     place: Path | None = None
 
@@ -43,8 +43,8 @@ class Architecture:
 ARCHITECTURES = (
     Architecture("dense-gqa", True),
     Architecture("moe", True),
-    Architecture("hybrid", True, options={"block_size": None, "num_gpu_blocks_override": 64}),
-    Architecture("sliding-window", False, kv_tokens=20480),
+    Architecture("hybrid", True, options={"block_size": None, "num_gpu_blocks_override": 96}),
+    Architecture("sliding-window", False, kv_tokens=15360),
     Architecture("mla", False, options={"block_size": 16}),
     Architecture("big-vocabulary", False),
 )
