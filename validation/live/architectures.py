@@ -43,7 +43,15 @@ class Architecture:
 ARCHITECTURES = (
     Architecture("dense-gqa", True),
     Architecture("moe", True),
-    Architecture("hybrid", True, options={"block_size": None, "num_gpu_blocks_override": 96}),
+    Architecture(
+        "hybrid",
+        True,
+        options={
+            "block_size": None,  # the engine makes it hold a recurrent state
+            "num_gpu_blocks_override": 96,
+            "enable_prefix_caching": False,  # which is not simulated for recurrent states
+        },
+    ),
     Architecture("sliding-window", False, kv_tokens=15360),
     Architecture("mla", False, options={"block_size": 16}),
     Architecture("big-vocabulary", False),
