@@ -28,6 +28,7 @@ def serve_counted(scheduler: Scheduler, plan: Plan) -> int | None:
     if scheduler.held_back or budget < 0 or len(needing) * cache.groups > cache.free:
         return None
     if not scheduler.prefilling:
+        _move_windows(scheduler)
         _take_decode_blocks(scheduler, needing, decodes.filling_block())
         return budget
     in_order = next(iter(scheduler.prefilling)) > decodes.last_ticket
@@ -37,12 +38,21 @@ def serve_counted(scheduler: Scheduler, plan: Plan) -> int | None:
     if (_new_blocks(grants, cache.block_size) + len(needing)) * cache.groups > cache.free:
         return None
     plan.prefills = grants
+    _move_windows(scheduler)
     if in_order:
         _take_decode_blocks(scheduler, needing, decodes.filling_block())
         _take_prefill_blocks(scheduler, grants)
     else:
         _take_blocks_by_ticket(scheduler, needing, grants)
     return budget - plan.prefill_tokens
+
+
+def _move_windows(scheduler: Scheduler) -> None:
+    """Give back the blocks of decodes that their next token does not see any more."""
+    cache, decodes = scheduler.cache, scheduler.decodes
+    if isinstance(cache, GroupedCache) and cache.moving:
+        for seq in decodes.in_phases(cache.moving):
+            cache.move_windows(seq, decodes.computed(seq))
 
 
 def _prefill_grants(scheduler: Scheduler, budget: int, *, may_cut: bool) -> list[Grant] | None:

@@ -9,6 +9,7 @@ the sequences that need a block, fill one, or finish.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +109,11 @@ class DecodeSet:
     def filling_block(self) -> list[Sequence]:
         """Those whose next token fills a block, in the order of admission."""
         return self._phases[(-self.clock - 1) % self.block_size]
+
+    def in_phases(self, phases: Iterable[int]) -> list[Sequence]:
+        """Those whose computed tokens are one of ``phases`` modulo the block size, by admission."""
+        found = [seq for r in phases for seq in self._phases[(r - self.clock) % self.block_size]]
+        return sorted(found, key=ticket_of)
 
     def advance(self) -> list[Sequence]:
         """Take a step; returns the sequences, now removed, for which it was the last."""

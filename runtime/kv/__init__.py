@@ -39,7 +39,13 @@ def build_cache(
             )
         return TieredCache(total, config.block_size, tiers)
     if len(groups) > 1 or any(group.cache.window for group in groups):
-        return GroupedCache(total, groups, config.limits.max_num_batched_tokens, caching=caching)
+        return GroupedCache(
+            total,
+            groups,
+            config.limits.max_num_batched_tokens,
+            caching=caching,
+            every_token=not config.async_scheduling,
+        )
     if caching and all(group.cache.kind != "state" for group in groups):
         return PrefixCache(total, config.block_size)
     return CountingCache(total, config.block_size)

@@ -39,16 +39,28 @@ class _Table:
 class GroupedCache:
     """Blocks of one pool in tables by layer group.
 
-    A window moves when its sequence needs a new block, and after each chunk of a prompt.
+    A window moves after each chunk of a prompt, and when its sequence needs a new block or, if
+    ``every_token``, as soon as a block is beyond it. vLLM counts tokens once they are out: with
+    asynchronous scheduling that is when the next block is needed.
 
     Args:
         groups: of the model; block sizes are multiples of the smallest, which is ``block_size``.
         max_num_batched_tokens: the largest chunk, which a window must hold beside itself.
         caching: let blocks be found by the identity of their prefix.
+
+    Attributes:
+        moving: numbers of computed tokens, modulo the block size, at which a decode's window leaves
+            a block before a new one is needed.
     """
 
     def __init__(
-        self, total: int, groups: Listed[KvGroup], max_num_batched_tokens: int, *, caching: bool
+        self,
+        total: int,
+        groups: Listed[KvGroup],
+        max_num_batched_tokens: int,
+        *,
+        caching: bool,
+        every_token: bool = False,
     ) -> None:
         self.total = self.free = total
         self.block_size = min(group.block_size for group in groups)
@@ -65,6 +77,9 @@ class GroupedCache:
         self._index: dict[int, dict[int, None]] = {}  # key -> blocks, the first to be reused
         self._keys: dict[int, int] = {}  # of blocks in the index
         self._windowed = any(group.cache.window for group in groups)
+        self._every_token = every_token
+        windows = {g.cache.window for g in groups if g.cache.kind == "window" and g.cache.window}
+        self.moving = sorted({(w - 1) % self.block_size for w in windows} if every_token else ())
         self._chunked: list[Sequence] = []  # got a chunk of their prompt in the last step
 
     @property
@@ -133,15 +148,21 @@ class GroupedCache:
         tables = self._tables.setdefault(seq.index, [_Table() for _ in self._kinds])
         if not seq.decoding:
             self._note_chunk(seq)
-        if not self._missing(tables, tokens):
-            return True
         computed = tokens - 1 if seq.decoding else seq.computed
+        if not self._missing(tables, tokens):
+            if seq.decoding and self._every_token:
+                self.move_windows(seq, computed)
+            return True
         self.register(seq, computed)
         self._slide(seq, computed)
         if self._missing(tables, tokens) > self.free:
             return False
         self._take_for(tables, tokens)
         return True
+
+    def move_windows(self, seq: Sequence, computed: int) -> None:
+        """Give back what no token of ``seq`` after ``computed`` ones sees."""
+        self._slide(seq, computed)
 
     def extend(self, seqs: Collection[Sequence]) -> None:
         """Room for one token more, which starts a block, for each."""

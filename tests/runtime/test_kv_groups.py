@@ -102,6 +102,24 @@ def test_a_decode_in_a_window_holds_no_more_blocks_however_long() -> None:
     assert kv.free == kv.total
 
 
+@pytest.mark.parametrize(("every_token", "changes"), [(True, [1, -1]), (False, [0, 0])])
+def test_a_window_leaves_a_block_once_the_last_token_that_sees_it_is_out(
+    every_token: bool, changes: list[int]
+) -> None:
+    # With 11 tokens computed the next one, number 11, sees 4 to 11: not block 0. As recorded of
+    # vLLM 0.32 with blocks of 32 and a window of 128: given back at 159, block 5 taken at 160.
+    kv = GroupedCache(100, (WINDOW,), 1000, caching=False, every_token=every_token)
+    seq = sequence(0, 8)
+    prefill(kv, seq, 8)
+    seq.decoding = True
+    free = {}
+    for tokens in range(9, 14):
+        assert kv.grow(seq, tokens)
+        free[tokens] = kv.free
+    assert [free[12] - free[11], free[13] - free[12]] == changes
+    assert kv.total - kv.free == 3
+
+
 def test_a_state_is_one_block_and_is_never_reused() -> None:
     kv = cache(FULL, STATE)
     prefill(kv, sequence(0, 13, 1, 2, 3), 13)
