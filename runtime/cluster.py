@@ -11,6 +11,7 @@ from functools import partial
 from servesim.errors import InputError, ServesimError, UnsupportedError
 from servesim.hardware.topology import Topology
 from servesim.runtime.autoscaling import Autoscaling
+from servesim.runtime.encoding import Encodings
 from servesim.runtime.events import EventQueue, Order
 from servesim.runtime.failures import Failures
 from servesim.runtime.handover import HandoverOptions, Handovers
@@ -22,7 +23,7 @@ from servesim.runtime.network.flows import Network
 from servesim.runtime.parallel.waves import join_waves
 from servesim.runtime.records import Records, RequestRecords, State, Status
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.roles import Role, check_roles
+from servesim.runtime.roles import Role, check_roles, encoded
 from servesim.runtime.routers import Router
 from servesim.runtime.routers.round_robin import RoundRobin
 from servesim.runtime.tiers.connect import connect_tiers
@@ -86,6 +87,9 @@ class Cluster:
         self._handovers = Handovers(
             self.members, transfers, self._events, self.requests, system.handover, self._wake
         )
+        self._encodings = Encodings(
+            self.members, transfers, self.requests, self._encoded_to, self._send, self._wake
+        )
         self._lifecycle = Lifecycle(self.members, self._events, self._down, self._up)
         self._lifecycle.expect(system.failures)
         if system.autoscaling is not None:
@@ -138,16 +142,35 @@ class Cluster:
     def _dispatch(self, row: int, now: float) -> None:
         """Send a request to an instance; let it wait for one if none serves, or refuse it."""
         spec = self._specs[row]
-        reasons = {member: self._refusal(member, spec) for member in self.members}
+        apart = self._encodings.needed(spec)
+        left = encoded(spec) if apart else spec  # of the language model
+        reasons = {member: self._refusal(member, left) for member in self.members}
         able = [member for member, reason in reasons.items() if reason is None]
-        if not able:
-            self._reject(row, _first_reason(reasons, spec), now)
+        reason = self._encodings.possible(spec) if apart else None
+        if not able or reason is not None:
+            self._reject(row, reason or _first_reason(reasons, spec), now)
             return
         up = [member for member in able if member.state is State.UP]
-        if not up:
+        if not up or (apart and not self._encodings.begin(spec, row, now)):
             self._parked.append(row)
-            return
-        member = chosen(self._router, spec, up)
+        elif not apart:
+            self._send(row, chosen(self._router, spec, up), now)
+
+    def _encoded_to(self, spec: RequestSpec) -> Member | None:
+        """Who computes the prompt of a request whose images were encoded; None if nobody serves."""
+        spec = encoded(spec)
+        up = [
+            member
+            for member in self.members
+            if member.state is State.UP and self._refusal(member, spec) is None
+        ]
+        return chosen(self._router, spec, up) if up else None
+
+    def _send(self, row: int, member: Member, now: float) -> None:
+        """Let ``member`` compute the prompt of a request."""
+        spec = self._specs[row]
+        if self._encodings.needed(spec):
+            spec = encoded(spec)
         self.requests.send(row, member.number)
         if member.instance.role is Role.PREFILL and self._handovers.needed(spec):
             self._handovers.begin(spec, row, member)
@@ -208,7 +231,9 @@ class Cluster:
         if life != member.life:
             return
         for seq in member.engine.complete():
-            if seq.hands_over:
+            if seq.hands_over and member.instance.role is Role.ENCODE:
+                self._encodings.encoded(seq, now)
+            elif seq.hands_over:
                 self._handovers.prefilled(seq, now)
             else:
                 self._finished(seq.index, now)
@@ -216,6 +241,7 @@ class Cluster:
             self._progress(self._done, self._source.total, now)
         for one in self._in_step(member):
             self._handovers.room(one, now)
+            self._encodings.settle(one, now)
         self._start(member, now)
 
     def _in_step(self, member: Member) -> Sequence[Member]:
@@ -232,7 +258,8 @@ class Cluster:
 
     def _down(self, member: Member, now: float) -> None:
         """A member failed: what it had starts again elsewhere."""
-        rows = [seq.index for seq in member.engine.fail(now)] + self._handovers.lost(member, now)
+        rows = [seq.index for seq in member.engine.fail(now)]
+        rows += self._handovers.lost(member, now) + self._encodings.lost(member, now)
         for row in dict.fromkeys(sorted(rows)):
             self.requests.retry(row)
             self._dispatch(row, now)
@@ -240,6 +267,7 @@ class Cluster:
     def _up(self, member: Member, now: float) -> None:
         """A member serves: requests that wait for one may go there."""
         self._handovers.place_all(now)
+        self._encodings.place_all(now)
         for _ in range(len(self._parked)):
             self._dispatch(self._parked.popleft(), now)
         self._wake(member, now)
@@ -248,7 +276,7 @@ class Cluster:
         """Nothing is under way: free who waits for each other, give up what nobody will take."""
         if self._handovers.relieve(now):
             return True
-        left = [*self._parked, *self._handovers.abandon(now)]
+        left = [*self._parked, *self._handovers.abandon(now), *self._encodings.abandon(now)]
         self._parked.clear()
         for row in left:
             self._reject(row, "no instance is left that could run it", now)
@@ -277,9 +305,9 @@ def _topology(instances: Sequence[Instance], given: Topology | None) -> Topology
     if all(one.role is Role.BOTH for one in instances):
         return given or Topology(tuple(dict.fromkeys(names)))
     if given is None:
-        raise InputError("prefill and decode instances need a network between them")
+        raise InputError("instances that hand over to others need a network between them")
     if len(set(names)) < len(names):
-        raise InputError("instances that hand over KV need different names")
+        raise InputError("instances that hand over to others need different names")
     return given
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from servesim.errors import ServesimError
+from servesim.runtime.encoder import images_begun
 from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.kv import build_cache
 from servesim.runtime.plan import Grant, Plan
@@ -48,6 +49,7 @@ class Engine:
         )
         self._model = instance.step_model
         self._adapter_load_s = instance.adapter_load_s
+        self._encoder = instance.encoder
         hidden = self.config.async_scheduling
         self._host_s = 0.0 if hidden else instance.host_s
         self._host_per_sequence_s = 0.0 if hidden else instance.host_per_sequence_s
@@ -95,6 +97,8 @@ class Engine:
         """Why a request could never run here; None if it can."""
         if spec.adapter is not None and not self.config.enable_lora:
             return f"it is for LoRA adapter {spec.adapter}; enable_lora is off"
+        if spec.images and self._encoder is None:
+            return "it has images; nothing encodes them here"
         tokens = spec.prompt_tokens + spec.output_tokens
         limit = self.config.max_model_len
         if limit is not None and tokens > limit:
@@ -291,7 +295,13 @@ class Engine:
             seconds = self._model.decode_seconds(plan.decodes, plan.context, plan.context_max)
         if not 0 <= seconds < math.inf:
             raise ServesimError(f"the step model gave {seconds} s for {plan.shape()}")
-        return seconds + plan.loaded_adapters * self._adapter_load_s
+        return seconds + self.before_s(plan)
+
+    def before_s(self, plan: Plan) -> float:
+        """Seconds before a step of ``plan`` can start: for adapters to come, and for images."""
+        seconds = plan.loaded_adapters * self._adapter_load_s
+        images = list(images_begun(plan.prefills)) if self._encoder is not None else []
+        return seconds + self._encoder.seconds(images) if self._encoder and images else seconds
 
     def _new_scheduler(self) -> Scheduler:
         if self.tiers is not None:

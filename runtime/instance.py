@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from servesim.errors import InputError
 from servesim.graph.kv_layout import KvGroup
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.encoder import Encoder
 from servesim.runtime.roles import Role
 from servesim.runtime.step import StepModel
 from servesim.runtime.steps import DEFAULT_LIMIT
@@ -32,6 +33,8 @@ class Instance:
             instance: for each token, and however long it is; all devices together.
         num_layers: parts in which KV is computed and can be sent.
         adapter_load_s: seconds to bring a LoRA adapter to the device before a step that needs it.
+        encoder: of images; requests with some are refused where there is none.
+        embedding_bytes_per_token: what is sent of an image that was encoded here.
         host_s, host_per_sequence_s: of the host a step, and more for each sequence in it; with
             asynchronous scheduling it is hidden behind the device.
 
@@ -55,6 +58,8 @@ class Instance:
     adapter_load_s: float = 0.0
     host_s: float = 0.0
     host_per_sequence_s: float = 0.0
+    encoder: Encoder | None = None
+    embedding_bytes_per_token: float = 0.0
 
     def __post_init__(self) -> None:
         if self.blocks < 2:

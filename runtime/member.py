@@ -12,7 +12,7 @@ from servesim.runtime.instance import EngineOptions, Instance
 from servesim.runtime.parallel.build import build_engine
 from servesim.runtime.records import RequestRecords, State
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.roles import Role, prefill_part
+from servesim.runtime.roles import Role, encode_part, prefill_part
 from servesim.runtime.routers import Router, Snapshot
 from servesim.runtime.sequence import Sequence as EngineSequence
 
@@ -53,10 +53,19 @@ class Member:
         """Whether ``spec`` may be sent here at all: first, or to decode what others prefilled."""
         instance = self.instance
         right_role = (instance.role is Role.DECODE) == decodes
+        right_role &= instance.role is not Role.ENCODE
         return right_role and (spec.model is None or spec.model == instance.model)
+
+    def encodes(self, spec: RequestSpec) -> bool:
+        """Whether the images of ``spec`` may be encoded here."""
+        instance = self.instance
+        right_model = spec.model is None or spec.model == instance.model
+        return instance.role is Role.ENCODE and right_model
 
     def refusal(self, spec: RequestSpec) -> str | None:
         """Why a request could never run here; None if it can."""
+        if self.instance.role is Role.ENCODE:
+            spec = encode_part(spec)
         if self.instance.role is Role.PREFILL:
             spec = prefill_part(spec)
         return self.engine.refusal(spec)

@@ -24,6 +24,7 @@ class RequestSpec:
         model: which model must answer; None if any instance will do.
         adapter: number of the LoRA adapter it is for; None for the plain model.
         session: whose conversation it belongs to; only routers look at it.
+        images: tokens of the prompt that each of its images takes; they stand at its start.
 
     Raises:
         InputError: a time or length cannot be used.
@@ -39,6 +40,7 @@ class RequestSpec:
     model: str | None = None
     session: int | None = None
     adapter: int | None = None
+    images: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):
@@ -49,6 +51,10 @@ class RequestSpec:
             raise InputError(f"output_tokens must be at least 1, not {self.output_tokens}")
         if self.adapter is not None and self.adapter < 0:
             raise InputError(f"adapters are numbered from 0, not {self.adapter}")
+        if self.images and not (min(self.images) > 0 and sum(self.images) <= self.prompt_tokens):
+            raise InputError(
+                f"images are parts of the prompt of {self.prompt_tokens} tokens, not {self.images}"
+            )
         if self.prefix_block_size < 1:
             raise InputError(f"prefix_block_size must be at least 1, not {self.prefix_block_size}")
         if self.prefix_block_ids and min(self.prefix_block_ids) < 0:

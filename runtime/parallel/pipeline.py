@@ -114,7 +114,7 @@ class PipelineEngine(Engine):
 
     def prepared(self, plan: Plan, now: float, times: list[float]) -> list[float]:
         """``times`` of the stages, the first with what must be brought to the devices before."""
-        times[0] += plan.loaded_adapters * self._adapter_load_s
+        times[0] += self.before_s(plan)
         if self.tiers is not None:
             start = max(now, self._stage_free[0])
             end = self.tiers.recalled_s(start, times[0], lambda end_s, now: None)

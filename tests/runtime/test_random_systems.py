@@ -12,6 +12,8 @@ from test_random_deployments import _instance
 from servesim.hardware.link import Link
 from servesim.hardware.topologies import TOPOLOGIES, build_topology
 from servesim.runtime.cluster import System, simulate
+from servesim.runtime.config import EngineConfig
+from servesim.runtime.encoder import LinearEncoder
 from servesim.runtime.failures import Failures
 from servesim.runtime.handover import HandoverOptions
 from servesim.runtime.instance import Instance
@@ -19,6 +21,7 @@ from servesim.runtime.records import Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role
 from servesim.runtime.routers import ROUTERS
+from servesim.runtime.step import LinearStepModel
 
 SYSTEMS = 200
 GROUPS = 10
@@ -40,6 +43,33 @@ def instances(rng: np.random.Generator) -> list[Instance]:
     return found
 
 
+def encoders(rng: np.random.Generator) -> list[Instance]:
+    """Encode instances, or none."""
+    return [
+        Instance(
+            EngineConfig(
+                max_num_seqs=int(rng.integers(1, 5)),
+                max_num_batched_tokens=int(rng.integers(16, 100)),
+                async_scheduling=bool(rng.integers(2)),
+                enable_prefix_caching=False,
+            ),
+            LinearStepModel(),
+            int(rng.integers(8, 20)),
+            f"encode{number}",
+            role=Role.ENCODE,
+            encoder=LinearEncoder(0.1, 0.01),
+            embedding_bytes_per_token=float(rng.integers(0, 30)),
+        )
+        for number in range(int(rng.integers(3)))
+    ]
+
+
+def with_images(rng: np.random.Generator, spec: RequestSpec) -> RequestSpec:
+    """``spec`` with up to three images, or none."""
+    sizes = rng.integers(1, spec.prompt_tokens // 3 + 1, int(rng.integers(4)))
+    return replace(spec, images=tuple(int(size) for size in sizes))
+
+
 def requests(rng: np.random.Generator) -> list[RequestSpec]:
     times = np.sort(rng.uniform(0, 30, int(rng.integers(1, 25))))
     return [
@@ -58,7 +88,9 @@ def requests(rng: np.random.Generator) -> list[RequestSpec]:
 def test_every_request_is_accounted_for(group: int) -> None:
     for seed in range(group, SYSTEMS, GROUPS):
         rng = np.random.default_rng(seed)
-        made = instances(rng)
+        made, others = instances(rng), np.random.default_rng((seed, 1))
+        inside = LinearEncoder(0.1, 0.01) if others.integers(2) else None
+        made = [replace(one, encoder=inside) for one in made] + encoders(others)
         in_waves = any(one.wave for one in made)  # ranks in lock step cannot fail one by one
         system = System(
             build_topology(
@@ -73,7 +105,8 @@ def test_every_request_is_accounted_for(group: int) -> None:
             Failures(mtbf_s=None if in_waves or rng.integers(2) else 100.0, mttr_s=5.0),
         )
         router = ROUTERS.build(str(rng.choice(ROUTERS.names())))
-        got = simulate(Given(requests(rng)), made, router, system=system).requests
+        given = [with_images(others, spec) for spec in requests(rng)]
+        got = simulate(Given(given), made, router, system=system).requests
         for row in range(len(got)):
             if got.status[row] == Status.REJECTED:
                 assert row in got.reasons, seed
