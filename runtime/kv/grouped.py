@@ -95,7 +95,7 @@ class GroupedCache:
         """Move the windows of those that got a chunk of their prompt."""
         for seq in self._chunked:
             if seq.index in self._tables and seq.ticket is not None:
-                self._slide(seq, seq.computed)
+                self.move_windows(seq, seq.computed)
         self._chunked.clear()
 
     def find(self, seq: Sequence) -> list[int]:
@@ -154,15 +154,11 @@ class GroupedCache:
                 self.move_windows(seq, computed)
             return True
         self.register(seq, computed)
-        self._slide(seq, computed)
+        self.move_windows(seq, computed)
         if self._missing(tables, tokens) > self.free:
             return False
         self._take_for(tables, tokens)
         return True
-
-    def move_windows(self, seq: Sequence, computed: int) -> None:
-        """Give back what no token of ``seq`` after ``computed`` ones sees."""
-        self._slide(seq, computed)
 
     def extend(self, seqs: Collection[Sequence]) -> None:
         """Room for one token more, which starts a block, for each."""
@@ -233,7 +229,7 @@ class GroupedCache:
         self._holders.update(dict.fromkeys(blocks, 1))
         return blocks
 
-    def _slide(self, seq: Sequence, computed: int) -> None:
+    def move_windows(self, seq: Sequence, computed: int) -> None:
         """Give back the blocks that no token after ``computed`` ones sees."""
         for g, table in enumerate(self._tables[seq.index]):
             gone = min(first_block(self._kinds[g], computed), len(table.blocks))

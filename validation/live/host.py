@@ -1,4 +1,8 @@
-"""What the host takes of a step beside the operators, fitted to recorded steps."""
+"""What the host takes of a step beside the operators, fitted to recorded steps.
+
+Only steps of decodes alone count: the longer a step, the more an error of the operators would pass
+for the host's.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,18 @@ from servesim.errors import InputError
 from servesim.hardware.host import HostTime
 from servesim.validation.live.recorded import load, recordings
 from servesim.validation.live.served import Times, read_config, serve_live
-from servesim.validation.live.step_times import step_times
+from servesim.validation.live.step_times import KINDS, step_times
 
 #: Steps of equal size needed before their median counts.
-_FEWEST = 5
+_FEWEST = 8
+#: Rounds of reweighting, after which least squares is least absolute deviations; and the deviation
+#: below which a sample is as good as any (seconds).
+_ROUNDS, _EXACT = 20, 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class HostSample:
-    """Steps of one architecture with equally many sequences.
+    """Decode steps of one architecture with equally many sequences.
 
     Attributes:
         operators: of the model.
@@ -49,7 +56,7 @@ def host_samples(folder: Path, architectures: Collection[str]) -> list[HostSampl
 
 
 def fit_host(samples: Sequence[HostSample]) -> HostTime:
-    """The host time that fits best, none of its parts negative: weighted least squares.
+    """The host time with the least absolute deviation from all steps, none of its parts negative.
 
     Raises:
         InputError: there are no samples.
@@ -57,11 +64,13 @@ def fit_host(samples: Sequence[HostSample]) -> HostTime:
     if not samples:
         raise InputError("no recorded steps to fit the host's time to")
     columns = np.array([(1.0, s.sequences, s.operators) for s in samples])
-    weights = np.sqrt([s.steps for s in samples])
-    seconds = np.array([s.seconds for s in samples])
+    seconds, steps = np.array([s.seconds for s in samples]), np.array([s.steps for s in samples])
     if len({s.operators for s in samples}) == 1:
         columns[:, 2] = 0.0  # cannot be told from the constant
-    best = _non_negative(columns * weights[:, None], seconds * weights)
+    weights = np.sqrt(steps)
+    for _ in range(_ROUNDS):
+        best = _non_negative(columns * weights[:, None], seconds * weights)
+        weights = np.sqrt(steps / np.maximum(np.abs(columns @ best - seconds), _EXACT))
     return HostTime(*(float(value) for value in best))
 
 
@@ -82,9 +91,11 @@ def _samples_of(folder: Path, architecture: str) -> Iterator[HostSample]:
         served = serve_live(run, read_config(config), str(folder / "device.toml"))
         operators = sum(len(block.ops) * block.count for block in served.graph.blocks)
         times = step_times(run, served)
-        beyond = times.measured - times.operators
-        for sequences in np.unique(times.sequences).astype(int).tolist():
-            found.setdefault(sequences, []).append(beyond[times.sequences == sequences])
+        decodes = times.kinds == KINDS.index("decode")
+        beyond = (times.measured - times.operators)[decodes]
+        several = times.sequences[decodes]
+        for sequences in np.unique(several).astype(int).tolist():
+            found.setdefault(sequences, []).append(beyond[several == sequences])
     for sequences, parts in sorted(found.items()):
         seconds = np.concatenate(parts)
         if len(seconds) >= _FEWEST:
