@@ -120,6 +120,7 @@ def _instance(run: MeasuredRun, model: str, options: RunOptions) -> Instance:
     hardware = HardwareSection(
         device=options.hardware or run.hardware,
         profile=options.profile,
+        collectives=options.collectives,
         link=options.link,
     )
     engine = EngineConfig.from_options({**run.engine, **(options.engine or {})})

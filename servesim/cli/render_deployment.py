@@ -98,6 +98,8 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
     ]
     if one.instance.hardware.profile is not None:
         facts.append(("profile", str(one.instance.hardware.profile)))
+    if one.instance.hardware.collectives is not None:
+        facts.append(("collectives", str(one.instance.hardware.collectives)))
     facts.append(
         ("limits", f"{one.config.max_num_seqs:,} sequences, "
          f"{one.config.max_num_batched_tokens:,} tokens a step, "

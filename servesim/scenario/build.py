@@ -11,12 +11,8 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.expert import has_experts
 from servesim.hardware import load as hardware
-from servesim.hardware.collectives import CollectiveCost
-from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
-from servesim.hardware.link import Link
 from servesim.hardware.placement import Placement
-from servesim.hardware.tables.layer_profile import load_layer_profile
 from servesim.models.config import ModelConfig, resolve
 from servesim.models.load import load_graph
 from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
@@ -33,13 +29,14 @@ from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
 from servesim.scenario.graphs import resident_graph, served_graph
 from servesim.scenario.host import host_times
+from servesim.scenario.measured_costs import measured_costs
 from servesim.scenario.offload import offload_of
 from servesim.scenario.parallel import rank_names, stage_placements, step_model_of
 from servesim.scenario.placing import placed, placed_memory, scheduled
-from servesim.scenario.sections import HardwareSection, Instance, ModelSection
+from servesim.scenario.sections import Instance, ModelSection
 from servesim.scenario.spec import Scenario
 from servesim.scenario.speculation import drafter_of, speculative
-from servesim.scenario.system import serving, topology_collectives
+from servesim.scenario.system import serving
 from servesim.scenario.weights import StepModels, streamed
 from servesim.units import GIB
 
@@ -154,7 +151,7 @@ def serve(instance: Instance) -> Served:
     graph = served_graph(whole, instance.model, engine, device)
     drafter = drafter_of(engine, graph)
     resident, options = resident_graph(graph, drafter), memory_options(engine, device)
-    costs, collectives = _costs(instance.hardware, device, graph)
+    costs, collectives = measured_costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
     over = placed(instance.placement, graph, device, costs, collectives)
     memory = placed_memory(over, resident, device, options, model)
@@ -187,7 +184,7 @@ def _serve_apart(
     """An instance with attention on its own devices and FFNs on others."""
     apart = taken_apart(instance, engine, model)
     graph, whole = apart.attention, apart.whole
-    costs, collectives = _costs(instance.hardware, device, graph)
+    costs, collectives = measured_costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
     placement = apart.placement(device, engine, costs, collectives)
     options = memory_options(engine, device)
@@ -232,25 +229,6 @@ def _completed(engine: EngineConfig, graph: OpGraph, memory: MemoryPlan) -> Engi
             f" {graph.max_model_len}"
         )
     return replace(engine, max_model_len=memory.max_model_len, block_size=memory.block_size)
-
-
-def _costs(
-    section: HardwareSection, device: Device, graph: OpGraph
-) -> tuple[CostModel | None, CostModel | None]:
-    """What stands in for the device's own costs: of its kernels, and of its collectives."""
-    costs: CostModel | None = None
-    if section.profile is not None:
-        ranks = graph.tensor_parallel_size
-        bandwidth, fallback = device.memory.bandwidth, device.cost_model
-        costs = load_layer_profile(
-            section.profile, ranks, fallback, model=graph.model, bandwidth=bandwidth
-        )
-    link = device.peer_link
-    if section.link is not None:
-        link = hardware.build(Link, {"name": "given link", **section.link}, "[hardware] link")
-    if section.topology is not None:
-        return costs, topology_collectives(section.topology, link)
-    return costs, CollectiveCost(link) if section.link is not None and link else None
 
 
 def _within(scenario: Scenario, max_model_len: int) -> Mapping[str, Any]:

@@ -36,7 +36,10 @@ class HardwareSection:
 
     Attributes:
         device: a known device's name or a device file (TOML).
-        profile: a folder of measured layer latencies, used where it has a measurement.
+        profile: a folder of measured layer latencies or kernel tables, used where it has a
+            measurement.
+        collectives: what was measured of collectives among the devices: output of ``nccl-tests``
+            (a file, or a folder of several) or AIConfigurator's tables.
         link: between the devices of an instance, in place of the device's own: a table with
             ``bandwidth`` (B/s) and ``latency`` (s).
         topology: of the devices of an instance, for its collectives: a table with ``kind`` and the
@@ -51,6 +54,7 @@ class HardwareSection:
 
     device: NameOrPath = ""
     profile: Path | None = None
+    collectives: Path | None = None
     link: Mapping[str, Any] | None = None
     topology: Mapping[str, Any] | None = None
     clock_mhz: float | None = None

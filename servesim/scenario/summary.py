@@ -14,6 +14,7 @@ from servesim.runtime.metrics import Report, goodput, tokens_per_decode
 from servesim.runtime.tiers.store import COLUMNS, TierRecords
 from servesim.scenario.build import Served
 from servesim.scenario.run import Result
+from servesim.scenario.sections import HardwareSection
 
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
 
@@ -114,6 +115,7 @@ def _instance(one: Served) -> dict[str, Any]:
             "device": one.device.name,
             "devices": one.devices // one.instance.count,
             "profile": one.instance.hardware.profile,
+            **_collectives(one.instance.hardware),
         },
         "memory": dataclasses.asdict(one.memory),
         "engine": dataclasses.asdict(one.config),
@@ -144,3 +146,8 @@ def _tier(tier: TierRecords) -> dict[str, Any]:
         "resident_peak_bytes": float(peak),
         **last,
     }
+
+
+def _collectives(section: HardwareSection) -> dict[str, object]:
+    """Where measured collectives came from, if any were."""
+    return {"collectives": section.collectives} if section.collectives is not None else {}

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", type=int, metavar="N", help="which of several runs in a file")
     parser.add_argument("--model", metavar="M", help="id, folder or config (default: the run's)")
     parser.add_argument("--hardware", metavar="H", help="device name or file (default: the run's)")
-    parser.add_argument("--profile", type=Path, metavar="DIR", help="measured layer latencies")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="measured layers or kernels")
+    parser.add_argument("--collectives", type=Path, metavar="PATH", help="measured collectives")
     parser.add_argument(
         "--link", type=json_table, metavar="JSON", help="bandwidth and latency between the devices"
     )
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         hardware=args.hardware,
         model=args.model,
         profile=args.profile,
+        collectives=args.collectives,
         link=args.link,
         engine=given(args).get("engine"),
     )

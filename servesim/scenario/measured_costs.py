@@ -1,0 +1,54 @@
+"""What was measured of an instance's hardware, in place of the device's own costs."""
+
+from __future__ import annotations
+
+from servesim.errors import InputError
+from servesim.graph.opgraph import OpGraph
+from servesim.hardware import load as hardware
+from servesim.hardware.collective_tables import collective_cost
+from servesim.hardware.collectives import CollectiveCost
+from servesim.hardware.cost import CostModel
+from servesim.hardware.device import Device
+from servesim.hardware.link import Link
+from servesim.hardware.tables.collectives import load_collectives
+from servesim.hardware.tables.profile import load_profile
+from servesim.scenario.sections import HardwareSection
+from servesim.scenario.system import topology_collectives
+
+
+def measured_costs(
+    section: HardwareSection, device: Device, graph: OpGraph
+) -> tuple[CostModel | None, CostModel | None]:
+    """What stands in for the device's own costs: of its kernels, and of its collectives.
+
+    Raises:
+        ServesimError: a profile, table, link or topology cannot be used.
+    """
+    kernels: CostModel | None = None
+    if section.profile is not None:
+        kernels = load_profile(
+            section.profile,
+            graph.tensor_parallel_size,
+            device.cost_model,
+            model=graph.model,
+            bandwidth=device.memory.bandwidth,
+        )
+    return kernels, _collectives(section, device)
+
+
+def _collectives(section: HardwareSection, device: Device) -> CostModel | None:
+    """Those of the device itself when None."""
+    link = device.peer_link
+    if section.link is not None:
+        link = hardware.build(Link, {"name": "given link", **section.link}, "[hardware] link")
+    if section.topology is not None:
+        if section.collectives is not None:
+            raise InputError("[hardware] collectives and topology: what was measured has its own")
+        return topology_collectives(section.topology, link)
+    given = CollectiveCost(link) if section.link is not None and link else None
+    if section.collectives is None:
+        return given
+    if link is None:
+        raise InputError("[hardware] collectives need a link: the device has none of its own")
+    fallback = given or collective_cost(device, hardware.load_device)
+    return load_collectives(section.collectives, link, fallback)
