@@ -1,4 +1,4 @@
-"""Scenarios whose kernels and collectives were measured: tables where they reach, no jump beyond."""
+"""Scenarios with measured kernels and collectives: tables where they reach, no jump beyond."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_meant(tmp_path: Path) -> None:
     table = all_reduce(tmp_path / "all_reduce.txt", 500.0)
     with pytest.raises(InputError, match="collectives and topology"):
         step_model(2, collectives=table, topology={"devices": 2})
-    with pytest.raises(InputError, match="no layer profile .* and no kernel tables"):
+    with pytest.raises(InputError, match=r"no layer profile .* and no kernel tables"):
         step_model(profile=tmp_path)
     gemm_table(tmp_path / "both", 1.0)
     (tmp_path / "both" / "mlp.csv").write_text("")
