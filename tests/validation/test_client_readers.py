@@ -179,6 +179,9 @@ def test_records_of_aiperf(tmp_path: Path) -> None:
     path = write(tmp_path / "llama-run" / "profile_export.jsonl", *records)
     summary = {"schema_version": "1.5", "input_config": {"endpoint": {"model_names": ["m/one"]}}}
     write(path.with_name("profile_export_aiperf.json"), summary)
+    moved = write(tmp_path / "summary.json", summary | {"request_latency": {"avg": 1.0}})
+    with pytest.raises(InputError, match=r"a summary; give the records .*profile_export\.jsonl"):
+        read_run(moved)
     for place in (path, path.parent, path.with_name("profile_export_aiperf.json")):
         run = read_run(place)
         assert (run.name, run.model, run.clock) == ("llama-run", "m/one", "client")

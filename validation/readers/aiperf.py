@@ -14,6 +14,8 @@ from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.readers import READERS
 
 _RECORDS, _SUMMARY = "profile_export.jsonl", "profile_export_aiperf.json"
+#: What a summary has that its records have one by one.
+_AVERAGED = {"schema_version", "request_latency"}
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _PHASE = "profiling"
 
@@ -30,14 +32,16 @@ class AiPerf:
     """
 
     def matches(self, path: Path) -> bool:
-        """Records of requests, or a folder or summary that has them beside it."""
-        found = find_document(_records(path))
-        return found is not None and {"metadata", "metrics"} <= set(found)
+        """Records of requests, or a folder or a summary of a run."""
+        found = find_document(_records(path)) or find_document(path) or {}
+        return {"metadata", "metrics"} <= set(found) or set(found) >= _AVERAGED
 
     def read(self, path: Path) -> MeasuredRun:
         """The run in ``path``."""
         path = _records(path)
         rows = json_documents(path)
+        if set(rows[0]) >= _AVERAGED:
+            raise InputError(f"{path}: a summary; give the records of requests ({_RECORDS})")
         measured = [row for row in rows if _phase(row) == _PHASE]
         warm = len(rows) - len(measured)
         notes = (f"{warm} requests of the warm-up left out",) if warm else ()
