@@ -50,9 +50,7 @@ class Engine:
         self._model = instance.step_model
         self._adapter_load_s = instance.adapter_load_s
         self._encoder = instance.encoder
-        hidden = self.config.async_scheduling
-        self._host_s = 0.0 if hidden else instance.host_s
-        self._host_per_sequence_s = 0.0 if hidden else instance.host_per_sequence_s
+        self._instance = instance
         self._kv_groups = instance.kv_groups
         self.tiers = build_hierarchy(
             instance.offload, requests.pools, self._model, can_wait=self.can_wait
@@ -224,7 +222,7 @@ class Engine:
         if plan is None:
             self._require_idle()
             return False
-        host_s = self._host_s + self._host_per_sequence_s * plan.sequences
+        host_s = self._instance.host_seconds(plan.sequences, prefills=bool(plan.prefills))
         seconds = self._seconds(plan) + host_s
         tiers = self.tiers
         end = now + seconds if tiers is None else tiers.recalled_s(now, seconds, self._end_known)

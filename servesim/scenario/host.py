@@ -12,7 +12,7 @@ HOST_STEP_S = 1.1e-3
 
 
 def host_times(section: HardwareSection, device: Device, graph: OpGraph) -> dict[str, float]:
-    """Fields of an engine: seconds of a step, and of each sequence in it.
+    """Fields of an engine: seconds of a step, of each sequence in it, and of one with prefills.
 
     What the section says is all there is; else the device's measured times hold, if it has any.
     """
@@ -22,6 +22,7 @@ def host_times(section: HardwareSection, device: Device, graph: OpGraph) -> dict
         return {"host_s": HOST_STEP_S}
     operators = sum(len(block.ops) * block.count for block in graph.blocks)
     return {
-        "host_s": device.host.seconds(0, operators),
+        "host_s": device.host.step_seconds(operators),
         "host_per_sequence_s": device.host.per_sequence_s,
+        "host_prefill_s": device.host.prefill_seconds(operators),
     }

@@ -1,8 +1,4 @@
-"""What the host takes of a step beside the operators, fitted to recorded steps.
-
-Only steps of decodes alone count: the longer a step, the more an error of the operators would pass
-for the host's.
-"""
+"""What the host takes of a step beside the operators, fitted to recorded steps."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from servesim.validation.live.served import Times, read_config, serve_live
 from servesim.validation.live.step_times import KINDS, step_times
 
 #: Steps of equal size needed before their median counts.
-_FEWEST = 8
+_FEWEST = 5
 #: Rounds of reweighting, after which least squares is least absolute deviations; and the deviation
 #: below which a sample is as good as any (seconds).
 _ROUNDS, _EXACT = 20, 1e-6
@@ -28,7 +24,7 @@ _ROUNDS, _EXACT = 20, 1e-6
 
 @dataclass(frozen=True, slots=True)
 class HostSample:
-    """Decode steps of one architecture with equally many sequences.
+    """Steps of one architecture with equally many sequences, all with prefills or all without.
 
     Attributes:
         operators: of the model.
@@ -38,6 +34,7 @@ class HostSample:
 
     architecture: str
     sequences: int
+    prefills: bool
     operators: int
     steps: int
     seconds: float
@@ -63,7 +60,7 @@ def fit_host(samples: Sequence[HostSample]) -> HostTime:
     """
     if not samples:
         raise InputError("no recorded steps to fit the host's time to")
-    columns = np.array([(1.0, s.sequences, s.operators) for s in samples])
+    columns = np.array([(1.0, s.sequences, s.operators, s.operators * s.prefills) for s in samples])
     seconds, steps = np.array([s.seconds for s in samples]), np.array([s.steps for s in samples])
     if len({s.operators for s in samples}) == 1:
         columns[:, 2] = 0.0  # cannot be told from the constant
@@ -81,7 +78,7 @@ def host_table(host: HostTime) -> str:
 
 
 def _samples_of(folder: Path, architecture: str) -> Iterator[HostSample]:
-    found: dict[int, list[Times]] = {}
+    found: dict[tuple[int, bool], list[float]] = {}
     operators = 0
     config = folder / architecture / "config.json"
     for path in recordings(folder):
@@ -91,16 +88,14 @@ def _samples_of(folder: Path, architecture: str) -> Iterator[HostSample]:
         served = serve_live(run, read_config(config), str(folder / "device.toml"))
         operators = sum(len(block.ops) * block.count for block in served.graph.blocks)
         times = step_times(run, served)
-        decodes = times.kinds == KINDS.index("decode")
-        beyond = (times.measured - times.operators)[decodes]
-        several = times.sequences[decodes]
-        for sequences in np.unique(several).astype(int).tolist():
-            found.setdefault(sequences, []).append(beyond[several == sequences])
-    for sequences, parts in sorted(found.items()):
-        seconds = np.concatenate(parts)
-        if len(seconds) >= _FEWEST:
-            median = float(np.median(seconds))
-            yield HostSample(architecture, sequences, operators, len(seconds), median)
+        rows = zip(times.sequences, times.kinds, times.measured - times.operators, strict=True)
+        for sequences, kind, seconds in rows:
+            key = int(sequences), kind != KINDS.index("decode")
+            found.setdefault(key, []).append(float(seconds))
+    for (sequences, prefills), beyond in sorted(found.items()):
+        if len(beyond) >= _FEWEST:
+            median = float(np.median(beyond))
+            yield HostSample(architecture, sequences, prefills, operators, len(beyond), median)
 
 
 def _non_negative(columns: Times, wanted: Times) -> Times:

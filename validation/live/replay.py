@@ -18,6 +18,8 @@ from servesim.validation.live.decisions import spec_of
 from servesim.validation.live.recorded import LiveRun
 from servesim.validation.live.served import Times, spans
 
+_NO_HOST = {"host_s": 0.0, "host_per_sequence_s": 0.0, "host_prefill_s": 0.0}
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:
@@ -75,7 +77,7 @@ def replay_times(run: LiveRun, served: Served) -> Replay:
         raise UnsupportedError("steps that overlap (async_scheduling) cannot be replayed by length")
     begin, end = spans(run)
     model = _RecordedSteps((end - begin).tolist())
-    engine = replace(served.engines[0], step_model=model, host_s=0.0, host_per_sequence_s=0.0)
+    engine = replace(served.engines[0], step_model=model, **_NO_HOST)
     records = simulate(_Queued(_requests(run, begin, end)), [engine])
     return _compared(run, records, end - begin)
 

@@ -75,17 +75,14 @@ def step_times(run: LiveRun, served: Served) -> StepTimes:
     """
     engine, model = served.engines[0], served.step_model
     batches = [batch_of(step, run) for step in run.steps]
-    sequences = np.array([batch.sequences for batch in batches], dtype=np.float64)
     begin, end = spans(run)
-    hidden = served.config.async_scheduling
-    host = 0.0 if hidden else engine.host_s + engine.host_per_sequence_s * sequences
     return StepTimes(
         np.array([_kind(batch) for batch in batches], dtype=np.float64),
-        sequences,
+        np.array([batch.sequences for batch in batches], dtype=np.float64),
         end - begin,
         np.array([step.model_s for step in run.steps]),
         np.array([model.seconds(batch) for batch in batches]),
-        np.broadcast_to(host, sequences.shape),
+        np.array([engine.host_seconds(b.sequences, prefills=bool(b.prefills)) for b in batches]),
     )
 
 
