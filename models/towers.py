@@ -68,11 +68,15 @@ class VisionTower:
         tokens_per_image: language-model tokens of one image of the largest size; None where
             images of any size are taken.
         pixels_per_token: values of the input that become one token.
+        patches_per_token: rows of the tower that become one token.
+        embeddings: vectors of the hidden size that the language model gets for each token.
     """
 
     parameters: int
     tokens_per_image: int | None
     pixels_per_token: float
+    patches_per_token: float = 1.0
+    embeddings: int = 1
 
     def encoder_bytes(self, hidden_size: int, tokens: int, dtype: str) -> float:
         """Bytes of the largest batch of images of at most ``tokens`` tokens: the pixels, and the
@@ -100,6 +104,8 @@ def vision_tower(config: ModelConfig) -> VisionTower | None:
         _transformer(vision) + _projector(vision, merge, hidden_size),
         tokens,
         3.0 * frames * per_token,
+        per_token / _side(vision["patch_size"]) ** 2,
+        1 + len(vision.get("deepstack_visual_indexes", ())),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,8 @@ class Bodies:
             drawn once for each group, and never more than a prompt has.
         adapters: each request is for one of this many LoRA adapters; 0 for the plain model.
         adapter_skew: how unevenly: the n-th most popular has a weight of ``n ** -adapter_skew``.
+        images: of each request; 0 for none. Their tokens stand before those of ``prompt_tokens``.
+        image_tokens: tokens of the language model that each image takes.
         seed: fixes everything random.
     """
 
@@ -39,6 +42,8 @@ class Bodies:
     prefix_tokens: LengthOption = 0
     adapters: int = 0
     adapter_skew: float = 0.0
+    images: LengthOption = 0
+    image_tokens: LengthOption = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,8 +54,10 @@ class Bodies:
             raise InputError("adapters and adapter_skew must not be negative")
         if self.prefix_groups < 0:
             raise InputError(f"prefix_groups must not be negative, not {self.prefix_groups}")
-        for option in (self.prompt_tokens, self.output_tokens):
+        for option in (self.prompt_tokens, self.output_tokens, self.image_tokens):
             lengths(option)
+        if self.images:
+            lengths(self.images)
         if self.prefix_groups:
             lengths(self.prefix_tokens)
 
@@ -69,12 +76,23 @@ class Bodies:
             group,
             shared,
             self._adapters() if self.adapters else None,
+            self._images() if self.images else (),
         )
 
     def _adapters(self) -> Tokens:
         weights = np.arange(1, self.adapters + 1, dtype=np.float64) ** -self.adapter_skew
         rng = stream(self.seed, "adapters")
         return rng.choice(self.adapters, self.num_requests, p=weights / weights.sum())
+
+    def _images(self) -> tuple[tuple[int, ...], ...]:
+        """Tokens of the images of each request."""
+        counts = self._drawn("images")
+        sizes = lengths(self.image_tokens).sample(
+            stream(self.seed, "image_tokens"), int(counts.sum())
+        )
+        return tuple(
+            tuple(int(size) for size in own) for own in np.split(sizes, np.cumsum(counts)[:-1])
+        )
 
     def _drawn(self, name: str) -> Tokens:
         distribution = lengths(getattr(self, name))
@@ -83,20 +101,22 @@ class Bodies:
 
 @dataclass(frozen=True)
 class RequestBodies:
-    """Lengths, groups and adapters by request, and tokens shared by group."""
+    """Lengths, groups, adapters and images by request, and tokens shared by group."""
 
     prompt_tokens: Tokens
     output_tokens: Tokens
     group: Tokens
     shared_tokens: Tokens
     adapter: Tokens | None = None
+    images: Sequence[tuple[int, ...]] = ()
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
 
     def request(self, number: int, arrival_s: float) -> RequestSpec:
         """Request ``number``, arriving at ``arrival_s``."""
-        prompt, group = int(self.prompt_tokens[number]), int(self.group[number])
+        images = self.images[number] if self.images else ()
+        prompt, group = int(self.prompt_tokens[number]) + sum(images), int(self.group[number])
         blocks = min(prompt, int(self.shared_tokens[group])) // _BLOCK
         first = group * _GROUP_BLOCKS
         return RequestSpec(
@@ -108,4 +128,5 @@ class RequestBodies:
             prefix_block_size=_BLOCK,
             session=group if len(self.shared_tokens) > 1 else None,
             adapter=None if self.adapter is None else int(self.adapter[number]),
+            images=images,
         )

@@ -15,7 +15,7 @@ from servesim.runtime.workloads import WORKLOADS
 _TOKEN_IDS = ("token_ids", "prompt_token_ids")
 _KNOWN = (
     "id", "arrival_s", "prompt_tokens", "output_tokens", "prefix_block_ids", *_TOKEN_IDS,
-    "priority", "model", "session",
+    "priority", "model", "session", "images",
 )  # fmt: skip
 
 
@@ -28,7 +28,8 @@ class JsonLines(RequestFile):
     line's place otherwise), ``priority`` and either ``prefix_block_ids`` (equal ids: equal prefix
     up to that block) or ``prompt_token_ids``, which also give the prompt's length; ``token_ids``
     is another name for them. ``model`` names the model that must answer, ``session`` (a number)
-    whose conversation it is.
+    whose conversation it is. ``images`` lists the tokens of the prompt that each of its images
+    takes, at its start.
 
     Attributes:
         block_size: tokens of each block in ``prefix_block_ids``, or hashed of the token ids.
@@ -72,6 +73,7 @@ class JsonLines(RequestFile):
             priority=whole(given, "priority", 0),
             model=_text(given, "model"),
             session=whole(given, "session") if "session" in given else None,
+            images=wholes(given, "images"),
         )
 
 

@@ -148,20 +148,22 @@ def _operators(one: Served) -> str:
 
 def memory_parts(one: Served) -> list[tuple[str, float]]:
     """What each device's memory holds, in bytes; they add up to its capacity."""
-    plan = one.memory
+    plan, encodes = one.memory, one.instance.role == "encode"
     parts = [
         ("weights", plan.weight_bytes),
         ("activation peak", plan.activation_peak_bytes),
         ("reserve", plan.reserve_bytes),
-        ("KV cache", plan.kv_cache_bytes * kv_share(one.placement)),
+        ("embeddings" if encodes else "KV cache", plan.kv_cache_bytes * kv_share(one.placement)),
     ]
     used = sum(size for _, size in parts)
     return [*parts, ("not used", max(one.device.memory.capacity_bytes - used, 0.0))]
 
 
 def kv_capacity(one: Served) -> str:
-    """The size of the KV cache in words."""
+    """The size of the KV cache, or of what an encode instance has for embeddings, in words."""
     blocks, size = one.engines[0].blocks, one.config.block_size
+    if one.instance.role == "encode":
+        return f"of {one.memory.kv_cache_tokens:,} tokens"
     if not one.graph.kv_bytes_per_token:
         return f"states of {blocks:,} sequences"
     return f"{blocks * size:,} tokens in {blocks:,} blocks of {size:,}"
@@ -211,7 +213,7 @@ def _print_placement(console: Console, one: Served) -> None:
     table.columns[0].no_wrap = True
     for (mark, colour), (name, size) in zip(_BAR, parts, strict=True):
         label = Text.assemble((mark, colour), f" {name}")
-        remark = kv_capacity(one) if name == "KV cache" else ""
+        remark = kv_capacity(one) if name in ("KV cache", "embeddings") else ""
         table.add_row(label, gib(size), percent(size / total), Text(remark, style="dim"))
     indented(console, table)
 

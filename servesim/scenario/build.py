@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnsupportedError
 from servesim.graph.batch import BatchShape
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.expert import has_experts
@@ -21,10 +21,17 @@ from servesim.runtime.cluster import System
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.instance import Instance as Engine
 from servesim.runtime.routers import ROUTERS, Router
+from servesim.runtime.step import LinearStepModel
 from servesim.runtime.tiers.options import Offload
 from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.scenario.adapters import adapter_load_seconds
 from servesim.scenario.attention_ffn import stepping, taken_apart
+from servesim.scenario.encoder import (
+    embedding_bytes,
+    encoder_memory,
+    encoder_of,
+    encoding_config,
+)
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.fields import field_types
 from servesim.scenario.graphs import resident_graph, served_graph
@@ -129,7 +136,9 @@ def build(scenario: Scenario) -> Deployment:
         InputError: an option cannot be used.
     """
     served = tuple(serve(instance) for instance in scenario.instances)
-    longest = max(one.memory.max_model_len for one in served)
+    longest = max(
+        (one.memory.max_model_len for one in served if one.instance.role != "encode"), default=0
+    )
     workload = WORKLOADS.build(scenario.workload.kind, _within(scenario, longest))
     router = ROUTERS.build(scenario.router.kind, scenario.router.options)
     system = scenario.around.system([engine for one in served for engine in one.engines])
@@ -145,6 +154,8 @@ def serve(instance: Instance) -> Served:
     device = hardware.load_device(instance.hardware.device)
     engine = instance.engine.on(device.memory.capacity_bytes, device.name)
     model = resolve(instance.model.id)
+    if instance.role == "encode":
+        return _serve_encoder(instance, device, engine, model)
     if instance.placement.apart:
         return _serve_apart(instance, device, engine, model)
     whole = load_model(model, instance.model, engine)
@@ -173,6 +184,7 @@ def serve(instance: Instance) -> Served:
         **serving(instance, graph),
         **host_times(instance.hardware, device, graph),
         "adapter_load_s": adapter_load_seconds(graph, device),
+        "encoder": encoder_of(instance, engine, device, model),
     }
     made = Served(instance, graph, device, placements, memory, config, step_model, ())
     return made.with_engines(offload, around, in_waves=has_experts(graph))
@@ -193,10 +205,37 @@ def _serve_apart(
     step_model = stepping(placement, instance, config)
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
     offload = offload_of(instance.offload, graph, engine.pipeline_parallel_size)
-    around = {**serving(instance, graph), **host_times(instance.hardware, device, whole)}
+    around = {
+        **serving(instance, graph),
+        **host_times(instance.hardware, device, whole),
+        "encoder": encoder_of(instance, engine, device, model),
+    }
     beside = ((apart.device, apart.count),)
     made = Served(instance, whole, device, (placement,), memory, config, step_model, (), beside)
     return made.with_engines(offload, around, in_waves=True)
+
+
+def _serve_encoder(
+    instance: Instance, device: Device, engine: EngineConfig, model: ModelConfig
+) -> Served:
+    """An instance that encodes images for others."""
+    encoder = encoder_of(instance, engine, device, model)
+    if encoder is None:
+        raise UnsupportedError(f"role 'encode': {model.name} has no vision tower")
+    graph, memory = encoder.graph, encoder_memory(encoder, engine, model)
+    config = encoding_config(engine, memory)
+    around = {
+        **serving(instance, graph),
+        **host_times(instance.hardware, device, graph),
+        "encoder": encoder,
+        "embedding_bytes_per_token": embedding_bytes(encoder, model),
+    }
+    made = Served(
+        instance, graph, device, (encoder.placement,), memory, config, encoder.step_model, ()
+    ).with_engines(None, around, in_waves=False)
+    # Prompts take no time of their own: they are images.
+    engines = tuple(replace(one, step_model=LinearStepModel()) for one in made.engines)
+    return replace(made, engines=engines)
 
 
 def load_model(config: ModelConfig, section: ModelSection, engine: EngineConfig) -> OpGraph:

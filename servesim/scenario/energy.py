@@ -133,8 +133,8 @@ def power_lines(energy: EnergyReport | None, resolution_s: float) -> Iterator[st
 
 
 def _powered(served: Served) -> Powered | None:
-    if served.beside:
-        return None  # several engines share those devices
+    if served.beside or served.instance.role == "encode":
+        return None  # several engines share those devices; or its steps count no patches
     section, powers = served.instance.hardware, {}
     uses = tuple(use for one in served.placements for use in compile_use(one))
     devices = {name: device for one in served.placements for name, device in one.devices.items()}

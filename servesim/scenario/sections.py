@@ -183,8 +183,8 @@ class PlacementSection:
     options: Mapping[str, Any] = field(default_factory=dict)
     devices: tuple[Mapping[str, Any], ...] = ()
     sub_batches: int = 1
-
     ffn: Mapping[str, Any] | None = None
+
     def __post_init__(self) -> None:
         if self.sub_batches < 1:
             raise InputError(f"[placement] sub_batches must be at least 1, not {self.sub_batches}")
@@ -205,7 +205,7 @@ class Instance:
 
     Attributes:
         name: how results call it; copies are numbered.
-        role: what it does of a request: all, its prefill, or its decode.
+        role: what it does of a request: all, its images, its prefill, or its decode.
     """
 
     name: str = "engine"
@@ -213,7 +213,7 @@ class Instance:
     model: ModelSection = field(default_factory=ModelSection)
     hardware: HardwareSection = field(default_factory=HardwareSection)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    role: Literal["both", "prefill", "decode"] = "both"
+    role: Literal["both", "prefill", "decode", "encode"] = "both"
     offload: OffloadSection = field(default_factory=OffloadSection)
     placement: PlacementSection = field(default_factory=PlacementSection)
 
