@@ -13,15 +13,13 @@ from servesim.hardware.load import load_device
 from servesim.scenario.build import Served
 from servesim.validation.live.architectures import ARCHITECTURES
 from servesim.validation.live.decisions import Decisions, replay_decisions
-from servesim.validation.live.recorded import LiveRun, load, recordings
+from servesim.validation.live.loads import LOADS
+from servesim.validation.live.recorded import DEVICE, LiveRun, load, recordings
 from servesim.validation.live.replay import Replay, replay_times
 from servesim.validation.live.served import measured_run, read_config, serve_live
 from servesim.validation.live.spread import Repeated, latencies, throughput
 from servesim.validation.live.step_times import StepErrors, StepTimes, step_errors, step_times
 from servesim.validation.run import RunResult, simulate_on
-
-#: Name of the device file beside the recordings.
-DEVICE = "device.toml"
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,10 @@ def held_out(model: str) -> bool:
 
 
 def _by_load(runs: Sequence[LiveRun]) -> list[list[LiveRun]]:
-    """Runs of one model by load, the repeats in order; loads as they are listed in ``loads.py``."""
-    names = dict.fromkeys(run.load for run in runs)
+    """Runs of one model by load, the repeats in order; loads as they are listed in ``LOADS``."""
+    known = [one.name for one in LOADS]
+    names = list(dict.fromkeys(run.load for run in runs))
+    names.sort(key=lambda name: known.index(name) if name in known else len(known))
     return [sorted((r for r in runs if r.load == name), key=lambda r: r.repeat) for name in names]
 
 

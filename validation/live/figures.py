@@ -13,6 +13,7 @@ from servesim.validation.live.served import Times
 from servesim.validation.run import RunResult
 
 MEASURED, SIMULATED = 1, 2
+SHARE = "share of requests"
 #: Parts that a run is divided into for its throughput.
 _PARTS = 40
 
@@ -36,11 +37,9 @@ def _row(load: LoadComparison) -> list[Chart]:
     simulated = [_simulated(result.records.requests) for result in load.results]
     return [
         Chart(
-            f"{load.load}: TTFT", _distributions(measured, simulated, _ttft), "s", "share", y_max=1
+            f"{load.load}: TTFT", _distributions(measured, simulated, _ttft), "s", SHARE, y_max=1
         ),
-        Chart(
-            f"{load.load}: E2E", _distributions(measured, simulated, _e2e), "s", "share", y_max=1
-        ),
+        Chart(f"{load.load}: E2E", _distributions(measured, simulated, _e2e), "s", SHARE, y_max=1),
         Chart(f"{load.load}: output", _rates(measured, simulated), "s", "tokens/s"),
     ]
 

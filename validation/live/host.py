@@ -11,7 +11,8 @@ import numpy as np
 
 from servesim.errors import InputError
 from servesim.hardware.host import HostTime
-from servesim.validation.live.recorded import load, recordings
+from servesim.validation.live.architectures import ARCHITECTURES
+from servesim.validation.live.recorded import DEVICE, load, recordings
 from servesim.validation.live.served import Times, read_config, serve_live
 from servesim.validation.live.step_times import KINDS, step_times
 
@@ -20,6 +21,7 @@ _FEWEST = 5
 #: Rounds of reweighting, after which least squares is least absolute deviations; and the deviation
 #: below which a sample is as good as any (seconds).
 _ROUNDS, _EXACT = 20, 1e-6
+_REMARK = "# Fitted to recorded steps of the architectures that shape the cost model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,34 @@ def fit_host(samples: Sequence[HostSample]) -> HostTime:
     return HostTime(*(float(value) for value in best))
 
 
-def host_table(host: HostTime) -> str:
-    """``host`` as a device file has it."""
-    rows = "\n".join(f"{name} = {getattr(host, name):.4g}" for name in HostTime.__slots__)
-    return f"[host]\n{rows}\n"
+def fit_device_host(folder: Path) -> HostTime | None:
+    """Fit the host's time and write it into the device file beside the recordings in ``folder``.
+
+    Only architectures that shape the cost model count; without recordings of any there is nothing
+    to fit, and nothing is written.
+
+    Raises:
+        ServesimError: a recording or the device file cannot be read, or a model not be simulated.
+    """
+    samples = host_samples(folder, [one.name for one in ARCHITECTURES if one.shapes_cost_model])
+    if not samples:
+        return None
+    host, path = fit_host(samples), folder / DEVICE
+    path.write_text(with_host(path.read_text(encoding="utf-8"), host), encoding="utf-8")
+    return host
+
+
+def with_host(text: str, host: HostTime) -> str:
+    """The device file ``text`` with ``host`` as its ``[host]``, at the end."""
+    kept: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        if line.startswith("["):
+            inside = line.startswith("[host]")
+        if not inside and line != _REMARK:
+            kept.append(line)
+    rows = [f"{name} = {getattr(host, name):.4g}" for name in HostTime.__slots__]
+    return "\n".join(["\n".join(kept).rstrip(), "", _REMARK, "[host]", *rows, ""])
 
 
 def _samples_of(folder: Path, architecture: str) -> Iterator[HostSample]:

@@ -13,6 +13,8 @@ from servesim.errors import InputError
 
 #: Version of the file format.
 FORMAT = 1
+#: Name of the device file beside the recordings.
+DEVICE = "device.toml"
 
 
 @dataclass(frozen=True, slots=True)

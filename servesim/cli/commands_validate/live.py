@@ -12,11 +12,12 @@ from pathlib import Path
 from servesim.cli.flags import json_table
 from servesim.errors import InputError
 from servesim.validation.live.architectures import ARCHITECTURES, Architecture, architecture
-from servesim.validation.live.compare import DEVICE, compare_folder
+from servesim.validation.live.compare import compare_folder
 from servesim.validation.live.engine import EngineSetup
+from servesim.validation.live.host import fit_device_host
 from servesim.validation.live.loads import LOADS, load_called
 from servesim.validation.live.record import OPTIONS, Campaign, record
-from servesim.validation.live.recorded import recordings
+from servesim.validation.live.recorded import DEVICE, recordings
 
 HELP = "run the installed vLLM, profile the device, and compare with the simulation"
 
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         _record(args, folder)
     if args.hardware is None and not (folder / DEVICE).exists():
         _profile(args, folder)
+        _say(f"time of the host: {fit_device_host(folder) or 'not fitted'}")
     _print(folder, args.hardware)
     return 0
 

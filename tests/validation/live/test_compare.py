@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -20,7 +21,13 @@ from servesim.hardware.host import HostTime
 from servesim.hardware.load import load_device
 from servesim.validation.live.compare import LiveComparison, compare_folder
 from servesim.validation.live.figures import figures
-from servesim.validation.live.host import HostSample, fit_host, host_samples, host_table
+from servesim.validation.live.host import (
+    HostSample,
+    fit_device_host,
+    fit_host,
+    host_samples,
+    with_host,
+)
 from servesim.validation.live.spread import Repeated
 from servesim.validation.report.sections import live as section
 
@@ -123,7 +130,7 @@ def test_a_model_that_does_not_fit_is_a_failure_that_is_told(folder: Path, tmp_p
     assert any("does not fit" in remark for remark in live_remarks(comparison))
 
 
-def test_the_host_time_that_was_put_in_is_fitted(folder: Path, tmp_path: Path) -> None:
+def test_the_host_time_that_was_put_in_is_fitted(folder: Path) -> None:
     samples = host_samples(folder, ["dense-gqa"])
     assert {s.architecture for s in samples} == {"dense-gqa"}
     host = fit_host(samples)
@@ -134,12 +141,24 @@ def test_the_host_time_that_was_put_in_is_fitted(folder: Path, tmp_path: Path) -
     assert host_samples(folder, ["mla"]) == []
     with pytest.raises(InputError, match="no recorded steps"):
         fit_host([])
-    sheet = tmp_path / "device.toml"
-    text = (folder / "device.toml").read_text()
-    sheet.write_text(text[: text.index("[host]")] + host_table(host))
-    assert load_device(str(sheet)).host == HostTime(
-        float(f"{host.step_s:.4g}"), float(f"{host.per_sequence_s:.4g}")
-    )
+
+
+def test_the_fitted_host_time_goes_into_the_device_file(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    file = tmp_path / "copy" / "device.toml"
+    before = load_device(str(file))
+    file.write_text(with_host(file.read_text(), HostTime(1.0)))
+    assert load_device(str(file)).host == HostTime(1.0)
+    fitted = fit_device_host(tmp_path / "copy")
+    assert fitted is not None
+    text = file.read_text()
+    assert with_host(text, fitted) == text
+    after = load_device(str(file))
+    assert after.host is not None
+    assert after.host.step_s == pytest.approx(2e-3, rel=1e-2)
+    assert dataclasses.replace(after, host=before.host) == before
+    shutil.rmtree(tmp_path / "copy" / "dense-gqa")
+    assert fit_device_host(tmp_path / "copy") is None
 
 
 def test_time_for_each_operator_is_told_apart_over_several_models() -> None:
