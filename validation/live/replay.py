@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from servesim.errors import UnsupportedError
 from servesim.graph.batch import BatchShape
 from servesim.runtime.cluster import simulate
+from servesim.runtime.instance import Instance
 from servesim.runtime.records import Records
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.source import OpenSource
@@ -17,8 +18,6 @@ from servesim.scenario.build import Served
 from servesim.validation.live.decisions import spec_of
 from servesim.validation.live.recorded import LiveRun
 from servesim.validation.live.served import Times, spans
-
-_NO_HOST = {"host_s": 0.0, "host_per_sequence_s": 0.0, "host_prefill_s": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,8 @@ def replay_times(run: LiveRun, served: Served) -> Replay:
         raise UnsupportedError("steps that overlap (async_scheduling) cannot be replayed by length")
     begin, end = spans(run)
     model = _RecordedSteps((end - begin).tolist())
-    engine = replace(served.engines[0], step_model=model, **_NO_HOST)
+    one = served.engines[0]
+    engine = Instance(one.config, model, one.num_gpu_blocks, kv_groups=one.kv_groups)
     records = simulate(_Queued(_requests(run, begin, end)), [engine])
     return _compared(run, records, end - begin)
 
