@@ -179,6 +179,11 @@ def test_records_of_aiperf(tmp_path: Path) -> None:
     path = write(tmp_path / "llama-run" / "profile_export.jsonl", *records)
     summary = {"schema_version": "1.5", "input_config": {"endpoint": {"model_names": ["m/one"]}}}
     write(path.with_name("profile_export_aiperf.json"), summary)
+    write(path.with_name("profile_export_aiperf.json"), {
+        "schema_version": "1.5", "input_config": {"models": {"items": [{"name": "m/one"}]}},
+    })  # fmt: skip
+    assert read_run(path).model == "m/one"
+    write(path.with_name("profile_export_aiperf.json"), summary)
     moved = write(tmp_path / "summary.json", summary | {"request_latency": {"avg": 1.0}})
     with pytest.raises(InputError, match=r"a summary; give the records .*profile_export\.jsonl"):
         read_run(moved)
@@ -190,6 +195,13 @@ def test_records_of_aiperf(tmp_path: Path) -> None:
             "1 of 3 requests left out (RequestCancellationError: after 0.0 s): 1",
             "1 requests of the warm-up left out",
         )
+
+
+def test_tokens_are_those_that_the_server_counted(tmp_path: Path) -> None:
+    usage = {"usage_prompt_tokens": {"value": 117, "unit": "tokens"},
+             "usage_completion_tokens": {"value": 4.0, "unit": "tokens"}}  # fmt: skip
+    run = read_run(write(tmp_path / "profile_export.jsonl", aiperf_record(5, **usage)))
+    assert times(run) == [(0.0, 0.5, 0.875, 117, 4)]
 
 
 def test_records_that_do_not_do(tmp_path: Path) -> None:

@@ -27,8 +27,10 @@ class AiPerf:
 
     ``metadata.request_start_ns`` is Unix time; ``metrics`` hold ``{"value", "unit"}`` of
     ``time_to_first_token``, ``request_latency``, ``input_sequence_length`` and
-    ``output_sequence_length``. The model's name is in ``profile_export_aiperf.json``. Requests of
-    the warm-up are left out; prompts are not kept, so no prefix is shared.
+    ``output_sequence_length``; what the server counted (``usage_prompt_tokens``, with a chat
+    template's, and ``usage_completion_tokens``) comes first. The model's name is in
+    ``profile_export_aiperf.json``. Requests of the warm-up are left out; prompts are not kept, so
+    no prefix is shared.
     """
 
     def matches(self, path: Path) -> bool:
@@ -82,9 +84,14 @@ def _outcomes(rows: Sequence[Mapping[str, Any]]) -> Iterator[MeasuredRequest | F
                 arrival,
                 arrival + _seconds(metrics["time_to_first_token"]),
                 arrival + _seconds(metrics["request_latency"]),
-                int(metrics["input_sequence_length"]["value"]),
-                int(metrics["output_sequence_length"]["value"]),
+                _tokens(metrics, "usage_prompt_tokens", "input_sequence_length"),
+                _tokens(metrics, "usage_completion_tokens", "output_sequence_length"),
             )
+
+
+def _tokens(metrics: Mapping[str, Any], counted: str, estimated: str) -> int:
+    """As the server counted, or else as the client's tokenizer did."""
+    return int((metrics.get(counted) or metrics[estimated])["value"])
 
 
 def _seconds(metric: Mapping[str, Any]) -> float:
@@ -104,5 +111,6 @@ def _model(path: Path) -> str:
     """The first model's name in the summary beside the records; empty without one."""
     summary = find_document(path.with_name(_SUMMARY)) or {}
     config = summary.get("input_config") or {}
-    names = (config.get("endpoint") or {}).get("model_names") or config.get("models") or ()
+    items = (config.get("models") or {}).get("items") or ()
+    names = (config.get("endpoint") or {}).get("model_names") or [one.get("name") for one in items]
     return next((name for name in names if isinstance(name, str)), "")
