@@ -14,6 +14,7 @@ from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.encoding import Encodings
 from servesim.runtime.events import EventQueue, Order
 from servesim.runtime.failures import Failures
+from servesim.runtime.frontend import Desk, FrontEnd
 from servesim.runtime.handover import HandoverOptions, Handovers
 from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.lifecycle import Lifecycle
@@ -43,12 +44,14 @@ class System:
         handover: how it is.
         failures: of instances.
         autoscaling: how many instances of a group serve; all of them when None.
+        frontend: the server that clients talk to; they talk to the engines themselves when None.
     """
 
     topology: Topology | None = None
     handover: HandoverOptions = field(default_factory=HandoverOptions)
     failures: Failures = field(default_factory=Failures)
     autoscaling: Autoscaling | None = None
+    frontend: FrontEnd | None = None
 
 
 class Cluster:
@@ -98,6 +101,9 @@ class Cluster:
         changes = system.failures.expected or system.autoscaling is not None
         roles = any(one.role is not Role.BOTH for one in instances)
         self._reactive = self._source.reactive or changes or roles
+        self._frontend = system.frontend
+        self._desk = Desk(system.frontend) if system.frontend is not None else None
+        self._reactive |= self._desk is not None
 
     def run(self, progress: Progress | None = None) -> Records:
         """Take every request to its end.
@@ -120,6 +126,8 @@ class Cluster:
             elif not self._settle(now):
                 break
         self._require_all_done()
+        if self._frontend is not None:
+            self.requests.answer_later(self._frontend.response_s)
         return Records(
             self.requests,
             tuple(member.engine.records for member in self.members),
@@ -137,7 +145,11 @@ class Cluster:
         spec = self._source.take()
         row = self.requests.add(spec)
         self._specs[row] = spec
-        self._dispatch(row, spec.arrival_s)
+        if self._desk is None:
+            self._dispatch(row, spec.arrival_s)
+            return
+        there = self._desk.through(spec.arrival_s, spec.prompt_tokens)
+        self._events.push(there, Order.ARRIVAL, partial(self._dispatch, row))
 
     def _dispatch(self, row: int, now: float) -> None:
         """Send a request to an instance; let it wait for one if none serves, or refuse it."""
@@ -192,7 +204,8 @@ class Cluster:
 
     def _finished(self, row: int, now: float) -> None:
         self._done += 1
-        self._source.finished(self._specs.pop(row), now)
+        answered = now + (self._frontend.response_s if self._frontend is not None else 0.0)
+        self._source.finished(self._specs.pop(row), answered)
 
     # Steps.
 

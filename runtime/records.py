@@ -70,7 +70,8 @@ class RequestRecords:
         arrival_s: when it reached the system.
         queued_s: when the engine took it from its inbox, between two steps.
         scheduled_s: when it was first admitted.
-        first_token_s, finished_s: end of the steps of its first and last token.
+        first_token_s, finished_s: end of the steps of its first and last token; behind a front end,
+            when those tokens reached the client.
         cached_tokens: prompt tokens that needed no computing when first admitted: found in the
             prefix cache, or recalled from memories below (``recalled_tokens``, of these).
         transfer_start_s, transfer_end_s: of its KV, from the instance that computed its prompt to
@@ -131,6 +132,12 @@ class RequestRecords:
             getattr(self, name)[row] = math.nan
         self.instance[row] = self.prefill_instance[row] = -1
         self.retries[row] += 1
+
+    def answer_later(self, seconds: float) -> None:
+        """Let every token reach its client ``seconds`` after the end of its step."""
+        for column in (self.first_token_s, self.finished_s):
+            for row, time in enumerate(column):
+                column[row] = time + seconds  # nan stays nan
 
     def reject(self, row: int, reason: str) -> None:
         """Note that a request can never run."""

@@ -19,10 +19,11 @@ T = TypeVar("T")
 #: What may stand at the top of a scenario file.
 TOP_LEVEL = (
     "name", "model", "hardware", "engine", "workload", "router", "power", "cost", "slo", "output",
-    "offload", "placement", "instance", "network", "disaggregation", "failures", "autoscaling",
+    "offload", "expert_offload", "placement", "instance", "network", "disaggregation", "failures",
+    "autoscaling", "frontend",
 )  # fmt: skip
 #: Sections that an ``[[instance]]`` may override.
-PER_INSTANCE = ("model", "hardware", "engine", "offload", "placement")
+PER_INSTANCE = ("model", "hardware", "engine", "offload", "expert_offload", "placement")
 
 
 @dataclass(frozen=True, slots=True)

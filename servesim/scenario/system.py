@@ -15,6 +15,7 @@ from servesim.hardware.topology import Topology
 from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.cluster import System
 from servesim.runtime.failures import Failures, Outage
+from servesim.runtime.frontend import FrontEnd
 from servesim.runtime.handover import HandoverOptions
 from servesim.runtime.instance import Instance as Engine
 from servesim.runtime.network.collective_cost import TopologyCollectives
@@ -117,12 +118,14 @@ class Around:
     Attributes:
         network: None when there is none.
         autoscaling: None when all instances always serve.
+        frontend: None when clients talk to the engines themselves.
     """
 
     network: NetworkSection | None = None
     disaggregation: DisaggregationSection = field(default_factory=DisaggregationSection)
     failures: FailuresSection = field(default_factory=FailuresSection)
     autoscaling: Autoscaling | None = None
+    frontend: FrontEnd | None = None
 
     @classmethod
     def of(cls, layers: Sequence[Layer]) -> Around:
@@ -137,6 +140,7 @@ class Around:
             section(DisaggregationSection(), "disaggregation", layers),
             section(FailuresSection(), "failures", layers),
             section(Autoscaling(), "autoscaling", layers) if "autoscaling" in given else None,
+            section(FrontEnd(), "frontend", layers) if "frontend" in given else None,
         )
 
     def system(self, engines: Sequence[Engine]) -> System:
@@ -156,6 +160,7 @@ class Around:
             HandoverOptions(split.transfer, split.first_token, ROUTERS.build(split.router)),
             Failures(outages, failures.mtbf_s, failures.mttr_s, failures.seed),
             self.autoscaling,
+            self.frontend,
         )
 
 

@@ -1,0 +1,63 @@
+"""The server in front of the engines: what it adds between a client and an engine.
+
+An OpenAI-compatible server parses and tokenises a request, hands it to the engine's process, and
+turns each token into text and an event of its stream. Clients that stamp what they see include it;
+an engine's own statistics do not.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from servesim.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEnd:
+    """Seconds that the server adds.
+
+    Attributes:
+        request_s: from a request's arrival until it is with the engine, whatever its length.
+        prompt_token_s: more for each token of its prompt.
+        response_s: from the end of a step until its token is with the client.
+        api_server_count: requests that are taken at the same time; others wait for their turn.
+
+    Raises:
+        InputError: a negative time, or nobody who takes requests.
+    """
+
+    request_s: float = 0.0
+    prompt_token_s: float = 0.0
+    response_s: float = 0.0
+    api_server_count: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("request_s", "prompt_token_s", "response_s"):
+            if not getattr(self, name) >= 0:
+                raise InputError(
+                    f"[frontend] {name} must not be negative, not {getattr(self, name):g}"
+                )
+        if self.api_server_count < 1:
+            raise InputError(
+                f"[frontend] api_server_count must be at least 1, not {self.api_server_count}"
+            )
+
+    def takes_s(self, prompt_tokens: int) -> float:
+        """Seconds until a request that nobody is ahead of is with the engine."""
+        return self.request_s + self.prompt_token_s * prompt_tokens
+
+
+class Desk:
+    """Takes requests in the order they come, as many at a time as there are servers."""
+
+    def __init__(self, frontend: FrontEnd) -> None:
+        self._frontend = frontend
+        self._free_s = [0.0] * frontend.api_server_count  # a heap: when each server is free
+
+    def through(self, arrival_s: float, prompt_tokens: int) -> float:
+        """When a request that arrives now, after all others so far, is with the engine."""
+        start = max(arrival_s, self._free_s[0])
+        end = start + self._frontend.takes_s(prompt_tokens)
+        heapq.heapreplace(self._free_s, end)
+        return end
