@@ -19,12 +19,13 @@ from servesim.runtime.handover import HandoverOptions, Handovers
 from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.lifecycle import Lifecycle
 from servesim.runtime.member import Member, chosen
+from servesim.runtime.network.between import network_between
 from servesim.runtime.network.fabric import Fabric
 from servesim.runtime.network.flows import Network
 from servesim.runtime.parallel.waves import join_waves
 from servesim.runtime.records import Records, RequestRecords, State, Status
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.roles import Role, check_roles, encoded
+from servesim.runtime.roles import Role, encoded
 from servesim.runtime.routers import Router
 from servesim.runtime.routers.round_robin import RoundRobin
 from servesim.runtime.tiers.connect import connect_tiers
@@ -83,7 +84,7 @@ class Cluster:
         self._specs: dict[int, RequestSpec] = {}  # of the requests under way, by row
         self._done = 0
         self._progress: Progress | None = None
-        self._network = Network(Fabric(_topology(instances, system.topology)))
+        self._network = Network(Fabric(network_between(instances, system.topology)))
         transfers = Transfers(self._network, self._events)
         tiers = [(one.name, one.engine.tiers) for one in self.members if one.engine.tiers]
         connect_tiers(tiers, transfers)
@@ -305,23 +306,6 @@ def _first_reason(reasons: dict[Member, str | None], spec: RequestSpec) -> str:
     """What to tell of a request that nobody takes: the word of the first that serves its model."""
     of_model = [reason for member, reason in reasons.items() if member.serves(spec)]
     return next((r for r in (*of_model, *reasons.values()) if r is not None), "nobody takes it")
-
-
-def _topology(instances: Sequence[Instance], given: Topology | None) -> Topology:
-    """The network between instances, checked against their roles.
-
-    Raises:
-        InputError: roles that need each other, names or links that they have not.
-    """
-    check_roles([one.role for one in instances])
-    names = tuple(one.name for one in instances)
-    if all(one.role is Role.BOTH for one in instances):
-        return given or Topology(tuple(dict.fromkeys(names)))
-    if given is None:
-        raise InputError("instances that hand over to others need a network between them")
-    if len(set(names)) < len(names):
-        raise InputError("instances that hand over to others need different names")
-    return given
 
 
 def simulate(

@@ -67,8 +67,10 @@ def _prefill_grants(scheduler: Scheduler, budget: int, *, may_cut: bool) -> list
             return None
         if budget == 0:
             break
-        grants.append(Grant(seq, seq.computed, min(want, budget)))
-        budget -= grants[-1].new
+        grant = scheduler.encodable(Grant(seq, seq.computed, min(want, budget)), grants)
+        if grant.new:
+            grants.append(grant)
+            budget -= grant.new
     return grants
 
 

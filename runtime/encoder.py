@@ -29,6 +29,24 @@ class LinearEncoder:
         return self.base_s + self.per_token_s * sum(images)
 
 
+def encodable(grant: Grant, others: Iterable[Grant], budget: int) -> int:
+    """How many of the tokens of ``grant`` a step takes that encodes at most ``budget`` embeddings.
+
+    As in vLLM, a sequence gets no more than up to the image that is too much beside those of the
+    ``others``; the largest image of the sequence always fits a step of its own.
+    """
+    images = grant.seq.spec.images
+    if not images or grant.computed >= sum(images):
+        return grant.new
+    left = max(budget, *images) - sum(images_begun(others))
+    for tokens, at in zip(images, accumulate(images, initial=-grant.computed), strict=False):
+        if 0 <= at < grant.new:
+            if tokens > left:
+                return at
+            left -= tokens
+    return grant.new
+
+
 def images_begun(grants: Iterable[Grant]) -> Iterator[int]:
     """Embeddings of each image whose first token is among ``grants``.
 

@@ -12,11 +12,13 @@ decoding one is sure of its token and its block, else ``visited`` one by one.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.counted import serve_counted
 from servesim.runtime.decodes import DecodeSet
+from servesim.runtime.encoder import encodable
 from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.lora import AdapterSlots
 from servesim.runtime.plan import Grant, Plan
@@ -128,6 +130,13 @@ class Scheduler:
         alone = len(self.running) + len(self.policy) <= 1
         return tokens if alone or not 0 < most < tokens else most
 
+    def encodable(self, grant: Grant, others: Iterable[Grant]) -> Grant:
+        """``grant`` without what lies behind an image that the step cannot encode any more."""
+        if not grant.seq.spec.images:
+            return grant
+        most = self.limits.max_num_batched_tokens
+        return grant._replace(new=encodable(grant, others, most))
+
     def preempt(self, seq: Sequence, plan: Plan) -> None:
         """Take its place and its blocks from a running sequence and let it wait."""
         assert seq.ticket is not None
@@ -171,9 +180,9 @@ class Scheduler:
             computed = len(found) * config.block_size
             computed += cache.recall(seq, computed)
             want = self.chunk(seq.known - computed)
-            if want > budget and not config.enable_chunked_prefill:
+            new = self.encodable(Grant(seq, computed, min(want, budget)), plan.prefills).new
+            if not new or (new < want and not config.enable_chunked_prefill):
                 break
-            new = min(want, budget)
             reserve = seq.known if config.scheduler_reserve_full_isl else 0
             if not cache.admit(seq, found, computed + new, reserve):
                 if reserve and not self.modes.visit_all:

@@ -48,6 +48,8 @@ def serve_visited(scheduler: Scheduler, plan: Plan) -> int:
         seq = turn.order[turn.position]
         computed, want = _wants(scheduler, seq)
         new = want if seq.decoding else min(want, turn.budget)
+        if not seq.decoding:
+            new = scheduler.encodable(Grant(seq, computed, new), turn.grants.values()).new
         if new:
             reach = scheduler.decodes.reach(seq) if seq.decoding else computed + new
             if not _make_room(scheduler, seq, reach, turn, plan):

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from runtime_runs import Given, request
+from runtime_runs import Given, everything, request
 
 from servesim.errors import InputError
 from servesim.hardware.link import Link
 from servesim.hardware.topologies import build_topology
 from servesim.runtime.cluster import System, simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.encoder import LinearEncoder, images_begun
+from servesim.runtime.encoder import LinearEncoder, encodable, images_begun
 from servesim.runtime.failures import Failures, Outage
-from servesim.runtime.instance import Instance
+from servesim.runtime.instance import EngineOptions, Instance
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.plan import Grant
 from servesim.runtime.records import Records, Status
@@ -75,8 +75,39 @@ def test_images_of_a_long_prompt_are_encoded_with_the_chunk_they_begin_in() -> N
         Given([with_image(0, 0.0, 20, 30, 25, prompt=100)]),
         [Instance(config(max_num_batched_tokens=40), SLOW, 100, encoder=ENCODER)],
     ).requests
-    # Two times of encoding, 75 embeddings; chunks of 40, 40 and 20 tokens.
-    assert got.first_token_s[0] == pytest.approx(2 * 0.5 + 75 * 0.05 + 3 * 1.0 + 10.0)
+    # A step encodes at most 40: chunks of 20, 30, 40 and 10 tokens, an image in each but the last.
+    assert got.first_token_s[0] == pytest.approx(3 * 0.5 + 75 * 0.05 + 4 * 1.0 + 10.0)
+
+
+def test_a_step_encodes_no_more_than_its_budget() -> None:
+    one = EngineSequence(with_image(0, 0.0, 20, 30, 25, prompt=100), 0, 16)
+    other = EngineSequence(with_image(1, 0.0, 30), 1, 16)
+
+    def given(budget: int, *others: Grant) -> int:
+        return encodable(Grant(one, 0, 90), others, budget)
+
+    assert [given(budget) for budget in (10, 49, 50, 74, 75)] == [20, 20, 50, 50, 90]
+    assert given(100, Grant(other, 0, 30)) == 50  # 70 are left
+    assert given(100, Grant(other, 10, 20)) == 90  # that image was encoded before
+    assert given(30, Grant(other, 0, 30)) == 0
+    assert encodable(Grant(one, 60, 40), [Grant(other, 0, 30)], 30) == 40
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_counted_and_visited_steps_encode_alike(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    given = [
+        with_image(i, float(at), *rng.integers(1, 25, rng.integers(4)).tolist(), prompt=90)
+        for i, at in enumerate(np.sort(rng.exponential(20, 12)))
+    ]
+    blocks = int(rng.integers(8, 40))
+    chunk = config(max_num_batched_tokens=int(rng.integers(9, 80)))
+    one = Instance(chunk, SLOW, blocks, encoder=ENCODER)
+    plain, fast = (
+        simulate(Given(given), [one], options=EngineOptions(visit_all=visit_all))
+        for visit_all in (True, False)
+    )
+    assert everything(plain) == everything(fast)
 
 
 def test_a_pipeline_encodes_in_its_first_stage() -> None:
