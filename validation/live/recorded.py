@@ -104,12 +104,13 @@ def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
     """The run in ``data``; ``name`` is what errors call it.
 
     Raises:
-        InputError: a column is missing, or columns differ in length.
+        InputError: a column is missing, columns differ in length, or requests and steps do not
+            fit each other.
     """
     known = {"format", "model", "load", "repeat", "engine", "requests", "steps"}
     try:
         requests, steps = data["requests"], data["steps"]
-        return LiveRun(
+        run = LiveRun(
             model=str(data["model"]),
             load=str(data["load"]),
             repeat=int(data["repeat"]),
@@ -121,10 +122,14 @@ def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
             steps=tuple(_step(*row) for row in _rows(steps, LiveStep.__slots__)),
             about={key: value for key, value in data.items() if key not in known},
         )
+        wrong = _misfit(run)
     except KeyError as error:
         raise InputError(f"{name}: no {error.args[0]!r}") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
+    if wrong is not None:
+        raise InputError(f"{name}: {wrong}")
+    return run
 
 
 def save(run: Mapping[str, Any], path: Path) -> None:
@@ -143,6 +148,20 @@ def recordings(folder: Path) -> list[Path]:
 
 def _rows(table: Mapping[str, list[Any]], columns: tuple[str, ...]) -> list[tuple[Any, ...]]:
     return list(zip(*(table[name] for name in columns), strict=True))
+
+
+def _misfit(run: LiveRun) -> str | None:
+    """What cannot be of a run in which every request finished."""
+    starts = [step.start_s for step in run.steps]
+    if starts != sorted(starts):
+        return "steps are not in order of their start"
+    last = {request: step.start_s for step in run.steps for request, _, _ in step.scheduled}
+    if sorted(last) != list(range(len(run.requests))) or not last:
+        return f"steps schedule {len(last)} of {len(run.requests)} requests"
+    for request in run.requests:
+        if request.queued_s > last[request.id]:
+            return f"request {request.id} is queued after its last step"
+    return None
 
 
 def _step(

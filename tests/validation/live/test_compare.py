@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from live_recordings import write_recordings
 
+from servesim.cli.main import main
 from servesim.cli.render_live import live_remarks, live_tables
 from servesim.errors import InputError
 from servesim.hardware.host import HostTime
@@ -217,3 +218,26 @@ def test_the_report_shows_recordings_in_the_tree_and_marks_misses(
     assert missed is not None
     assert "(missed)" in missed
     section._comparisons.cache_clear()
+
+
+def test_the_report_is_written_with_its_charts_beside_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(section, "OWN", folder.parent)
+    section._comparisons.cache_clear()
+    (tmp_path / "nothing").mkdir()
+    out = tmp_path / "report.md"
+    assert main(["validate", "report", "--data", str(tmp_path / "nothing"), "--out", str(out)]) == 0
+    shown = [line for line in out.read_text().splitlines() if line.startswith("![")]
+    assert shown == ["![dense-gqa](figures/virtual-machine-dense-gqa.svg)"]
+    assert (tmp_path / "figures" / "virtual-machine-dense-gqa.svg").is_file()
+    section._comparisons.cache_clear()
+
+
+def test_recordings_are_compared_by_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", "live", "--data", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 2" in printed
+    assert "dense-gqa" in printed

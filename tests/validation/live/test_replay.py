@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from live_recordings import ENGINE, MICRO, recording, served, write_device
 
-from servesim.errors import UnsupportedError
+from servesim.errors import InputError, UnsupportedError
 from servesim.scenario.build import Served
 from servesim.validation.live.decisions import replay_decisions
 from servesim.validation.live.recorded import from_json
@@ -103,11 +103,29 @@ def test_a_recording_that_ends_early_is_seen(one: Served, recorded: Recorded) ->
     assert difference == "the recording ends, requests are left"
 
 
+@pytest.mark.parametrize(
+    ("table", "name", "value", "says"),
+    [
+        ("steps", "scheduled", [[99, 0, 1]], "schedule 10 of 9 requests"),
+        ("steps", "start_s", 1e9, "not in order"),
+        ("requests", "queued_s", 1e9, "request 3 is queued after its last step"),
+        ("requests", "queued_s", None, "own: "),
+    ],
+)
+def test_what_cannot_have_been_recorded_is_refused(
+    recorded: Recorded, table: str, name: str, value: object, says: str
+) -> None:
+    wrong = copy.deepcopy(recorded)
+    wrong[table][name][3] = value
+    with pytest.raises(InputError, match=says):
+        from_json(wrong, "own")
+
+
 def test_a_request_queued_after_its_step_makes_a_difference(
     one: Served, recorded: Recorded
 ) -> None:
     late = copy.deepcopy(recorded)
-    late["requests"]["queued_s"][1] += 0.5
+    late["requests"]["queued_s"][1] += 0.05
     assert replay_decisions(from_json(late, "late"), one).first_difference is not None
 
 

@@ -25,6 +25,7 @@ OWN = Path(__file__).resolve().parents[2] / "own"
 STEP_AIM, MEAN_AIM = 0.10, 0.06
 _AIMED = ("tpot", "e2e")
 _TITLES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
+_PERCENTILES = ("p50", "p90", "p95", "p99")
 
 _INTRO = """\
 Small models with dummy weights on the real engine, recorded step by step with `servesim validate
@@ -71,7 +72,8 @@ def _folder(comparison: LiveComparison) -> str:
         _decisions(comparison.loads),
         _steps(comparison),
         "Whole runs, all arrivals as recorded. Error of means, and in brackets the spread:",
-        _runs(comparison.loads),
+        _means(comparison.loads),
+        _details("Percentiles", _percentiles(comparison.loads)),
         *_failures(comparison),
         "Distributions and throughput over time:",
         *(f"![{model}](figures/{comparison.name}-{model}.svg)" for model in comparison.models),
@@ -142,16 +144,26 @@ def _steps(comparison: LiveComparison) -> str:
     )
 
 
-def _runs(loads: Iterable[LoadComparison]) -> str:
+def _means(loads: Iterable[LoadComparison]) -> str:
     rows = []
     for load in loads:
         cells = [_cell(load, name, load.latencies[name]["mean"]) for name in LATENCIES]
-        tail = load.latencies["e2e"]["p99"]
-        rows.append(
-            [*_names(load), *cells, _cell(load, "", tail), _cell(load, "", load.throughput)]
-        )
-    heads = ["model", "load", *(_TITLES[name] for name in LATENCIES), "E2E p99", "tokens/s"]
-    return table(heads, rows, 2)
+        rows.append([*_names(load), *cells, _cell(load, "", load.throughput)])
+    return table(["model", "load", *_TITLES.values(), "tokens/s"], rows, 2)
+
+
+def _percentiles(loads: Iterable[LoadComparison]) -> str:
+    rows = [
+        [*_names(load), _TITLES[name], *(_cell(load, "", statistics[p]) for p in _PERCENTILES)]
+        for load in loads
+        for name, statistics in load.latencies.items()
+    ]
+    return table(["model", "load", "", *_PERCENTILES], rows, 3)
+
+
+def _details(title: str, text: str) -> str:
+    """Text that is folded away until asked for."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def _cell(load: LoadComparison, name: str, value: Repeated) -> str:
