@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnsupportedError
 from servesim.graph.work import CollectiveWork, Work
-from servesim.hardware.calibrate.collectives import (
-    CollectiveSample,
-    has_collectives,
-    read_kernel_tables,
-)
+from servesim.hardware.calibrate.collectives import has_collectives, read_kernel_tables
 from servesim.hardware.collectives import WIRE, CollectiveCost, RankCurves
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.link import Link
 from servesim.hardware.tables.grid import Curve
 from servesim.hardware.tables.nccl_tests import read_nccl_tests
+from servesim.hardware.tables.profile import NEEDS_PYARROW
 
 #: Seconds of an operation: ranks -> (payload in bytes, seconds).
 _Points = dict[str, dict[int, list[tuple[float, float]]]]
@@ -51,7 +47,11 @@ class CollectiveTable:
         if edge == work:
             return Cost(seconds, Source.MEASURED)
         beyond = self.fallback.cost(work)
-        return Cost(beyond.seconds * seconds / self.fallback.cost(edge).seconds, beyond.source)
+        try:
+            at_edge = self.fallback.cost(edge)
+        except UnsupportedError:  # measured among more devices than the link is said to join
+            return Cost(curves.at(work.ranks, work.payload_bytes), Source.EXTRAPOLATED)
+        return Cost(beyond.seconds * seconds / at_edge.seconds, beyond.source)
 
 
 def _nearest(curves: RankCurves, work: CollectiveWork) -> CollectiveWork:
@@ -74,13 +74,11 @@ def load_collectives(path: Path, link: Link, fallback: CostModel) -> CollectiveT
 
     Raises:
         InputError: there is nothing of the kind, or a file is malformed.
+        UnsupportedError: the library that reads parquet is missing.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    tables = has_collectives(path)
-    points = (
-        _of_tables(read_kernel_tables(path, not link.peer_access)) if tables else _of_runs(path)
-    )
+    points = _of_tables(path, link) if has_collectives(path) else _of_runs(path)
     curves = {
         operation: RankCurves(
             operation.removeprefix("custom_"),
@@ -91,7 +89,11 @@ def load_collectives(path: Path, link: Link, fallback: CostModel) -> CollectiveT
     return CollectiveTable(CollectiveCost(link, curves, source=Source.MEASURED), fallback)
 
 
-def _of_tables(samples: Iterable[CollectiveSample]) -> _Points:
+def _of_tables(path: Path, link: Link) -> _Points:
+    try:
+        samples = read_kernel_tables(path, not link.peer_access)
+    except ImportError as error:
+        raise UnsupportedError(f"{path}: {NEEDS_PYARROW}") from error
     points: _Points = {}
     for one in samples:
         by_ranks = points.setdefault(one.operation, {})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnsupportedError
 from servesim.hardware.calibrate.kernel_tables import kernel_table_files
 from servesim.hardware.cost import CostModel
 from servesim.hardware.tables.kernels import load_kernel_tables
 from servesim.hardware.tables.layer_profile import has_layer_profile, load_layer_profile
+
+NEEDS_PYARROW = "reading parquet needs pyarrow: pip install 'servesim[calibrate]'"
 
 
 def load_profile(
@@ -31,6 +33,7 @@ def load_profile(
 
     Raises:
         InputError: neither is there, or both are, or a file is malformed.
+        UnsupportedError: the library that reads parquet is missing.
     """
     layers, kernels = has_layer_profile(folder), bool(kernel_table_files(folder))
     if layers and kernels:
@@ -38,7 +41,10 @@ def load_profile(
             f"{folder}: layer latencies and kernel tables below; name the folder of one of them"
         )
     if kernels:
-        return load_kernel_tables(folder, fallback)
+        try:
+            return load_kernel_tables(folder, fallback)
+        except ImportError as error:
+            raise UnsupportedError(f"{folder}: {NEEDS_PYARROW}") from error
     if not layers and folder.is_dir():
         raise InputError(
             f"{folder}: no layer profile (tp<N>/dense.csv, tp<N>/layers.csv or mlp.csv) and no "

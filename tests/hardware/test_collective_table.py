@@ -1,16 +1,19 @@
 """Measured collectives as they are found: outputs of nccl-tests, AIConfigurator's tables."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnsupportedError
 from servesim.graph.work import CollectiveWork, GemmWork
+from servesim.hardware.collectives import CollectiveCost
 from servesim.hardware.cost import Cost, Source
 from servesim.hardware.link import Link
 from servesim.hardware.load import load_device
 from servesim.hardware.placement import collective_cost
 from servesim.hardware.tables.collectives import load_collectives
+from servesim.hardware.tables.profile import load_profile
 
 OPS = Path(__file__).parents[3] / "shared" / "ops" / "h100_sxm"
 LINK = Link("wire", 1e9, 1e-6)
@@ -78,6 +81,29 @@ def test_an_older_output_is_named_by_its_file(tmp_path: Path) -> None:
         load_collectives(output(tmp_path / "x.txt", 2, {8: 1.0, 9: 2.0}), LINK, PerByte())
     with pytest.raises(InputError, match="its collective is 'hypercube'"):
         load_collectives(output(path, 2, {8: 1.0, 9: 2.0}, "hypercube"), LINK, PerByte())
+
+
+def test_among_more_devices_than_the_link_joins(tmp_path: Path) -> None:
+    path = output(tmp_path / "all_reduce.txt", 16, {1024: 10.0, 4096: 40.0})
+    pair = Link("pair", 1e9, 1e-6, devices=2)
+    costs = load_collectives(path, pair, CollectiveCost(pair))
+    assert costs.cost(CollectiveWork("all_reduce", 2048.0, 16)).source == Source.MEASURED
+    fewer = costs.cost(CollectiveWork("all_reduce", 4096.0, 2))
+    # One number of ranks was measured: what each link carries decides, 1 to 15/8 payloads.
+    assert fewer == Cost(pytest.approx(40e-6 * 8 / 15), Source.EXTRAPOLATED)
+    with pytest.raises(UnsupportedError, match="pair joins 2"):
+        costs.cost(CollectiveWork("all_reduce", 2048.0, 32))
+
+
+def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("nccl_perf", "gemm_perf"):
+        (tmp_path / f"{name}.parquet").write_bytes(b"")
+    with pytest.raises(UnsupportedError, match="needs pyarrow: pip install"):
+        load_collectives(tmp_path, LINK, PerByte())
+    with pytest.raises(UnsupportedError, match="needs pyarrow: pip install"):
+        load_profile(tmp_path, 1, PerByte())
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
