@@ -293,3 +293,9 @@ def test_flags_supply_what_a_client_does_not_know(
     assert (found["requests"], found["hardware"]) == (2, "h100_sxm")
     assert found["notes"] == ["1 of 3 requests left out (ValueError: Bad Request): 1"]
     assert found["metrics"]["ttft"]["mean"]["measured"] == pytest.approx(0.375)
+
+
+def test_the_page_names_every_format() -> None:
+    page = Path(__file__).parents[2] / "docs" / "measured-runs.md"
+    text = page.read_text(encoding="utf-8")
+    assert [name for name in READERS.names() if f"| `{name}` |" not in text] == []
