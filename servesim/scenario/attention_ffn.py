@@ -9,6 +9,7 @@ from typing import Any
 from servesim.errors import CapacityError, InputError, UnsupportedError
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.attention_ffn import first_layer_apart, halves, joined
+from servesim.graph.passes.expert import GATHERING
 from servesim.graph.shard import shard
 from servesim.hardware import load as hardware
 from servesim.hardware.attention_ffn import AttentionFfnPlacement, Sides
@@ -129,6 +130,7 @@ def _require_alone(instance: Instance, engine: EngineConfig) -> None:
         "enable_lora": engine.enable_lora,
         "cpu_offload_gb": engine.cpu_offload_gb > 0,
         "power_limit_watts": instance.hardware.power_limit_watts is not None,
+        f"all2all_backend {engine.all2all_backend!r}": engine.all2all_backend not in GATHERING,
     }
     for name, used in others.items():
         if used:

@@ -94,6 +94,7 @@ def test_dense_ffns_are_divided_by_columns() -> None:
         ({"placement": {"options": {"ops": {}}}}, "no devices or options"),
         ({"model": {"id": "meta-llama/Llama-3.1-8B"}}, "has no experts"),
         ({"engine": {"pipeline_parallel_size": 2}}, "pipeline_parallel_size"),
+        ({"engine": {"all2all_backend": "pplx"}}, "together with all2all_backend 'pplx'"),
         ({"engine": {"speculative_config": {"num_speculative_tokens": 2}}}, "speculative_config"),
     ],
 )
@@ -106,3 +107,17 @@ def test_ffns_that_do_not_fit_are_refused() -> None:
     ffn = {"device": "l4", "count": 2, "link": {"bandwidth": 1e10, "latency": 0.0}}
     with pytest.raises(CapacityError, match="2 x "):
         run(placement={"ffn": ffn})
+
+
+def test_between_equal_devices_and_over_no_distance_nothing_changes() -> None:
+    link = {"bandwidth": 1e30, "latency": 0.0}
+    engine = {"data_parallel_size": 1, "enable_expert_parallel": False}
+    apart = model_of(
+        hardware="h100_sxm",
+        engine=engine,
+        placement={"ffn": {"device": "h100_sxm", "link": link}, "sub_batches": 1},
+    )
+    whole = Scenario.of(model="Qwen/Qwen3-30B-A3B", hardware="h100_sxm", engine=engine)
+    plain = build(whole.changed(engine={"max_model_len": 16384})).served[0].step_model
+    batch = decodes(64, 1000)
+    assert apart.seconds(batch) == pytest.approx(plain.seconds(batch), rel=1e-9)
