@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from servesim.hardware.measured import Terms
+from servesim.hardware.shapes import Terms
 from servesim.hardware.tables.grid import Curve
 
 Point = tuple[float, float]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,18 +18,18 @@ from servesim.hardware.measure.curves import (
     fit_sum,
     held_out_sum_errors,
     left_out_errors,
+    sum_errors,
     thinned,
 )
-from servesim.hardware.measured import CURVES, SUMS, count_of, shape_of, terms_of
+from servesim.hardware.measured import CURVES, SUMS
+from servesim.hardware.shapes import batch_terms, count_of, kind_of, shape_of, size_terms
 
 Seconds = Mapping[Work, float]
-#: Where rows of this kit say they come from.
-ORIGIN = "serving"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Held-out errors of one family and way of predicting it."""
+    """Errors of one family and way of predicting it, on kernels kept out of the fit."""
 
     family: str
     how: str
@@ -44,9 +44,9 @@ class Fitted:
     """What a device file will hold.
 
     Attributes:
-        measured: curves and sums by family and shape.
+        measured: curves and sums by family and shape or kind.
         calibration: tables of the forms by name.
-        errors: what was reached on held-out kernels.
+        errors: what was reached on kernels kept out.
     """
 
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -60,77 +60,88 @@ def fit_all(
     source: str,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
-    """Curves, sums and forms of all that was measured on ``device``.
+    """Curves by shape, and for all other work what suits the device.
 
-    A sum is kept only where it predicts its family better than the calibrated form does: on a
-    device whose cores share a sequence's work, it does not.
+    The forms of ``hardware/forms`` describe many cores that share every kernel in tiles and
+    waves; a CPU's few cores work them off piece by piece, as sums do.
     """
     fitted = Fitted()
-    results = _forms(device, seconds, progress)
-    for result in results:
-        fitted.calibration[result.form] = as_table(result, source)
-        if result.total is not None:
-            t = result.total
-            family = result.form.partition(".")[0]
-            fitted.errors.append(
-                Line(family, f"form {result.form}", t.kernels, t.median, t.p90, t.bias)
-            )
     _fit_curves(fitted, seconds)
-    _fit_sums(fitted, seconds)
+    if device.kind == "cpu":
+        _fit_batch_sums(fitted, seconds)
+        _fit_size_sums(fitted, seconds)
+        return fitted
+    for result in _forms(device, seconds, progress):
+        fitted.calibration[result.form] = as_table(result, source)
+        if (t := result.total) is not None:
+            family = result.form.partition(".")[0]
+            line = Line(family, f"form {result.form}", t.kernels, t.median, t.p90, t.bias)
+            fitted.errors.append(line)
     return fitted
 
 
 def _fit_curves(fitted: Fitted, seconds: Seconds) -> None:
     for family in CURVES:
         errors: list[float] = []
-        for shape, works in _by_shape(family, seconds).items():
+        for shape, works in _grouped(family, seconds, shape_of).items():
             points = sorted((count_of(work), seconds[work]) for work in works)
             errors += left_out_errors(points)
-            kept = [(_number(x), float(f"{y:.4g}")) for x, y in thinned(points)]
-            fitted.measured.setdefault(family, {})[shape] = [list(point) for point in kept]
+            kept = [[_number(x), _short(y)] for x, y in thinned(points)]
+            fitted.measured.setdefault(family, {})[shape] = kept
         if errors:
-            fitted.errors.append(_line(family, "curves", errors))
+            fitted.errors.append(_line(family, "curve of its shape", errors))
 
 
-def _fit_sums(fitted: Fitted, seconds: Seconds) -> None:
+def _fit_batch_sums(fitted: Fitted, seconds: Seconds) -> None:
+    """A sum for each shape of attention and recurrent mixers; a fifth kept out at a time."""
     for family in SUMS:
         errors: list[float] = []
-        sums = {}
-        for shape, works in _by_shape(family, seconds).items():
-            rows = [(terms_of(work), seconds[work]) for work in works]
-            found = held_out_sum_errors(rows)
-            if found:
-                errors += found
-                sums[shape] = {n: float(f"{v:.4g}") for n, v in fit_sum(rows).items()}
-        if not errors:
-            continue
-        line = _line(family, "sums", errors)
-        fitted.errors.append(line)
-        parts = ("decode", "prefill") if family == "attention" else (family,)
-        rivals = [e for e in fitted.errors if e.family in parts and e.how != "sums"]
-        if not rivals or line.median <= max(rival.median for rival in rivals):
-            fitted.measured[family] = sums
+        for shape, works in _grouped(family, seconds, shape_of).items():
+            rows = [(batch_terms(work), seconds[work]) for work in works]
+            if len(rows) > len(rows[0][0]):
+                errors += held_out_sum_errors(rows)
+                fitted.measured.setdefault(family, {})[shape] = _rounded(fit_sum(rows))
+        if errors:
+            fitted.errors.append(_line(family, "sum of its shape", errors))
 
 
-def _by_shape(family: str, seconds: Seconds) -> dict[str, list[Work]]:
+def _fit_size_sums(fitted: Fitted, seconds: Seconds) -> None:
+    """A sum for all shapes of a kind; one shape kept out at a time."""
+    for family in (*CURVES, *SUMS):
+        errors: list[float] = []
+        for kind, works in _grouped(family, seconds, kind_of).items():
+            rows = [(shape_of(work), size_terms(work), seconds[work]) for work in works]
+            if len(rows) <= len(rows[0][1]):
+                continue
+            for left_out in sorted({shape for shape, _, _ in rows}):
+                rest = [(terms, s) for shape, terms, s in rows if shape != left_out]
+                if len(rest) > len(rows[0][1]):
+                    tested = [(terms, s) for shape, terms, s in rows if shape == left_out]
+                    errors += sum_errors(tested, fit_sum(rest))
+            whole = fit_sum([(terms, s) for _, terms, s in rows])
+            fitted.measured.setdefault(family, {})[kind] = _rounded(whole)
+        if errors:
+            fitted.errors.append(_line(family, "sum of its kind", errors))
+
+
+def _grouped(family: str, seconds: Seconds, key: Callable[[Work], str]) -> dict[str, list[Work]]:
     found: dict[str, list[Work]] = {}
     for work in seconds:
         if work.family == family:
-            found.setdefault(shape_of(work), []).append(work)
+            found.setdefault(key(work), []).append(work)
     return found
 
 
 def _line(family: str, how: str, errors: Iterable[float]) -> Line:
     signed = np.array(list(errors))
-    sizes = np.abs(signed)
-    median, p90 = np.quantile(sizes, (0.5, 0.9))
+    median, p90 = np.quantile(np.abs(signed), (0.5, 0.9))
     return Line(family, how, len(signed), float(median), float(p90), float(np.median(signed)))
 
 
-def _forms(device: Device, seconds: Seconds, progress: Callable[[str], None]) -> list[FormResult]:
+def _forms(
+    device: Device, seconds: Seconds, progress: Callable[[str], None]
+) -> Sequence[FormResult]:
     rows = [row for work, s in seconds.items() for row in _rows(work, s)]
-    if not rows:
-        return []
     try:
         return calibrate(device, rows, progress=progress)
     except InputError:  # too few kernels for any form
@@ -138,7 +149,7 @@ def _forms(device: Device, seconds: Seconds, progress: Callable[[str], None]) ->
 
 
 def _rows(work: Work, seconds: float) -> list[Row]:
-    """The rows that `calibrate` fits forms to: attention only where it is of one kind."""
+    """The row that `calibrate` fits a form to: attention only where it is of one kind."""
     if isinstance(work, GemmWork):
         form = f"gemm.{gemm_key(work)}"
     elif isinstance(work, MoeWork):
@@ -151,7 +162,15 @@ def _rows(work: Work, seconds: float) -> list[Row]:
         form = f"{'decode' if work.decodes else 'prefill'}.{attention_key(work)}"
     else:
         return []
-    return [Row(work, seconds, form, shape_of(work), ORIGIN, regime=work.family)]
+    return [Row(work, seconds, form, shape_of(work), regime=work.family)]
+
+
+def _rounded(coefficients: Mapping[str, float]) -> dict[str, float]:
+    return {name: _short(value) for name, value in coefficients.items()}
+
+
+def _short(seconds: float) -> float:
+    return float(f"{seconds:.4g}")
 
 
 def _number(count: float) -> int | float:

@@ -33,7 +33,7 @@ class Limits:
     tokens: int = 512
     sequences: int = 64
     context: int = 2048
-    weight_bytes: float = 64e6
+    weight_bytes: float = 256e6
 
     @property
     def token_sizes(self) -> tuple[int, ...]:

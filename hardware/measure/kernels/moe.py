@@ -12,14 +12,18 @@ from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.kernels.tensors import copies, random
 from servesim.hardware.measure.timer import Call
 
+#: Times the copies go round, each time with other experts chosen: those of few tokens would
+#: otherwise stay in a cache.
+_DRAWS = 8
 
-def routing(tokens: int, experts: int, top_k: int, device: str) -> tuple[Any, Any]:
-    """Weights and distinct experts of each token, drawn evenly."""
+
+def routing(work: MoeWork, draw: int, device: str) -> tuple[Any, Any]:
+    """Weights and distinct experts of each token, spread evenly: other ones for each ``draw``."""
     import torch
 
-    generator = torch.Generator(device).manual_seed(tokens)
-    scores = torch.rand((tokens, experts), device=device, generator=generator)
-    weights, chosen = scores.topk(top_k, dim=-1)
+    generator = torch.Generator(device).manual_seed(1000 * work.tokens + draw)
+    scores = torch.rand((work.tokens, work.experts), device=device, generator=generator)
+    weights, chosen = scores.topk(work.top_k, dim=-1)
     return weights / weights.sum(-1, keepdim=True), chosen
 
 
@@ -39,8 +43,10 @@ class Experts:
         """``work.tokens`` tokens through each copy of the experts."""
         assert isinstance(work, MoeWork)
         x = random((work.tokens, work.hidden), work.dtype, self.room.device)
-        routed = routing(work.tokens, work.experts, work.top_k, self.room.device)
-        return [partial(self._run, x, up, down, *routed) for up, down in self.weights]
+        return [
+            partial(self._run, x, up, down, *routing(work, draw, self.room.device))
+            for draw, (up, down) in enumerate(_DRAWS * self.weights)
+        ]
 
     def _run(self, x: Any, up: Any, down: Any, weights: Any, chosen: Any) -> Any:
         import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random as random_module
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -17,8 +18,8 @@ from servesim.hardware.measure.timer import Call
 _NAME = "measured.attn"
 #: Tokens of a cache block: vLLM's default on a CPU, and what its latent attention there insists on.
 _BLOCK, _LATENT_BLOCK = 128, 16
-#: Caches go round among so many places at most: each needs metadata of its own.
-_PLACES = 8
+#: Calls each read another part of the cache, so that none finds its keys in a processor's cache.
+_PLACES = 32
 
 
 def attention(spec: Any, room: Room) -> Paged | LatentDecode | LatentPrefill:
@@ -51,12 +52,12 @@ class Sequences:
         """Blocks that their keys take."""
         return sum(-(-keys // size) for keys in self.keys)
 
-    def table(self, first: int, size: int) -> Any:
-        """Block table when the first block is ``first`` and each has ``size`` tokens."""
+    def table(self, size: int) -> Any:
+        """Block table when blocks of ``size`` tokens are dealt out from the first on."""
         import torch
 
         counts = [-(-keys // size) for keys in self.keys]
-        table = torch.zeros((len(counts), max(counts)), dtype=torch.int32)
+        table, first = torch.zeros((len(counts), max(counts)), dtype=torch.int32), 0
         for row, count in enumerate(counts):
             table[row, :count] = torch.arange(first, first + count, dtype=torch.int32)
             first += count
@@ -72,6 +73,18 @@ class Sequences:
             found.append(table[row, position // size].long() * size + position % size)
         return torch.cat(found)
 
+    def places(self, size: int, cache_blocks: int) -> list[tuple[Any, Any]]:
+        """Block tables and slots at random places of a cache of so many blocks.
+
+        Seeded by the batch, so that the next batch reads others.
+        """
+        table = self.table(size)
+        slots = self.slots(table, size)
+        draw = random_module.Random(str((self.new, self.keys)))
+        free = max(1, cache_blocks - self.blocks(size) + 1)
+        firsts = [draw.randrange(free) for _ in range(_PLACES)]
+        return [(table + first, slots + first * size) for first in firsts]
+
 
 class Paged:
     """The layer, its cache update included."""
@@ -82,13 +95,11 @@ class Paged:
         self.layer = made(self._layer)
 
     def calls(self, work: Work) -> Sequence[Call]:
-        """``work`` at several places of the cache."""
+        """``work`` at many places of the cache."""
         assert isinstance(work, AttentionWork)
         batch = Sequences(work)
-        need = batch.blocks(_BLOCK)
-        self._reserve(need)
-        places = max(1, min(_PLACES, self.cache.shape[0] // need))
-        seen = [self._metadata(work, batch, place * need) for place in range(places)]
+        self._reserve(batch.blocks(_BLOCK))
+        seen = self._metadata(work, batch)
         metadata: dict[str, Any] = {_NAME: seen[0]}
         slots: dict[str, Any] = {_NAME: seen[0].slot_mapping}
         in_forward(metadata, slots)
@@ -128,12 +139,11 @@ class Paged:
             self.cache = random(shape, self.spec.kv_dtype, self.room.device)
             self.layer.kv_cache = self.cache
 
-    def _metadata(self, work: AttentionWork, batch: Sequences, first: int) -> Any:
+    def _metadata(self, work: AttentionWork, batch: Sequences) -> list[Any]:
         from vllm import _custom_ops as ops
         from vllm import envs
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadata
 
-        table = batch.table(first, _BLOCK)
         scheduled = ops.cpu_attn_get_scheduler_metadata(
             num_reqs=len(batch.new),
             num_heads=work.heads,
@@ -147,17 +157,20 @@ class Paged:
             isa=self.layer.isa,
             enable_kv_split=envs.VLLM_CPU_ATTN_SPLIT_KV,
         )
-        return CPUAttentionMetadata(
-            num_actual_tokens=batch.tokens,
-            max_query_len=max(batch.new),
-            query_start_loc=batch.starts,
-            max_seq_len=max(batch.keys),
-            seq_lens=batch.lengths,
-            block_table=table,
-            slot_mapping=batch.slots(table, _BLOCK),
-            scheduler_metadata=scheduled,
-            causal=work.causal,
-        )
+        return [
+            CPUAttentionMetadata(
+                num_actual_tokens=batch.tokens,
+                max_query_len=max(batch.new),
+                query_start_loc=batch.starts,
+                max_seq_len=max(batch.keys),
+                seq_lens=batch.lengths,
+                block_table=table,
+                slot_mapping=slots,
+                scheduler_metadata=scheduled,
+                causal=work.causal,
+            )
+            for table, slots in batch.places(_BLOCK, self.cache.shape[0])
+        ]
 
     def _run(self, place: Any, qkv: tuple[Any, ...]) -> Any:
         from vllm.forward_context import get_forward_context
@@ -178,24 +191,20 @@ class LatentDecode:
         self.cache: Any = None
 
     def calls(self, work: Work) -> Sequence[Call]:
-        """``work`` at several places of the cache."""
+        """``work`` at many places of the cache."""
         assert isinstance(work, AttentionWork)
         batch = Sequences(work)
-        need = batch.blocks(_LATENT_BLOCK)
         block = _LATENT_BLOCK * work.head_dim
-        wanted = max(need, int(self.room.cycled_bytes // (2 * block)))
+        wanted = max(batch.blocks(_LATENT_BLOCK), int(self.room.cycled_bytes // (2 * block)))
         if self.cache is None or self.cache.shape[0] < wanted:
             shape = (wanted, _LATENT_BLOCK, work.head_dim)
             self.cache = random(shape, work.kv_dtype, self.room.device)
-        places = max(1, min(_PLACES, self.cache.shape[0] // need))
         query = random((work.decodes, work.heads, work.head_dim), work.dtype, self.room.device)
         latent = random((work.decodes, work.head_dim), work.dtype, self.room.device)
-        found: list[Call] = []
-        for place in range(places):
-            table = batch.table(place * need, _LATENT_BLOCK)
-            slots = batch.slots(table, _LATENT_BLOCK)
-            found.append(partial(self._run, query, latent, table, slots, batch.lengths))
-        return found
+        return [
+            partial(self._run, query, latent, table, slots, batch.lengths)
+            for table, slots in batch.places(_LATENT_BLOCK, self.cache.shape[0])
+        ]
 
     def _run(self, query: Any, latent: Any, table: Any, slots: Any, lengths: Any) -> Any:
         import torch

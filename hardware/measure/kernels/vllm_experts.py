@@ -15,6 +15,9 @@ from servesim.hardware.measure.kernels.vllm_setup import forget, in_forward, mad
 from servesim.hardware.measure.timer import Call
 
 _NAME = "measured.experts"
+#: Times the layers go round, each time with other experts chosen: those of few tokens would
+#: otherwise stay in a cache.
+_DRAWS = 8
 
 
 class Experts:
@@ -33,12 +36,14 @@ class Experts:
         assert isinstance(work, MoeWork)
         x = random((work.tokens, work.hidden), work.dtype, self.room.device)
         logits = random((work.tokens, work.experts), work.dtype, self.room.device)
-        weights, chosen = routing(work.tokens, work.experts, work.top_k, self.room.device)
-        routed = weights.float(), chosen.to(torch.int32)
-        for layer in self.layers:
-            layer.router.select_experts = lambda *_, **__: routed
         in_forward({}, {})
-        return [partial(layer, x, logits) for layer in self.layers]
+        found: list[Call] = []
+        for _ in range(_DRAWS):
+            for layer in self.layers:
+                weights, chosen = routing(work, len(found), self.room.device)
+                routed = weights.float(), chosen.to(torch.int32)
+                found.append(partial(_run, layer, x, logits, routed))
+        return found
 
     def _layer(self, name: str) -> Any:
         from vllm.model_executor.layers.fused_moe import FusedMoEFactory
@@ -55,3 +60,8 @@ class Experts:
             weight.data.normal_(0.0, 0.05)
         experts.quant_method.process_weights_after_loading(experts)
         return layer
+
+
+def _run(layer: Any, x: Any, logits: Any, routed: Any) -> Any:
+    layer.router.select_experts = lambda *_, **__: routed
+    return layer(x, logits)

@@ -13,8 +13,8 @@ from servesim.hardware.measure.kernels.tensors import random
 from servesim.hardware.measure.kernels.vllm_setup import config
 from servesim.hardware.measure.timer import Call
 
-#: Places that states go round among.
-_PLACES = 16
+#: Calls each take other states, at random, so that none finds them in a processor's cache.
+_PLACES = 32
 
 
 class Recurrent:
@@ -32,31 +32,33 @@ class Recurrent:
         if spec.recurrence not in parts:
             raise UnsupportedError(f"no bench of vLLM's for the recurrence {spec.recurrence}")
         self.part = parts[spec.recurrence](spec, room)
+        self.state: Any = None
 
     def calls(self, work: Work) -> Sequence[Call]:
-        """``work`` at several places of the state cache."""
+        """``work`` on states all over the state cache."""
         import torch
 
         assert isinstance(work, RecurrentWork)
         sequences = work.prefills + work.decodes
-        places = min(_PLACES, self.room.copies(sequences * work.state_bytes))
-        state = self.part.states(places * sequences)
+        rows = max(sequences, int(self.room.cycled_bytes // work.state_bytes))
+        if self.state is None or self.state.shape[0] < rows:
+            self.state = self.part.states(rows)
         length = work.prefill_tokens // work.prefills if work.prefills else 0
         starts = torch.arange(work.prefills + 1, dtype=torch.int32) * length
         update = self.part.inputs(work.decodes) if work.decodes else None
         scan = self.part.inputs(length * work.prefills) if work.prefills else None
         found: list[Call] = []
-        for place in range(places):
-            at = torch.arange(place * sequences, (place + 1) * sequences, dtype=torch.int32)
-            found.append(partial(self._run, state, update, scan, (at, work.decodes), starts))
+        for _ in range(_PLACES):
+            at = torch.randperm(self.state.shape[0], dtype=torch.int32)[:sequences]
+            found.append(partial(self._run, update, scan, (at, work.decodes), starts))
         return found
 
-    def _run(self, state: Any, update: Any, scan: Any, at: tuple[Any, int], starts: Any) -> None:
+    def _run(self, update: Any, scan: Any, at: tuple[Any, int], starts: Any) -> None:
         index, decodes = at
         if update is not None:
-            self.part.update(state, update, index[:decodes])
+            self.part.update(self.state, update, index[:decodes])
         if scan is not None:
-            self.part.scan(state, scan, index[decodes:], starts)
+            self.part.scan(self.state, scan, index[decodes:], starts)
 
 
 class _Convolution:

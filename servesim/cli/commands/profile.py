@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=None,
         metavar="X",
-        help="leave out operators of larger weights (default: 64 on a CPU, 4000 on a GPU)",
+        help="leave out operators of larger weights (default: 256 on a CPU, 4000 on a GPU)",
     )
     parser.add_argument("--device-file", type=Path, help="the file to write (DIR/device.toml)")
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     timer = timer_for(args.device)
     use_threads(args.threads)
     machine = describe(args.device, args.threads)
-    command = "servesim profile " + shlex.join(sys.argv[2:])
+    command = "servesim profile " + shlex.join(map(_plain, sys.argv[2:]))
     only = tuple(kind for kind in args.only.split(",") if kind)
     order = Order(args.device, args.kernels, args.seconds, _limits(args), _known(only), command)
     path = args.device_file or args.out / DEVICE_FILE
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _limits(args: argparse.Namespace) -> Limits:
-    megabytes = args.max_weight_mb or (64.0 if args.device == "cpu" else 4000.0)
+    megabytes = args.max_weight_mb or (256.0 if args.device == "cpu" else 4000.0)
     sizes = args.max_num_batched_tokens, args.max_num_seqs, args.max_model_len
     return Limits(*sizes, weight_bytes=megabytes * 1e6)
 
@@ -119,3 +119,8 @@ def _known(only: tuple[str, ...]) -> tuple[str, ...]:
     for kind in only:
         KINDS.get(kind)
     return only
+
+
+def _plain(word: str) -> str:
+    """An argument as the device file shows it: of a path, its last part."""
+    return Path(word).name if Path(word).is_absolute() else word
