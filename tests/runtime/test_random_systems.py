@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from runtime_runs import Given, request
+from test_attention_ffn_steps import Null
+from test_attention_ffn_steps import model as attention_ffn
 from test_random_deployments import _instance
 
+from servesim.hardware.attention_ffn import Sides
 from servesim.hardware.link import Link
 from servesim.hardware.topologies import TOPOLOGIES, build_topology
 from servesim.runtime.cluster import System, simulate
@@ -41,6 +44,26 @@ def instances(rng: np.random.Generator) -> list[Instance]:
                 for one in _instance(rng, f"{role.value}{number}", lora=False)
             ]
     return found
+
+
+def with_ffns_apart(rng: np.random.Generator, made: list[Instance]) -> list[Instance]:
+    """``made``, some of them with attention and FFNs on different devices."""
+    models = {
+        one.wave or one.name: attention_ffn(
+            Null(float(rng.random()), 0.01, per_token=True),
+            int(rng.integers(1, 4)),
+            link=Link("between", 1e5, 0.01),
+            sides=Sides(max(1, sum(one.wave == other.wave != "" for other in made)), 1, 2),
+        )
+        for one in made
+        if rng.integers(2) and one.config.speculative_config is None
+    }
+    return [
+        replace(one, step_model=models[name])
+        if (name := one.wave or one.name) in models and isinstance(one.step_model, LinearStepModel)
+        else one
+        for one in made
+    ]
 
 
 def encoders(rng: np.random.Generator) -> list[Instance]:
@@ -90,7 +113,8 @@ def test_every_request_is_accounted_for(group: int) -> None:
         rng = np.random.default_rng(seed)
         made, others = instances(rng), np.random.default_rng((seed, 1))
         inside = LinearEncoder(0.1, 0.01) if others.integers(2) else None
-        made = [replace(one, encoder=inside) for one in made] + encoders(others)
+        made = [replace(one, encoder=inside) for one in with_ffns_apart(others, made)]
+        made += encoders(others)
         in_waves = any(one.wave for one in made)  # ranks in lock step cannot fail one by one
         system = System(
             build_topology(
