@@ -171,6 +171,8 @@ class Scheduler:
         passed: list[Sequence] = []  # over, for want of a slot for their adapter
         while budget > 0 and len(waiting) and len(self.running) < most:
             seq = waiting.peek()
+            if seq.known == seq.spec.prompt_tokens + seq.spec.output_tokens:
+                break  # it gave way while its last token was under way, which ends it
             if self.adapters is not None and not self.adapters.admits(seq):
                 passed.append(waiting.pop())
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from runtime_runs import Given, everything, request
 
@@ -90,8 +90,12 @@ specs = st.lists(
 )
 
 
+_PREEMPTED_AT_ITS_END = [(0, 1, 3), (0, 63, 3), (0, 63, 3), (0, 64, 2), (7, 65, 1), (7, 65, 1)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(specs, st.integers(1, 4), st.integers(9, 40), st.booleans())
+@example(_PREEMPTED_AT_ITS_END, 3, 26, False)
 def test_everything_finishes_however_scarce_the_blocks(
     lengths: list[tuple[int, int, int]], stages: int, blocks: int, caching: bool
 ) -> None:
