@@ -159,7 +159,7 @@ def _ancestors(block: Block, names: Iterable[str]) -> set[str]:
 
 def _reached(edges: Mapping[str, Sequence[str]], names: Iterable[str]) -> set[str]:
     found: set[str] = set()
-    pending = [after for name in names for after in edges[name]]
+    pending = [after for name in sorted(names) for after in edges[name]]
     while pending:
         name = pending.pop()
         if name not in found:

@@ -98,11 +98,11 @@ def taken_apart(instance: Instance, engine: EngineConfig, model: ModelConfig) ->
 
 
 def stepping(
-    apart: AttentionFfnPlacement, instance: Instance, engine: EngineConfig
+    placement: AttentionFfnPlacement, instance: Instance, engine: EngineConfig
 ) -> AttentionFfnStepModel:
     """The step model of each attention worker."""
     sizes = tuple(sorted(engine.cudagraph_capture_sizes))
-    return AttentionFfnStepModel(apart, sizes, sub_batches=instance.placement.sub_batches)
+    return AttentionFfnStepModel(placement, sizes, sub_batches=instance.placement.sub_batches)
 
 
 def _quantised(
