@@ -101,14 +101,20 @@ class LiveEngine:
             raise InputError(f"{setup.python}: cannot be run ({error.strerror})") from error
         self.version = str(self._answer()["ready"])
 
-    def run(self, name: str, requests: Sequence[Request]) -> dict[str, Any]:
+    def run(
+        self, name: str, requests: Sequence[Request], *, in_turn: bool = False
+    ) -> dict[str, Any]:
         """Send ``requests`` on time; returns what the client saw, once all have finished.
+
+        Args:
+            in_turn: send each when the one before it is answered, too.
 
         Raises:
             InputError: the engine died.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"name": name, "requests": requests}) + "\n")
+        run = {"name": name, "requests": requests, "in_turn": in_turn}
+        self._process.stdin.write(json.dumps(run) + "\n")
         self._process.stdin.flush()
         return self._answer()
 

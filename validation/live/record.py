@@ -12,7 +12,7 @@ from typing import Any
 
 from servesim.validation.live.architectures import Architecture
 from servesim.validation.live.engine import EngineSetup, LiveEngine
-from servesim.validation.live.loads import Load
+from servesim.validation.live.loads import Load, Request
 from servesim.validation.live.recorded import FORMAT, save
 
 #: What every engine is given unless the architecture says otherwise.
@@ -71,12 +71,15 @@ def record(
     files = []
     with LiveEngine(architecture.folder, setup, folder / "record") as engine:
         say(f"{architecture.name}: warm-up")
-        engine.run("warm-up", campaign.loads[0].flood(8, vocabulary))
-        wanted = {}
+        engine.run("warm-up", _warm_up(setup.options, vocabulary), in_turn=True)
+        wanted, most = {}, dict[Any, float]()  # requests a second by their lengths
         for load in campaign.loads:
-            say(f"{architecture.name}: {load.name}, flood")
-            seen = engine.run("flood", load.flood(campaign.flood, vocabulary))
-            rate = load.utilisation * campaign.flood / _took(seen)
+            lengths = load.prompt_tokens, load.output_tokens
+            if lengths not in most:
+                say(f"{architecture.name}: {load.name}, flood")
+                seen = engine.run("flood", load.flood(campaign.flood, vocabulary))
+                most[lengths] = campaign.flood / _took(seen)
+            rate = load.utilisation * most[lengths]
             count = max(8, round(rate * campaign.seconds))
             wanted[load] = load.requests(rate, count, vocabulary)
         for repeat in range(1, campaign.repeats + 1):
@@ -91,6 +94,12 @@ def record(
     engine.record.unlink()
     engine.record.with_suffix(".log").unlink()
     return files
+
+
+def _warm_up(options: Mapping[str, Any], vocabulary: int) -> list[Request]:
+    """A prompt of every length that a step may have: libraries prepare kernels for each once."""
+    most = min(int(options["max_num_batched_tokens"]), int(options["max_model_len"]) - 1)
+    return [(0.0, [3 + i % (vocabulary - 3)] * i, 1) for i in range(1, most + 1)]
 
 
 def _options(architecture: Architecture, given: Mapping[str, Any]) -> dict[str, Any]:

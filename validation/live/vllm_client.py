@@ -1,9 +1,10 @@
 """Drives vLLM's async engine through timed loads; run as a script by the engine's Python.
 
 ``python vllm_client.py JOB`` where the JSON text ``JOB`` holds ``model`` (a folder), ``options``
-(engine arguments) and ``client_cores`` (or null). Every line it then reads is a run: a ``name`` and
-``requests`` of ``[arrival_s, prompt_token_ids, output_tokens]``. It answers with one line when the
-engine is ready, and one a run with the times its client saw. Imports vLLM, nothing of servesim.
+(engine arguments) and ``client_cores`` (or null). Every line it then reads is a run: a ``name``,
+``requests`` of ``[arrival_s, prompt_token_ids, output_tokens]``, and whether they go ``in_turn``:
+each once the one before it is answered. It answers with one line when the engine is ready, and one
+a run with the times its client saw. Imports vLLM, nothing of servesim.
 """
 
 from __future__ import annotations
@@ -50,8 +51,15 @@ async def _run(engine: Any, run: dict[str, Any]) -> dict[str, Any]:
     start = time.monotonic() + 0.2
     times: list[Any] = []
     names = [f"{run['name']}:{i}" for i in range(len(run["requests"]))]
-    pairs = zip(names, run["requests"], strict=True)
-    await asyncio.gather(*(_request(engine, *pair, start, times) for pair in pairs))
+    calls = [
+        _request(engine, name, request, start, times)
+        for name, request in zip(names, run["requests"], strict=True)
+    ]
+    if run["in_turn"]:
+        for call in calls:
+            await call
+    else:
+        await asyncio.gather(*calls)
     times.sort(key=lambda row: int(row[0].rsplit(":", 1)[1]))
     await asyncio.sleep(0.3)
     return {"run": run["name"], "start": start, "requests": times}

@@ -30,7 +30,7 @@ class RecordingScheduler(Scheduler):  # type: ignore[misc]
             {
                 "kind": "engine",
                 "num_gpu_blocks": self.kv_cache_config.num_blocks,
-                "block_size": self.block_size,
+                "block_size": self.cache_config.block_size,
                 "max_num_batched_tokens": self.max_num_scheduled_tokens,
                 "max_num_seqs": self.max_num_running_reqs,
                 "enable_prefix_caching": self.cache_config.enable_prefix_caching,
