@@ -23,7 +23,7 @@ _FACTOR_WIDTH, _OFFSET_WIDTH = 0.1, 1e-6
 #: Bounds of the two.
 _MOST_FACTOR, _MOST_OFFSET = 0.5, 5e-6
 
-Seconds = Callable[[Mapping[str, float], Row], float]
+Seconds = Callable[[Mapping[str, Any], Row], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,14 @@ class Parameter:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """A coefficient of ``size`` values: which of them count for a row, and by how much."""
+
+    size: int
+    weights: Callable[[Row], Sequence[tuple[int, float]]]
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is fitted to which rows.
@@ -44,12 +52,14 @@ class Problem:
         parameters: coefficients the search varies, in log space.
         choices: coefficients of few possible values, all of them tried.
         most_rows: rows a fit looks at; more are thinned at random, evenly over regimes.
+        surfaces: coefficients fitted to what is left after the others, by name.
     """
 
     seconds: Seconds
     parameters: Mapping[str, Parameter]
     choices: Mapping[str, Sequence[float]] = field(default_factory=dict)
     most_rows: int = 2000
+    surfaces: Mapping[str, Surface] = field(default_factory=dict)
 
 
 class Scale(NamedTuple):
@@ -67,7 +77,7 @@ class Scale(NamedTuple):
 class Fit:
     """Coefficients, and the scale of each table other than the one that stands for serving."""
 
-    coefficients: dict[str, float]
+    coefficients: dict[str, Any]
     origins: dict[str, Scale]
     cost: float
 

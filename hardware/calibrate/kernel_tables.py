@@ -8,25 +8,16 @@ from statistics import median
 from typing import Any, cast
 
 from servesim.errors import InputError
-from servesim.graph.work import AttentionWork, GemmWork, MoeWork, RecurrentWork
-from servesim.hardware.calibrate.expected import touched_experts
+from servesim.graph.work import AttentionWork, GemmWork, RecurrentWork
+from servesim.hardware.calibrate.expert_tables import moe_rows
+from servesim.hardware.calibrate.formats import BLOCK, FORMATS
 from servesim.hardware.calibrate.row import Row, resident_share
-from servesim.hardware.forms.keys import attention_key, gemm_key, moe_key
+from servesim.hardware.forms.keys import attention_key, gemm_key
 
 Table = list[dict[str, Any]]
 
 #: Matrices a GEMM benchmark cycles through between two uses of one.
 GEMM_COPIES = 6
-#: (arithmetic, weights) by the tables' names.
-FORMATS = {
-    "bfloat16": ("bf16", "bf16"),
-    "float16": ("fp16", "fp16"),
-    "fp8": ("fp8", "fp8"),
-    "fp8_block": ("fp8", "fp8"),
-    "nvfp4": ("nvfp4", "nvfp4"),
-    "int4_wo": ("bf16", "int4"),
-    "w4a16_mxfp4": ("bf16", "mxfp4"),
-}
 _TABLES = (
     "gemm_perf",
     "generation_attention_perf",
@@ -34,7 +25,6 @@ _TABLES = (
     "moe_perf",
     "gdn_perf",
 )
-_BLOCK = 128 * 128  # elements that share a scale in block-scaled FP8
 
 
 def kernel_table_files(folder: Path) -> list[Path]:
@@ -87,7 +77,7 @@ def gemm_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
     rows = []
     for r in table:
         dtype, weight = FORMATS[str(r["gemm_dtype"])]
-        scales = 4.0 * r["n"] * r["k"] / _BLOCK if r["gemm_dtype"] == "fp8_block" else 0.0
+        scales = 4.0 * r["n"] * r["k"] / BLOCK if r["gemm_dtype"] == "fp8_block" else 0.0
         work = GemmWork(int(r["m"]), int(r["n"]), int(r["k"]), dtype, weight, scale_bytes=scales)
         resident = resident_share(GEMM_COPIES * work.weight_bytes, cache_bytes)
         rows.append(
@@ -204,50 +194,6 @@ def prefill_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
             )
         )
     return rows
-
-
-def moe_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:
-    """Routed experts: num_tokens, hidden_size, inter_size, topk, num_experts, moe_tp/ep_size."""
-    rows = []
-    for r in table:
-        dtype, weight = FORMATS[str(r["moe_dtype"])]
-        total, tokens, top_k = int(r["num_experts"]), int(r["num_tokens"]), int(r["topk"])
-        experts = total // int(r["moe_ep_size"])
-        spread = str(r["distribution"])
-        touched = touched_experts(tokens, total, top_k, experts, spread)
-        width = int(r["inter_size"]) // int(r["moe_tp_size"])
-        work = MoeWork(
-            tokens=tokens,
-            pairs=tokens * top_k / int(r["moe_ep_size"]),
-            touched=touched,
-            experts=experts,
-            top_k=top_k,
-            hidden=int(r["hidden_size"]),
-            intermediate=width,
-            dtype=dtype,
-            weight=weight,
-            scale_bytes_per_expert=(
-                12.0 * r["hidden_size"] * width / _BLOCK if r["moe_dtype"] == "fp8_block" else 0.0
-            ),
-            distribution=spread,
-        )
-        rows.append(
-            Row(
-                work,
-                r["latency"] * 1e-3,
-                f"moe.{moe_key(work)}",
-                f"{r['hidden_size']}x{r['inter_size']}:{r['num_experts']}/{r['topk']}",
-                origin,
-                regime=_moe_regime(work, int(r["moe_ep_size"])),
-            )
-        )
-    return rows
-
-
-def _moe_regime(work: MoeWork, ranks: int) -> str:
-    if work.intermediate % 64 or ranks > 32:
-        return "outside serving sizes (odd widths, over 32 ranks)"
-    return "serving" if work.tokens <= 8192 else "over 8192 tokens"
 
 
 def recurrent_rows(table: Table, origin: str, cache_bytes: float) -> list[Row]:

@@ -7,14 +7,17 @@ from functools import lru_cache
 from typing import Any
 
 from servesim.errors import UnknownNameError
-from servesim.hardware.calibrate.fit import Parameter, Problem
+from servesim.graph.work import GemmWork, MoeWork
+from servesim.hardware.calibrate.fit import Parameter, Problem, Seconds, Surface
 from servesim.hardware.calibrate.row import Row
+from servesim.hardware.forms import gemm, moe
 from servesim.hardware.forms.attention import DecodeForm, PrefillForm
 from servesim.hardware.forms.gemm import ROWS, GemmForm
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
 from servesim.hardware.forms.moe import MoeForm
 from servesim.hardware.forms.recurrent import RecurrentForm
+from servesim.hardware.forms.surface import Knots
 
 MachineFor = Callable[[str], Machine]
 
@@ -24,7 +27,7 @@ MachineFor = Callable[[str], Machine]
 _RISING = 128
 
 
-def _gemm_form(coefficients: Mapping[str, float]) -> GemmForm:
+def _gemm_form(coefficients: Mapping[str, Any]) -> GemmForm:
     plain = {k: v for k, v in coefficients.items() if not k.startswith("rows_")}
     rows: list[float] = []
     for m in ROWS:
@@ -33,7 +36,7 @@ def _gemm_form(coefficients: Mapping[str, float]) -> GemmForm:
     return GemmForm(**plain, rows=tuple(rows))
 
 
-_BUILD: dict[str, Callable[[Mapping[str, float]], Any]] = {
+_BUILD: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "gemm": _gemm_form,
     "decode": lambda c: DecodeForm(**c),
     "prefill": lambda c: PrefillForm(**c),
@@ -48,7 +51,7 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "launch": Parameter(2.5e-6, 1e-7, 2e-5),
         "memory": _MEMORY,
         "compute": Parameter(0.85, 0.2, 1.2),
-        "feed": Parameter(5.0, 1.0, 50.0),
+        "feed": Parameter(5.0, 0.3, 50.0),
         "tile": Parameter(5e-7, 1e-8, 1e-5),
         "split": Parameter(3e-6, 1e-7, 3e-5),
         "reduce": Parameter(2.0, 0.2, 30.0),
@@ -56,6 +59,7 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "smoothing": Parameter(0.4, 0.02, 1.0),
         "cache": Parameter(2.0, 0.5, 10.0),
         "pad": Parameter(1e-7, 1e-8, 2e-5),
+        "repack": Parameter(2.0, 0.05, 50.0),
         **{
             f"rows_{m}": Parameter(1.01, 1.0, 1.5) if 1 < m <= _RISING else Parameter(1.0, 0.6, 1.7)
             for m in ROWS
@@ -100,14 +104,13 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
     "moe": {
         "launch": Parameter(2e-5, 1e-6, 3e-4),
         "pair": Parameter(3e-9, 1e-11, 1e-6),
-        "memory": Parameter(0.8, 0.2, 1.0),
-        "compute": Parameter(0.6, 0.05, 1.2),
-        "feed": Parameter(4.0, 0.5, 50.0),
+        "memory": Parameter(0.8, 0.1, 1.0),
+        "compute": Parameter(0.6, 0.02, 1.2),
+        "feed": Parameter(4.0, 0.05, 50.0),
         "tile": Parameter(1e-6, 1e-8, 2e-5),
         "expert": Parameter(2e-8, 1e-10, 1e-6),
         "sharpness": Parameter(2.0, 1.0, 10.0),
         "smoothing": Parameter(0.5, 0.02, 1.0),
-        "skew": Parameter(0.1, 0.001, 1.0),
     },
     "recurrent": {
         "launch": Parameter(3e-6, 1e-7, 5e-5),
@@ -126,8 +129,10 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
 }
 #: Forms whose kernels start by quantising 16-bit inputs.
 _QUANTISED = ("gemm.fp8", "gemm.nvfp4", "gemm.int8")
+#: Rows a fit looks at, where fewer than the default tell as much in less time.
+_MOST_ROWS = {"gemm": 1500, "moe": 1500}
 _CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
-    "gemm": {"least": (0.0, 128.0, 256.0), "ragged": (0.0, 256.0)},
+    "gemm": {"ragged": (0.0, 2.5)},
     "decode": {"block": (64.0, 128.0, 256.0)},
     "prefill": {"rows": (64.0, 128.0, 256.0), "packed": (0.0, 1.0)},
 }
@@ -155,26 +160,56 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
         # stay on their core and deal tiles out evenly.
         del parameters["resident_tiles"]
         choices["resident_tiles"] = (1.0, 2.0, 4.0)
-    return Problem(predictor(form, machine), parameters, choices)
+    most = _MOST_ROWS.get(family, 2000)
+    return Problem(predictor(form, machine), parameters, choices, most, _surfaces(family, machine))
 
 
-def built_form(form: str, coefficients: Mapping[str, float]) -> Any:
+def _surfaces(family: str, machine: MachineFor) -> dict[str, Surface]:
+    """The surfaces of a form, with the sizes of a row that they are given over."""
+    if family == "gemm":
+
+        def products(row: Row) -> tuple[tuple[float, float], ...]:
+            assert isinstance(row.work, GemmWork)
+            return gemm.surface_sizes(row.work, machine(row.work.dtype).cores)
+
+        knots = {"by_columns": gemm.COLUMNS, "by_rounds": gemm.ROUNDS}
+        return _over(knots, products)
+    if family == "moe":
+
+        def experts(row: Row) -> tuple[tuple[float, float], ...]:
+            assert isinstance(row.work, MoeWork)
+            return moe.surface_sizes(row.work)
+
+        return _over({"by_load": moe.LOAD, "by_tokens": moe.TOKENS}, experts)
+    return {}
+
+
+def _over(
+    knots: Mapping[str, Knots], sizes: Callable[[Row], tuple[tuple[float, float], ...]]
+) -> dict[str, Surface]:
+    def surface(place: int, at: Knots) -> Surface:
+        return Surface(at.size, lambda row: at.weights(*sizes(row)[place]))
+
+    return {name: surface(i, at) for i, (name, at) in enumerate(knots.items())}
+
+
+def built_form(form: str, coefficients: Mapping[str, Any]) -> Any:
     """The form object that fitted ``coefficients`` stand for."""
     return _BUILD[form.split(".", maxsplit=1)[0]](coefficients)
 
 
-def predictor(form: str, machine: MachineFor) -> Callable[[Mapping[str, float], Row], float]:
+def predictor(form: str, machine: MachineFor) -> Seconds:
     """Time of a row under coefficients of ``form``."""
     family = form.split(".", maxsplit=1)[0]
     build = _BUILD[family]
 
     @lru_cache(maxsize=4)
-    def built(items: tuple[tuple[str, float], ...]) -> Any:
+    def built(items: tuple[tuple[str, Any], ...]) -> Any:
         return build(dict(items))
 
     machines: dict[str, Machine] = {}
 
-    def seconds(coefficients: Mapping[str, float], row: Row) -> float:
+    def seconds(coefficients: Mapping[str, Any], row: Row) -> float:
         made = built(tuple(coefficients.items()))
         dtype = row.work.dtype
         if dtype not in machines:

@@ -25,6 +25,7 @@ class Row:
         model: the model it was measured for, if any.
         resident: share of weights or cache the benchmark left in the last-level cache.
         regime: the part of the error table it belongs to.
+        ranks: devices that share the experts, of which this is one.
     """
 
     work: Work
@@ -35,6 +36,7 @@ class Row:
     model: str = ""
     resident: float = 0.0
     regime: str = ""
+    ranks: int = 1
 
 
 def held_out(shape: str, share: float = 0.2) -> bool:

@@ -12,6 +12,7 @@ from servesim.hardware.calibrate.errors import ErrorLine, error_line, error_line
 from servesim.hardware.calibrate.fit import Fit, Problem, Scale, fit, scaled, thinned
 from servesim.hardware.calibrate.problems import built_form, problem
 from servesim.hardware.calibrate.row import SERVING, Row, held_out
+from servesim.hardware.calibrate.surfaces import describes, with_surfaces
 from servesim.hardware.calibrated import machine_of
 from servesim.hardware.device import Device
 from servesim.hardware.forms.attention import decodes_as_blocks
@@ -128,7 +129,10 @@ def _form_result(
     if len(fitting) < 2 * len(asked.parameters):
         return None
     progress(f"{form}: {len(fitting)} kernels")
-    fitted = fit(asked, fitting)
+    fitted = with_surfaces(asked, fit(asked, fitting), fitting)
+    if not describes(asked, fitted, fitting):
+        progress(f"{form}: left out, its tables measured something else than the form describes")
+        return None
     tested = [row for row in rows if row.model in exclude_models]
     if not tested:
         tested = [row for row in kept if row.shape in kept_out]
@@ -158,10 +162,10 @@ def _borrowed_scales(form: str, rows: Sequence[Row]) -> dict[str, Scale]:
 
 
 def _held_out_shapes(rows: Sequence[Row]) -> set[str]:
-    """Shapes kept out of the fit; of few shapes every fifth, where chance would keep none."""
+    """Shapes kept out of the fit; every fifth where chance would keep none or all of them."""
     shapes = sorted({row.shape for row in rows if row.shape})
     chosen = {shape for shape in shapes if held_out(shape)}
-    return chosen or set(shapes[4::5])
+    return chosen if 0 < len(chosen) < len(shapes) else set(shapes[4::5])
 
 
 def _ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:

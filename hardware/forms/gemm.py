@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import GemmWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
+from servesim.hardware.forms.surface import Knots
 
 #: Output tiles (rows, columns) and splits of k a library chooses among.
 TILES = ((16, 64), (64, 64), (64, 128), (128, 128), (64, 256), (128, 256), (256, 128))
@@ -18,10 +19,15 @@ SPLITS = (1, 2, 3, 4, 6, 8)
 ROWS = (1, 16, 64, 128, 256, 512, 1024, 2048, 8192)
 _LOG_ROWS = tuple(math.log(m) for m in ROWS)
 
+#: Powers of two of rows and columns, of rounds of 128 x 128 tiles over all cores and k, at which
+#: ``GemmForm.by_columns`` and ``by_rounds`` are given.
+COLUMNS = Knots((0, 4, 6, 8, 10, 13), (9, 11, 13, 16))
+ROUNDS = Knots((-5, -3, -1, 1, 3, 6), (9, 11, 13, 16))
+
 
 @dataclass(frozen=True, slots=True)
 class GemmForm:
-    """``rows(m) · (launch + min over tiles and splits of blended_max(tiles, memory))``.
+    """``e^surfaces · rows(m) · (launch + least over tiles, splits of blended_max(tiles, memory))``.
 
     Attributes:
         launch: seconds from one kernel's end to the next one's start, filling and draining.
@@ -35,11 +41,14 @@ class GemmForm:
         smoothing: share of wave quantisation that is hidden, 0 to 1.
         cache: bytes/s of the last-level cache, as a multiple of bandwidth.
         rows: what library heuristics add or save by m, at ``ROWS``.
-        least: rows of the smallest tile used where twice as many would still be filled.
-        ragged: rows computed beside m when m is no multiple of 8.
+        ragged: what a row costs that is missing in the last tile, in rows (predicated loads).
         pad: seconds that padding to a multiple of 4 rows takes.
+        repack: bytes/s at which inputs are copied for it, as a multiple of bandwidth; 0: they
+            are not.
         quantise: bytes/s at which a kernel before it turns 16-bit inputs into the format of the
             arithmetic, as a multiple of bandwidth; 0 where inputs come in that format.
+        by_columns, by_rounds: log of what is left of measured times, at ``COLUMNS`` and
+            ``ROUNDS``: steps of a library from one kernel to the next, smoothed. Empty: nothing.
     """
 
     launch: float
@@ -53,10 +62,12 @@ class GemmForm:
     smoothing: float
     cache: float
     rows: tuple[float, ...] = (1.0,) * len(ROWS)
-    least: float = 0.0
     ragged: float = 0.0
     pad: float = 0.0
     quantise: float = 0.0
+    repack: float = 0.0
+    by_columns: tuple[float, ...] = ()
+    by_rounds: tuple[float, ...] = ()
 
     def seconds(self, work: GemmWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of ``work``.
@@ -78,10 +89,8 @@ class GemmForm:
         weight_width = bytes_per_element(work.weight)
         partial = 8.0 * batch * m * n / (self.reduce * bandwidth)
         best = math.inf
-        computed = m + self.ragged if m > 16 and m % 8 else m
+        computed = m + self.ragged * _missing(m)
         for rows, columns in TILES:
-            if rows < self.least and 2 * rows <= m:
-                continue
             tiles = batch * math.ceil(computed / rows) * math.ceil(n / columns)
             step = max(
                 2.0 * rows * columns * per_flop,
@@ -92,10 +101,30 @@ class GemmForm:
                 if split > 1:
                     time += self.split + split * partial
                 best = min(best, time)
-        fixed = self.launch + self.pad if m % 4 else self.launch
+        fixed = self._before(work, bandwidth)
+        time = self._rows(m) * (fixed + blended_max(best, memory, self.sharpness))
+        if not self.by_columns:
+            return time
+        # However a surface goes on beyond what was measured, memory is no faster than its peak.
+        floor = ((1.0 - resident) * weights - machine.cache_bytes) / bandwidth
+        return max(floor, time * math.exp(self._surfaces(work, cores)))
+
+    def _before(self, work: GemmWork, bandwidth: float) -> float:
+        """Seconds of launching, and of bringing inputs into the format and rows of the kernel."""
+        inputs = work.batch * work.m * work.k / bandwidth
+        width = bytes_per_element(work.dtype)
+        time = self.launch
+        if work.m % 4:
+            time += self.pad
+            if self.repack:
+                time += 2.0 * width * inputs / self.repack
         if self.quantise:
-            fixed += batch * m * k * (2.0 + width) / (self.quantise * bandwidth)
-        return self._rows(m) * (fixed + blended_max(best, memory, self.sharpness))
+            time += (2.0 + width) * inputs / self.quantise
+        return time
+
+    def _surfaces(self, work: GemmWork, cores: int) -> float:
+        by_columns, by_rounds = surface_sizes(work, cores)
+        return COLUMNS.at(self.by_columns, *by_columns) + ROUNDS.at(self.by_rounds, *by_rounds)
 
     def _rows(self, m: int) -> float:
         x = math.log(m) if m > 0 else 0.0
@@ -106,3 +135,18 @@ class GemmForm:
             return self.rows[-1]
         weight = (x - _LOG_ROWS[i - 1]) / (_LOG_ROWS[i] - _LOG_ROWS[i - 1])
         return self.rows[i - 1] + weight * (self.rows[i] - self.rows[i - 1])
+
+
+def surface_sizes(work: GemmWork, cores: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Rows and columns; rounds of 128 x 128 tiles over all cores and k."""
+    rows = max(1, work.m)
+    tiles = work.batch * math.ceil(rows / 128) * math.ceil(work.n / 128)
+    return (rows, work.n), (tiles / cores, work.k)
+
+
+def _missing(m: int) -> int:
+    """Rows that the last tile lacks: tiles have 64, 128 or 256 rows; up to 16 need no more."""
+    if m <= 16:
+        return 0
+    tile = 64 if m <= 64 else 128 if m <= 128 else 256
+    return -m % tile

@@ -83,7 +83,8 @@ def _tables(
     points: dict[Shape, list[tuple[float, float]]] = {}
     for row in rows:
         if isinstance(row.work, GemmWork | MoeWork):
-            points.setdefault(_shape(row.work), []).append((_size(row.work), row.seconds))
+            shape = _shape(row.work, row.ranks)
+            points.setdefault(shape, []).append((_size(row.work), row.seconds))
     curves = {shape: Curve.of(found) for shape, found in points.items()}
     return curves, _attention_tables(rows)
 
@@ -105,13 +106,14 @@ def _attention_tables(rows: Iterable[Row]) -> dict[Shape, AttentionTable]:
     return {s: AttentionTable(PhaseGrid.of(decode[s], prefill[s])) for s in both}
 
 
-def _shape(work: GemmWork | MoeWork | AttentionWork) -> Shape:
+def _shape(work: GemmWork | MoeWork | AttentionWork, ranks: int = 0) -> Shape:
+    """What curves and grids are kept under; ``ranks`` that share experts follow from the pairs."""
     if isinstance(work, GemmWork):
         return "gemm", work.batch, work.n, work.k, work.dtype, work.weight
     if isinstance(work, MoeWork):
         sizes = work.experts, work.top_k, work.hidden, work.intermediate, work.gated
-        share = round(work.pairs / work.tokens, 6) if work.tokens else 0.0
-        return "moe", *sizes, share, work.dtype, work.weight, work.distribution
+        sharing = ranks or max(1, round(work.tokens * work.top_k / max(work.pairs, 1e-9)))
+        return "moe", *sizes, sharing, work.dtype, work.weight, work.distribution
     widths = work.heads, work.kv_heads, work.head_dim, work.value_dim
     return "attention", *widths, work.dtype, work.kv_dtype, work.window, work.latent
 

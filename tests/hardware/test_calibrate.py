@@ -12,21 +12,23 @@ import pytest
 
 from servesim.cli.main import main
 from servesim.errors import InputError
-from servesim.graph.work import AttentionWork, GemmWork, MemoryWork
-from servesim.hardware.calibrate.expected import touched_experts
+from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork
+from servesim.hardware.calibrate.expected import rank_load
 from servesim.hardware.calibrate.fit import fit, scaled
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.kernel_tables import kernel_rows
 from servesim.hardware.calibrate.layer_tables import layer_rows
-from servesim.hardware.calibrate.problems import problem
+from servesim.hardware.calibrate.problems import built_form, problem
 from servesim.hardware.calibrate.row import Row, held_out, resident_share
 from servesim.hardware.calibrate.run import calibrate
+from servesim.hardware.calibrate.surfaces import with_surfaces
 from servesim.hardware.calibrate.write import calibration_text, replace_calibration
 from servesim.hardware.cost import GRAPH_GAP_S
 from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.forms.gemm import GemmForm
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
+from servesim.hardware.forms.moe import MoeForm
 from servesim.hardware.load import DEVICES, load_device
 
 DEVICE = Device(
@@ -92,12 +94,48 @@ def test_benchmarks_find_in_cache_what_fits_it() -> None:
     assert resident_share(1.0, 0.0) == 0.0
 
 
-def test_touched_experts() -> None:
-    assert touched_experts(4, 128, 8, 128, "balanced") == 32
-    assert touched_experts(4, 128, 8, 64, "balanced") == 16
-    assert touched_experts(1, 128, 8, 128, "uniform") == pytest.approx(8.0)
-    assert touched_experts(10_000, 8, 2, 8, "power_law_1.2") == pytest.approx(8, abs=1)
-    assert touched_experts(64, 256, 8, 256, "power_law_1.2") < 225
+def test_loads_of_the_benchmarked_rank() -> None:
+    assert rank_load(4, 128, 8, 1, "balanced") == (32, 32)
+    assert rank_load(4, 128, 8, 2, "balanced") == (16, 16)
+    assert rank_load(1, 128, 8, 32, "balanced") == (1, 1)  # a quarter on average, yet the first
+    assert rank_load(1, 128, 8, 2) == pytest.approx((4.0, 4.0))
+    assert rank_load(10_000, 8, 2, 1, "power_law_1.2") == (20_000, 8)
+    assert rank_load(64, 256, 8, 1, "power_law_1.2").touched < 225
+    assert rank_load(64, 256, 8, 8, "power_law_1.2").pairs > 1.2 * 64  # the busiest of eight
+
+
+def test_a_power_law_deals_no_expert_more_tokens_than_there_are() -> None:
+    load = rank_load(3, 16, 4, 16, "power_law_1.2")
+    assert load.touched == 1
+    assert load.pairs <= 3
+
+
+def test_surfaces_take_the_bias_out_of_what_a_form_leaves() -> None:
+    form = MoeForm(2e-5, 1e-8, 0.8, 0.5, 20.0, 1e-8, 1e-10, 6.0, 0.5)
+    tokens = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    works = [
+        MoeWork(t, 8.0 * t, min(8.0 * t, 64), 64, 8, hidden, width)
+        for t in tokens
+        for hidden in range(1024, 8192, 1024)
+        for width in range(512, 2048, 256)
+    ]
+    # A library whose kernels for up to 64 tokens are a third slower.
+    slower = {True: 4 / 3, False: 1.0}
+    rows = [
+        Row(
+            w,
+            slower[w.tokens <= 64] * form.seconds(w, MACHINE),
+            "moe.bf16",
+            f"{w.hidden}x{w.intermediate}",
+        )
+        for w in works
+    ]
+    asked = problem("moe.bf16", lambda _: MACHINE)
+    found = with_surfaces(asked, fit(asked, rows), rows)
+    errors = sorted(asked.seconds(found.coefficients, row) / row.seconds - 1 for row in rows)
+    assert errors[len(errors) // 2] == pytest.approx(0.0, abs=0.002)
+    assert max(map(abs, errors)) < 0.12
+    assert isinstance(built_form("moe.bf16", found.coefficients), MoeForm)
 
 
 def test_kernels_faster_than_the_device_are_not_believed() -> None:

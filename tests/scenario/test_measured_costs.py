@@ -58,9 +58,9 @@ def test_kernel_tables_count_where_they_reach(tmp_path: Path) -> None:
     assert slower.seconds(batch) - slow.seconds(batch) == pytest.approx(LAYERS * 2e-3)
     assert slow.seconds(batch) > plain.seconds(batch) + LAYERS * 0.9e-3
     assert slow.source_seconds()[Source.MEASURED] >= LAYERS * 1e-3
-    # No jump at the last measured size: a row more takes hardly longer.
+    # No jump at the last measured size: a row more takes what it adds to rounds of tiles.
     inside, beyond = slow.seconds(decodes(256)), slow.seconds(decodes(257))
-    assert beyond == pytest.approx(inside, rel=0.05)
+    assert inside <= beyond <= 1.08 * inside
     assert slow.seconds(decodes(2048)) > 2 * inside
 
 

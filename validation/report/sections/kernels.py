@@ -20,7 +20,8 @@ expert layout) never entered the fit, as the device files note them: median and 
 the absolute error, and the median signed error as bias. Aimed at: 5 %, 15 % and 1 %. In neither
 the fits nor these lines: products with more than 8192 rows or a side under 512, decodes of more
 than 256 sequences or 32,768 keys, expert widths that are no multiple of 64, more than 32
-expert-parallel ranks, and benchmarks whose weights or caches stayed partly in the last-level cache.
+expert-parallel ranks, and benchmarks whose weights or caches stayed partly in the last-level cache
+or that do not tell which experts they touched (A100: a power law over ranks of under 32 pairs).
 Times of a table are first brought to the scale of serving, as the device file notes under
 `origins`: table = factor x serving + offset. Products launched over and over take 2.4 us less than
 in a model, measured where both ways exist (RTX PRO 6000) and assumed elsewhere. Forms that rest on

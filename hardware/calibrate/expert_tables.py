@@ -1,0 +1,68 @@
+"""Rows from tables of routed experts in AIConfigurator's layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from servesim.graph.work import MoeWork
+from servesim.hardware.calibrate.expected import rank_load
+from servesim.hardware.calibrate.formats import BLOCK, FORMATS
+from servesim.hardware.calibrate.row import Row
+from servesim.hardware.forms.keys import moe_key
+
+#: (hidden, width of an expert) of models whose experts have no gate: Nemotron 3.
+_UNGATED = {(2688, 1856), (4096, 2688), (1024, 2688), (2048, 5120)}
+#: Older benchmarks ran all experts with a gate; the kernel's name tells them.
+_ALWAYS_GATED = ("vllm_fused_moe", "vllm_marlin_int4_moe", "vllm_flashinfer_trtllm_moe_fp4")
+#: Pairs on the busiest rank of a power law up to which old benchmarks, without ``balanced`` rows,
+#: do not tell which experts were touched: they dealt what rounding lost to the heaviest ones.
+_FEW_PAIRS = 32
+
+
+def moe_rows(table: list[dict[str, Any]], origin: str, cache_bytes: float = 0.0) -> list[Row]:
+    """Routed experts: num_tokens, hidden_size, inter_size, topk, num_experts, moe_tp/ep_size."""
+    old = all(str(r["distribution"]).startswith("power_law") for r in table)
+    return [_row(r, origin, old) for r in table]
+
+
+def _row(r: dict[str, Any], origin: str, old: bool) -> Row:
+    dtype, weight = FORMATS[str(r["moe_dtype"])]
+    experts, tokens, top_k = int(r["num_experts"]), int(r["num_tokens"]), int(r["topk"])
+    hidden, whole, ranks = int(r["hidden_size"]), int(r["inter_size"]), int(r["moe_ep_size"])
+    spread, width = str(r["distribution"]), whole // int(r["moe_tp_size"])
+    load = rank_load(tokens, experts, top_k, ranks, spread)
+    block_scaled = r["moe_dtype"] == "fp8_block"
+    gated = (hidden, whole) not in _UNGATED or r.get("kernel_source") in _ALWAYS_GATED
+    matrices = 3 if gated else 2
+    work = MoeWork(
+        tokens=tokens,
+        pairs=load.pairs,
+        touched=load.touched,
+        experts=experts // ranks,
+        top_k=top_k,
+        hidden=hidden,
+        intermediate=width,
+        gated=gated,
+        dtype=dtype,
+        weight=weight,
+        scale_bytes_per_expert=4.0 * matrices * hidden * width / BLOCK if block_scaled else 0.0,
+        distribution=spread,
+    )
+    uncertain = old and ranks > 1 and load.pairs < _FEW_PAIRS
+    return Row(
+        work,
+        r["latency"] * 1e-3,
+        f"moe.{moe_key(work)}",
+        f"{hidden}x{whole}:{experts}/{top_k}",
+        origin,
+        regime=_regime(work, ranks, uncertain),
+        ranks=ranks,
+    )
+
+
+def _regime(work: MoeWork, ranks: int, uncertain: bool) -> str:
+    if uncertain:
+        return "outside serving sizes (few pairs, dealt in an unknown way)"
+    if work.intermediate % 64 or ranks > 32:
+        return "outside serving sizes (odd widths, over 32 ranks)"
+    return "serving" if work.tokens <= 8192 else "over 8192 tokens"
