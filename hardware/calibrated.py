@@ -31,7 +31,7 @@ FORMS: dict[str, type] = {
     "recurrent": RecurrentForm,
 }
 #: Keys of a calibration entry that are not coefficients.
-NOTES = frozenset({"source", "held_out", "range", "origins"})
+NOTES = frozenset({"source", "held_out", "range", "origins", "borrowed"})
 #: A size this factor outside the fitted range still counts as inside: the forms are smooth.
 _MARGIN = 1.1
 
@@ -209,13 +209,16 @@ def _nearest(entries: Mapping[str, Entry], key: str) -> Entry | None:
     if key in entries or not entries:
         return entries.get(key)
     dtype, _, variant = key.partition("_")
+    width, _, kind = variant.partition("_")
 
-    def distance(other: str) -> tuple[bool, bool, float]:
+    def distance(other: str) -> tuple[bool, bool, bool, float]:
         other_dtype, _, other_variant = other.partition("_")
+        other_width, _, other_kind = other_variant.partition("_")
         gap = math.inf
-        if variant.isdigit() and other_variant.isdigit():
-            gap = abs(math.log(int(variant) / int(other_variant)))
-        return variant.isdigit() != other_variant.isdigit(), other_dtype != dtype, gap
+        if width.isdigit() and other_width.isdigit():
+            gap = abs(math.log(int(width) / int(other_width)))
+        unlike = width.isdigit() != other_width.isdigit()
+        return unlike, kind != other_kind, other_dtype != dtype, gap
 
     chosen = min(sorted(entries), key=distance)
     return dataclasses.replace(entries[chosen], source=Source.ANALYTICAL)

@@ -80,6 +80,9 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "sharpness": Parameter(2.5, 1.0, 10.0),
         "smoothing": Parameter(0.4, 0.02, 1.0),
         "skew": Parameter(0.15, 0.01, 1.0),
+        "sequence": Parameter(5e-9, 1e-11, 1e-7),
+        "query": Parameter(3e-8, 1e-10, 1e-6),
+        "window": Parameter(1e-6, 1e-9, 1e-5),
     },
     "prefill": {
         "launch": Parameter(4e-6, 5e-7, 5e-5),
@@ -91,6 +94,12 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "empty": Parameter(1e-7, 1e-10, 3e-6),
         "memory": Parameter(0.85, 0.6, 1.0),
         "sharpness": Parameter(2.5, 1.0, 10.0),
+        "cache": Parameter(2.0, 0.5, 10.0),
+        "held": Parameter(0.6, 0.05, 1.0),
+        "passes": Parameter(1.0, 0.02, 3.0),
+        "store": Parameter(3e-7, 1e-10, 5e-6),
+        "group": Parameter(3e-7, 1e-9, 5e-6),
+        "gather": Parameter(5e-9, 1e-11, 1e-7),
     },
     "memory": {
         "launch": Parameter(2e-6, 1e-8, 5e-5),
@@ -123,8 +132,13 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "traffic": Parameter(1.0, 0.2, 20.0),
         "memory": _MEMORY,
         "cache": Parameter(2.5, 0.5, 10.0),
-        "held": Parameter(0.4, 0.02, 1.0),
+        "held": Parameter(0.7, 0.02, 1.0),
+        "update_held": Parameter(0.6, 0.02, 1.0),
         "sharpness": Parameter(2.0, 1.0, 10.0),
+        "start": Parameter(1e-6, 1e-10, 1e-4),
+        "inner": Parameter(1e-7, 1e-11, 1e-5),
+        "states": Parameter(1.5, 0.2, 4.0),
+        "chunk_states": Parameter(1.0, 0.01, 6.0),
     },
 }
 #: Forms whose kernels start by quantising 16-bit inputs.
@@ -134,6 +148,7 @@ _MOST_ROWS = {"gemm": 1500, "moe": 1500}
 _CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
     "gemm": {"ragged": (0.0, 2.5)},
     "decode": {"block": (64.0, 128.0, 256.0)},
+    "recurrent": {"chunk": (8.0, 64.0)},
     "prefill": {"rows": (64.0, 128.0, 256.0), "packed": (0.0, 1.0)},
 }
 
@@ -155,6 +170,9 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
         parameters["quantise"] = Parameter(1.0, 0.1, 20.0)
     if family == "prefill":
         choices["joint"] = (1.0,) if joint else (0.0,)
+        choices["columns"] = (32.0, 64.0, 128.0) if joint else (1.0,)
+    if family == "decode" and not joint:
+        choices["most_splits"] = (0.0, 32.0)
     if family == "decode" and joint:
         # Not searched, as time jumps where a round more starts. Kernels of a later generation
         # stay on their core and deal tiles out evenly.

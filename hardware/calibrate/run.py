@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from servesim.errors import InputError
@@ -25,6 +25,9 @@ _BOOST = 1.15
 #: ``gemm.bf16``; its attention shows no such offset). The part by which a factor differs from one
 #: may be its clocks and is not taken over.
 _BENCHMARK_SCALES = {"gemm": Scale(1.0, -2.4e-6)}
+#: Coefficients of decodes that only batches of unequal contexts tell: value and source where a
+#: device has none.
+_UNEQUAL = {"skew": (0.2, "decode.bf16_128 of rtx_pro_6000")}
 #: Held-out rows an error table looks at, for each form.
 _MOST_TESTED = 6000
 #: Regimes no serving system meets, or whose measurement depends on the benchmark's own caching:
@@ -43,6 +46,7 @@ class FormResult:
         held_out: errors on shapes, or on the model, kept out of the fit.
         total: the same in one line, regimes of serving alone.
         sources: tables it rests on.
+        borrowed: coefficients that no row tells, with the form and device they come from.
     """
 
     form: str
@@ -51,6 +55,7 @@ class FormResult:
     held_out: Sequence[ErrorLine]
     total: ErrorLine | None
     sources: Sequence[str]
+    borrowed: Mapping[str, str] = field(default_factory=dict)
 
 
 def calibrate(
@@ -73,14 +78,15 @@ def calibrate(
     groups: dict[str, list[Row]] = {}
     for row in rows:
         form = row.form
-        if joint and isinstance(row.work, AttentionWork) and decodes_as_blocks(row.work):
+        work = row.work
+        if isinstance(work, AttentionWork) and _joint(form, joint) and decodes_as_blocks(work):
             form = form.replace("decode.", "prefill.")
         groups.setdefault(form, []).append(replace(row, form=form))
     results = []
     for form in sorted(groups):
         if only and not form.startswith(tuple(only)):
             continue
-        asked = problem(form, lambda dtype: machine_of(device, dtype), joint)
+        asked = problem(form, lambda dtype: machine_of(device, dtype), _joint(form, joint))
         believed = _believable(groups[form], device)
         result = _form_result(form, asked, believed, exclude_models, progress)
         if result is not None:
@@ -88,6 +94,11 @@ def calibrate(
     if not results:
         raise InputError(f"{device.name}: no table has enough kernels to fit a form")
     return results
+
+
+def _joint(form: str, joint: bool) -> bool:
+    """Whether ``joint`` holds of ``form``: 8-bit caches and latents need other kernels."""
+    return joint and not form.endswith("latent") and ".fp8" not in form
 
 
 def _believable(rows: Sequence[Row], device: Device) -> list[Row]:
@@ -129,6 +140,8 @@ def _form_result(
     if len(fitting) < 2 * len(asked.parameters):
         return None
     progress(f"{form}: {len(fitting)} kernels")
+    lent = {} if any(map(_unequal, fitting)) else _UNEQUAL
+    asked = _without(asked, lent)
     fitted = with_surfaces(asked, fit(asked, fitting), fitting)
     if not describes(asked, fitted, fitting):
         progress(f"{form}: left out, its tables measured something else than the form describes")
@@ -149,7 +162,23 @@ def _form_result(
         held_out=list(error_lines(tested, predict)),
         total=error_line(serving, predict, "all", "serving") if serving else None,
         sources=sorted({row.origin for row in kept}),
+        borrowed={name: lent[name][1] for name in lent if name in asked.choices},
     )
+
+
+def _unequal(row: Row) -> bool:
+    """Whether the decodes of ``row`` differ in context."""
+    work = row.work
+    return isinstance(work, AttentionWork) and work.decode_keys < (
+        work.decodes * work.decode_keys_max
+    )
+
+
+def _without(asked: Problem, lent: Mapping[str, tuple[float, str]]) -> Problem:
+    """``asked`` with the coefficients of ``lent`` that it has given, not searched."""
+    given = {name: (value,) for name, (value, _) in lent.items() if name in asked.parameters}
+    left = {name: p for name, p in asked.parameters.items() if name not in given}
+    return replace(asked, parameters=left, choices={**asked.choices, **given})
 
 
 def _borrowed_scales(form: str, rows: Sequence[Row]) -> dict[str, Scale]:
@@ -191,4 +220,6 @@ def as_table(result: FormResult, source: str) -> dict[str, Any]:
     table["range"] = {name: [low, high] for name, (low, high) in result.ranges.items()}
     if result.fitted.origins:
         table["origins"] = {o: list(scale) for o, scale in result.fitted.origins.items()}
+    if result.borrowed:
+        table["borrowed"] = dict(result.borrowed)
     return table | asdict(built_form(result.form, result.fitted.coefficients))

@@ -8,17 +8,19 @@ from pathlib import Path
 from servesim.errors import InputError
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.kernel_tables import kernel_rows
+from servesim.hardware.calibrate.latent_tables import latent_rows
 from servesim.hardware.calibrate.layer_tables import layer_rows
 from servesim.hardware.calibrate.row import Row
+from servesim.hardware.cost import CostModel
 
 
 def measured_rows(
-    folder: Path, cache_bytes: float, geometry: Callable[[str], Geometry]
+    folder: Path, cache_bytes: float, geometry: Callable[[str], Geometry], costs: CostModel
 ) -> list[Row]:
     """All rows of the tables below ``folder``.
 
     Layer tables lie in ``<organisation>/<model>/[<variant>/]tp<N>/``; ``geometry`` gives a
-    model's sizes by id.
+    model's sizes by id. ``costs`` of what tables of whole modules time beside attention.
 
     Raises:
         InputError: there are no tables.
@@ -33,6 +35,7 @@ def measured_rows(
         rows += layer_rows(place, model, geometry(model), ranks)
     if any(folder.rglob("*_perf.*")):
         rows += kernel_rows(folder, cache_bytes)
+        rows += latent_rows(folder, costs)
     if not rows:
         raise InputError(f"{folder}: no kernel tables (*_perf) and no layer tables (attention.csv)")
     return rows

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 
+from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import AttentionWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
+
+#: How sharply operands that outgrow the last-level cache fall out of it.
+_SPILL = 6
+#: Threads that store a token's keys: one an element, up to this many.
+_STORE_WIDTH = 512
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeForm:
     """One query a sequence: the cache is read by (sequence, KV head, split) in waves.
 
-    ``launch + [several sequences] batch + [split] combine + blended_max(waves, memory)``; linear
-    in the sum of contexts once memory decides.
+    ``launch + queries + [several sequences] batch + [window] window + [split] combine +
+    blended_max(waves, memory)``; linear in the sum of contexts once memory decides.
 
     Attributes:
         launch: seconds of the smallest kernel.
         batch: seconds that swapping heads and groups takes with several sequences, KV heads and
             heads a KV head.
-        combine, join: seconds to join splits, and for each of them, once the mean context
-            exceeds ``block``.
-        block: keys a split takes at least.
+        sequence: seconds that planning takes for each sequence.
+        query: seconds a core takes for 128 elements of queries beside the keys.
+        window: seconds a window adds once contexts exceed it.
+        combine, join: seconds to join splits, and for each of them.
+        block: keys of a step: a tile goes through whole ones, and a split takes at least one.
+        most_splits: splits that all sequences together may have of a KV head, each at least two;
+            0 where they may fill the device.
         tile: seconds of a tile beside its keys.
         stream: bytes/s one tile reads, as a multiple of ``bandwidth / cores``.
         compute: share of peak arithmetic inside a tile (decides for latent attention).
@@ -50,6 +61,10 @@ class DecodeForm:
     skew: float = 0.15
     ramp: float = 0.0
     join: float = 0.0
+    sequence: float = 0.0
+    query: float = 0.0
+    window: float = 0.0
+    most_splits: float = 0.0
 
     def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of the decodes of ``work`` alone; ``resident``: share of the cache's bytes in L2."""
@@ -62,15 +77,16 @@ class DecodeForm:
         tiles = count * heads
         if tiles > 2 * machine.cores:
             mean += self.skew * machine.cores / tiles * (work.decode_keys_max - mean)
-        splits = 1.0 if work.window else max(1.0, min(slots / tiles, mean / self.block))
-        key_bytes = work.kv_bytes_per_token / heads
-        key_flops = 2.0 * work.heads / heads * (work.head_dim + work.value_dim)
-        key = max(
-            key_bytes * machine.cores / (self.stream * machine.bandwidth),
-            key_flops * slots / (self.compute * machine.flops),
-        )
+        # A window that slid past the first key starts amid a block: half way to it, none has.
+        slid = min(1.0, max(0.0, 2.0 * mean / work.window - 1.0)) if work.window else 0.0
+        steps = math.ceil(mean / self.block - 1e-9) + slid
+        splits = min(steps, slots / tiles)
+        if self.most_splits:
+            splits = min(splits, max(2.0, self.most_splits / count))
+        splits = max(1.0, splits)
+        key = self._key(work, heads, machine)
         rounds = waves(tiles * splits / slots, self.smoothing)
-        tiled = rounds * (self.tile + mean / splits * key)
+        tiled = rounds * (self.tile + steps / splits * self.block * key)
         moved = count * mean * work.kv_bytes_per_token
         memory = moved * (
             (1.0 - resident) / (self.memory * machine.bandwidth)
@@ -78,12 +94,23 @@ class DecodeForm:
         )
         full = moved / (moved + machine.cache_bytes) * tiles / (tiles + machine.cores)
         memory += self.ramp * full * (1.0 - resident)
-        fixed = self.launch
+        elements = count * work.heads * work.head_dim
+        fixed = self.launch + count * self.sequence + self.window * slid
+        fixed += self.query * elements / 128.0 / machine.cores
         if count > 1 and 1 < work.kv_heads < work.heads:
             fixed += self.batch
-        if mean > self.block and not work.window:
+        if splits > 1.0:
             fixed += self.combine + self.join * splits
         return fixed + blended_max(tiled, memory, self.sharpness)
+
+    def _key(self, work: AttentionWork, heads: int, machine: Machine) -> float:
+        """Seconds a tile takes for a key: to read it, or to compute with it."""
+        read = work.kv_bytes_per_token / heads
+        flops = 2.0 * work.heads / heads * (work.head_dim + work.value_dim)
+        return max(
+            read * machine.cores / (self.stream * machine.bandwidth),
+            flops * machine.cores * self.resident_tiles / (self.compute * machine.flops),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +131,14 @@ class PrefillForm:
         joint: 1 when decodes of a mixed batch run as blocks of the same kernel, without splits;
             0 when they run beside it.
         empty: seconds of a block without queries: every sequence gets as many as the longest.
+        cache: bytes/s of the last-level cache, as a multiple of bandwidth. Queries, keys and
+            values of new tokens come from it while ``held`` of its capacity holds them.
+        held: see there.
+        passes: over new keys and values, where the kernel first moves them into the paged cache.
+        store: seconds a core takes for a token there, of ``_STORE_WIDTH`` threads or more.
+        group: seconds that several heads a KV head add.
+        gather: seconds a core takes for a query of 128 elements when heads share a KV head.
+        columns: keys a block takes at a time: it goes through whole ones.
     """
 
     launch: float
@@ -118,41 +153,90 @@ class PrefillForm:
     packed: float = 0.0
     joint: float = 0.0
     empty: float = 0.0
+    cache: float = 1.0
+    held: float = 0.0
+    passes: float = 0.0
+    store: float = 0.0
+    group: float = 0.0
+    gather: float = 0.0
+    columns: float = 1.0
 
     def seconds(self, work: AttentionWork, machine: Machine) -> float:
         """Time of the prefills of ``work``, with its decodes if they run as blocks as well."""
         width = work.head_dim + work.value_dim + self.softmax
         key = 2.0 * self.rows * width * machine.cores / (self.compute * machine.flops)
-        group = work.heads / work.kv_heads if self.packed else 1.0
-        queries = self.rows / group
-        heads = work.heads / group
-        blocks = keys = longest = moved = tallest = 0.0
-        for new, context in work.prefills:
+        group = work.heads / work.kv_heads
+        queries, heads = self.rows, float(work.heads)
+        if self.packed:
+            queries, heads = queries / group, heads / group
+        blocks = keys = longest = seen = tallest = 0.0
+        fresh = 0
+        for (new, context), equal in groupby(work.prefills):
+            times = sum(1 for _ in equal)
             count = math.ceil(new / queries)
             tallest = max(tallest, count)
-            blocks += count
-            keys += _block_keys(new, context, count, queries, work.window)
-            longest = max(longest, _last_keys(new + context, queries, work.window))
-            moved += min(new + context, (work.window or math.inf) + new)
+            blocks += times * count
+            last = _last_keys(new + context, queries, work.window)
+            keys += times * _block_keys(new, context, count, queries, work.window)
+            keys += times * (self._whole(last) - last + (count - 1) * self._spare(queries))
+            longest = max(longest, self._whole(last))
+            seen += times * min(context, work.window or math.inf)
+            fresh += times * new
         if self.joint and work.decodes:
             blocks += work.decodes
-            keys += work.decode_keys
-            longest = max(longest, work.decode_keys_max)
-            moved += work.decode_keys * self._rereads(work, machine)
+            keys += work.decodes * self._whole(work.decode_keys / work.decodes)
+            longest = max(longest, self._whole(work.decode_keys_max))
+            seen += work.decode_keys * self._rereads(work, machine)
         if blocks == 0:
             return 0.0
-        longest_time = self.tile + longest * key
         sequences = len(work.prefills) + (work.decodes if self.joint else 0)
         empty = max(0.0, tallest * sequences - blocks)
-        total_time = heads * (blocks * self.tile + keys * key + empty * self.empty)
-        rounds = total_time / (longest_time * machine.cores)
-        even = 2.0 * total_time / (heads * blocks * longest_time) - 1.0
-        even = min(1.0, max(0.0, even))
-        tiled = longest_time * max(
+        total = heads * (blocks * self.tile + keys * key + empty * self.empty)
+        tiled = self._rounds(total, heads * blocks, self.tile + longest * key, machine)
+        fixed = self.launch
+        if group > 1.0:
+            elements = work.query_tokens * work.heads * work.head_dim
+            fixed += self.group + self.gather * elements / 128.0 / machine.cores
+        moved, stored = self._moved(work, seen, fresh, machine)
+        return fixed + stored + blended_max(tiled, moved, self.sharpness)
+
+    def _whole(self, keys: float) -> float:
+        """``keys`` up to the end of the columns that a block takes at a time."""
+        return self.columns * math.ceil(keys / self.columns)
+
+    def _spare(self, queries: float) -> float:
+        """Keys that a block goes through beyond its diagonal, but the last one, on average."""
+        return 0.5 * max(0.0, self.columns - queries)
+
+    def _rounds(self, total: float, blocks: float, longest: float, machine: Machine) -> float:
+        """Time of ``blocks`` of ``total`` core seconds, of which the longest takes ``longest``."""
+        rounds = total / (longest * machine.cores)
+        even = min(1.0, max(0.0, 2.0 * total / (blocks * longest) - 1.0))
+        return longest * max(
             1.0, even * waves(rounds, self.smoothing) + (1.0 - even) * (rounds + self.tail)
         )
-        memory = moved * work.kv_bytes_per_token / (self.memory * machine.bandwidth)
-        return self.launch + blended_max(tiled, memory, self.sharpness)
+
+    def _moved(
+        self, work: AttentionWork, seen: float, fresh: int, machine: Machine
+    ) -> tuple[float, float]:
+        """Seconds to move what the kernel reads and writes, and to store new keys and values.
+
+        ``seen``: keys read of the cache, of ``fresh`` new tokens beside.
+        """
+        width = bytes_per_element(work.dtype)
+        query_bytes = fresh * work.heads * (work.head_dim + work.value_dim) * width
+        cached = fresh * work.kv_bytes_per_token
+        given = cached * width / bytes_per_element(work.kv_dtype)
+        near = 0.0
+        operands = query_bytes + cached + given
+        if self.held and machine.cache_bytes and operands:
+            near = 1.0 / (1.0 + (operands / (self.held * machine.cache_bytes)) ** _SPILL)
+        far = 1.0 / (self.memory * machine.bandwidth)
+        a_byte = (1.0 - near) * far + near / (self.cache * machine.bandwidth)
+        moved = (query_bytes + cached) * a_byte + seen * work.kv_bytes_per_token * far
+        threads = min(1.0, work.kv_heads * work.head_dim / _STORE_WIDTH)
+        placed = self.store * fresh * threads / machine.cores
+        return moved, max(placed, self.passes * (given + cached) * a_byte)
 
     def _rereads(self, work: AttentionWork, machine: Machine) -> float:
         """Times the decodes' keys come from memory when the heads of a group do not share them.

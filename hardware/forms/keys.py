@@ -26,6 +26,13 @@ def _weight_key(weight: str, scale_bytes: float, elements: float) -> str:
 
 
 def attention_key(work: AttentionWork) -> str:
-    """Format of the cache and width of a head, e.g. ``bf16_128``; ``bf16_latent`` for MLA."""
+    """Format of the cache and width of a head, e.g. ``bf16_128``.
+
+    MLA has ``bf16_latent`` for decodes and ``bf16_192_expanded`` for prefills, whose values are
+    narrower than their keys and no KV head is shared.
+    """
     cache = "bf16" if work.kv_dtype == "fp16" else work.kv_dtype
-    return f"{cache}_latent" if work.latent else f"{cache}_{work.head_dim}"
+    if work.latent:
+        return f"{cache}_latent"
+    expanded = work.value_dim < work.head_dim and work.heads == work.kv_heads
+    return f"{cache}_{work.head_dim}{'_expanded' if expanded else ''}"

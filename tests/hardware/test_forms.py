@@ -120,6 +120,69 @@ def test_long_outliers_cost_a_share_of_the_gap_once_tiles_wait_for_a_core() -> N
         assert (mid - low) / (high - low) == pytest.approx(share, rel=0.05)
 
 
+def test_decodes_go_through_whole_blocks_of_keys() -> None:
+    form = replace(DECODE, sharpness=10.0)
+    times = [form.seconds(decodes(1, keys - 1), MACHINE) for keys in (2, 128, 129)]
+    assert times[0] == pytest.approx(times[1], rel=0.01)  # one block, however few of its keys
+    assert times[2] > times[1] + DECODE.combine  # two blocks, split
+
+
+def test_a_window_that_slid_starts_amid_a_block() -> None:
+    form = replace(DECODE, window=3e-6)
+    full = decodes(4, 127)
+    slid = replace(full, window=128)  # 128 keys over two blocks
+    young = replace(decodes(4, 63), window=128)
+    assert form.seconds(young, MACHINE) == form.seconds(decodes(4, 63), MACHINE)
+    assert form.seconds(slid, MACHINE) >= form.seconds(full, MACHINE) + 3e-6 + form.combine
+
+
+def test_few_splits_leave_cores_idle_for_long_contexts() -> None:
+    work = decodes(8, 32767, heads=8, kv_heads=1)
+    free, four = (replace(DECODE, stream=1.0, most_splits=most) for most in (0.0, 32.0))
+    key = 512 * 100 / 1e12  # of 16-bit keys and values at a core's share of bandwidth
+    assert four.seconds(work, MACHINE) == pytest.approx(5e-6 + 2e-6 + 1e-6 + 8192 * key, rel=0.05)
+    assert free.seconds(work, MACHINE) < four.seconds(work, MACHINE) / 2
+
+
+def test_short_prefills_move_queries_and_outputs_too() -> None:
+    form = replace(PREFILL, tile=1e-9, compute=1.0)
+    work = AttentionWork(((16, 0),) * 4096, 0, 0, 0, 16, 16, 128, 128)
+    moved = 4096 * 16 * 16 * 4 * 128 * 2  # queries, keys, values, outputs
+    assert form.seconds(work, MACHINE) == pytest.approx(4e-6 + moved / 0.9e12, rel=0.2)
+    stored = replace(form, passes=1.0)
+    assert stored.seconds(work, MACHINE) - form.seconds(work, MACHINE) == pytest.approx(
+        moved / 0.9e12
+    )
+
+
+def test_new_tokens_come_from_the_cache_while_it_holds_them() -> None:
+    work = AttentionWork(((64, 0),), 0, 0, 0, 16, 16, 128, 128)  # 1.5 MB of 10
+    far = replace(PREFILL, tile=1e-9, memory=0.01)
+    near = replace(far, held=1.0, cache=4.0)
+    assert near.seconds(work, MACHINE) < far.seconds(work, MACHINE) / 2
+
+
+@given(
+    count=st.integers(1, 300),
+    keys=st.integers(1, 20000),
+    kv_heads=st.sampled_from([1, 2, 8]),
+    window=st.sampled_from([None, 128, 4096]),
+    grow=st.sampled_from(["count", "keys"]),
+)
+def test_more_decodes_or_keys_take_no_less_time(
+    count: int, keys: int, kv_heads: int, window: int | None, grow: str
+) -> None:
+    form = replace(DECODE, join=3e-8, sequence=1e-8, query=1e-8, window=1e-6)
+
+    def seconds(count: int, keys: int) -> float:
+        seen = keys if window is None else min(keys, window)
+        work = AttentionWork((), count, count * seen, seen, 32, kv_heads, 128, 128, window=window)
+        return form.seconds(work, MACHINE)
+
+    more = (8 * count, keys) if grow == "count" else (count, 8 * keys)
+    assert seconds(*more) >= seconds(count, keys) - form.combine - form.join * 100
+
+
 @given(new=st.integers(1, 500), context=st.integers(0, 500), window=st.integers(1, 600))
 def test_blocks_cover_every_attended_pair(new: int, context: int, window: int) -> None:
     """With one query a block, blocks go through the attended keys and little more."""
@@ -182,3 +245,30 @@ def test_recurrent_decodes_move_their_states_twice() -> None:
     )
     work = RecurrentWork("gated_delta", 0, 0, 128, 32, 128, 128, 1e6, 0.0, 2e6)
     assert form.seconds(work, MACHINE) == pytest.approx(3e-6 + 128 * 4e6 / 0.8e12, rel=0.01)
+
+
+def test_a_scan_pays_for_the_chunk_it_fills() -> None:
+    form = RecurrentForm(
+        launch=3e-6,
+        scan_launch=2e-6,
+        token=1e-12,
+        tile=1e-9,
+        resident_tiles=4.0,
+        compute=0.5,
+        scan_traffic=1.0,
+        traffic=1.0,
+        memory=0.8,
+        cache=4.0,
+        held=0.5,
+        sharpness=6.0,
+        chunk=8.0,
+        inner=2e-7,
+    )
+
+    def scan(tokens: int) -> RecurrentWork:
+        return RecurrentWork("short_conv", tokens, 1, 0, 1024, 128, 128, 8e3, 1.0, 1.0)
+
+    one, full, three = (form.seconds(scan(n), MACHINE) for n in (1, 8, 24))
+    assert one == pytest.approx(2.2e-6, rel=0.02)
+    assert full == pytest.approx(3.6e-6, rel=0.02)
+    assert three == pytest.approx(full, rel=0.02)

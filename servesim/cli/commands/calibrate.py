@@ -97,7 +97,8 @@ def _rows(folders: Sequence[Path], device: Device) -> list[Row]:
     from servesim.hardware.calibrate.sources import measured_rows
 
     cache = device.cache.capacity_bytes if device.cache else 0.0
-    return [row for folder in folders for row in measured_rows(folder, cache, _geometry)]
+    costs = device.cost_model
+    return [row for folder in folders for row in measured_rows(folder, cache, _geometry, costs)]
 
 
 def _collectives(args: argparse.Namespace, device: Device) -> str:
