@@ -77,6 +77,7 @@ def _damped(basis: Floats, y: Floats, pull: float) -> Floats:
     for _ in range(_ROUNDS):
         scaled_basis = basis * weights[:, None]
         normal = scaled_basis.T @ scaled_basis + pull * np.eye(basis.shape[1])
-        values = np.linalg.solve(normal, scaled_basis.T @ (y * weights))
+        right = scaled_basis.T @ (y * weights)
+        values = np.asarray(np.linalg.solve(normal, right), dtype=np.float64)
         weights = 1.0 / np.sqrt(1.0 + ((y - basis @ values) / _ROBUST) ** 2)
     return np.asarray(values)
