@@ -128,7 +128,7 @@ class _Cutter:
 
 def _sent(transfer: Transfer, decodes_only: bool) -> Callable[[Lane], float]:
     def seconds(lane: Lane) -> float:
-        batch = lane.decodes if decodes_only else lane.batch
+        batch = lane.decodes if decodes_only else lane.moved
         return transfer.cost(batch).seconds if batch.tokens else 0.0
 
     return seconds

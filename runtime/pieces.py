@@ -36,6 +36,11 @@ class Lane:
     gap_s: float
 
     @property
+    def moved(self) -> BatchShape:
+        """What goes from device to device: of a dummy step its padding."""
+        return self.batch if self.batch.tokens else BatchShape.of_tokens(self.padded)
+
+    @property
     def decodes(self) -> BatchShape:
         """The decodes alone."""
         return replace(self.batch, prefills=())

@@ -9,6 +9,7 @@ from servesim.graph.batch import BatchShape
 from servesim.hardware.cost import Source
 from servesim.hardware.schedule import Stretch, Task, makespan
 from servesim.runtime.cutting import cut
+from servesim.runtime.parallel.shares import share_of_prefills
 from servesim.runtime.pieces import Lane, Piece
 from servesim.runtime.step_model import SOURCES, CompiledStepModel, OpCost
 
@@ -25,11 +26,15 @@ class ScheduledStepModel(CompiledStepModel):
     ``sub_batches`` of parts of the batch, one computing while another attends. Equal layers are
     scheduled until they repeat (``Machine.run``).
 
+    Of data-parallel ranks that share experts, each cuts its batch into as many parts.
+
     Attributes:
         sub_batches: parts that a batch is cut into, if it has as many sequences.
+        prefill_ranks: ranks that share every prompt; the steps are those of one of them.
     """
 
     sub_batches: int = 1
+    prefill_ranks: int = 1
     _blocks: tuple[tuple[int, tuple[Piece, ...]], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -41,7 +46,7 @@ class ScheduledStepModel(CompiledStepModel):
 
     def seconds(self, batch: BatchShape) -> float:
         """Seconds of one step of ``batch``."""
-        if not batch.tokens:
+        if not max(batch.tokens, batch.padded_tokens):
             return 0.0
         lanes, parts, stretches = self._lanes(batch), [0.0] * len(SOURCES), []
         for count, pieces in self._blocks:
@@ -79,7 +84,7 @@ class ScheduledStepModel(CompiledStepModel):
 
     def cost_breakdown(self, batch: BatchShape) -> tuple[OpCost, ...]:
         """What each operator and transfer takes, and, negative, the overlap of them all."""
-        if not batch.tokens:
+        if not max(batch.tokens, batch.padded_tokens):
             return ()
         rows = [
             row
@@ -98,12 +103,29 @@ class ScheduledStepModel(CompiledStepModel):
 
     def _lanes(self, batch: BatchShape) -> tuple[Lane, ...]:
         """The parts of ``batch``."""
+        if self.prefill_ranks > 1:
+            batch = share_of_prefills(batch, self.prefill_ranks)
         lanes = []
-        for part in sub_batches(batch, self.sub_batches):
-            padded = self._padded(part.tokens)
+        for part in padded_parts(batch, sub_batches(batch, self.sub_batches)):
+            padded = self._padded(max(part.tokens, part.padded_tokens))
             gap = self._gap_seconds(padded) / self._kernels_alone if self._kernels_alone else 0.0
             lanes.append(Lane(part, padded, self._group_tokens(part), gap))
         return tuple(lanes)
+
+
+def padded_parts(batch: BatchShape, parts: tuple[BatchShape, ...]) -> tuple[BatchShape, ...]:
+    """``parts`` of ``batch`` with their shares of its padding, and of its group's tokens."""
+    whole = max(batch.tokens, batch.padded_tokens)
+    padding, group = whole - batch.tokens, batch.group_tokens
+    if not padding and not group:
+        return parts
+    found, done = [], 0
+    for i, part in enumerate(parts):
+        own = part.tokens + padding * (i + 1) // len(parts) - padding * i // len(parts)
+        share = group * (done + own) // whole - group * done // whole
+        found.append(replace(part, padded_tokens=own, group_tokens=share))
+        done += own
+    return tuple(found)
 
 
 def sub_batches(batch: BatchShape, parts: int) -> tuple[BatchShape, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
@@ -121,7 +122,7 @@ def divided(graph: OpGraph, where_of: Callable[[Block, int | None], tuple[str, .
     blocks: list[Block] = []
     where: dict[OpKey, str] = {}
     for block in graph.blocks:
-        of_layers = groupby(block.layers, lambda layer, block=block: where_of(block, layer))
+        of_layers = groupby(block.layers, partial(where_of, block))
         runs = [(names, tuple(layers)) for names, layers in of_layers]
         for i, (names, layers) in enumerate(runs or [(where_of(block, None), ())]):
             part = replace(block, name=f"{block.name}/{i}" if i else block.name, layers=layers)

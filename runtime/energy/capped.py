@@ -12,6 +12,7 @@ from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.hardware.power.clock import LOWEST_CLOCK, ClockedCost, power_at_clock
 from servesim.runtime.energy.step_use import StepUse
 from servesim.runtime.energy.use import compile_use
+from servesim.runtime.scheduled_step import ScheduledStepModel
 from servesim.runtime.step_model import CompiledStepModel
 
 #: Clocks tried, as shares of the highest; between two of them time is interpolated by power.
@@ -44,7 +45,8 @@ class CappedStepModel(CompiledStepModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._use = StepUse(compile_use(self.placement))
+        own = (one for one in compile_use(self.placement) if one.device == self.placement.default)
+        self._use = StepUse(tuple(own))
         self._context_joules = self.power.work_joules(*self._use.per_context())
 
     def seconds(self, batch: BatchShape) -> float:
@@ -90,11 +92,31 @@ class CappedStepModel(CompiledStepModel):
         return tuple((power_at_clock(self.power, share), self._at(share)) for share in _CLOCKS[1:])
 
     def _at(self, share: float) -> CompiledStepModel:
-        name = self.placement.default
-        device = self.placement.devices[name]
-        costs = ClockedCost(self.placement.cost_model(name), device, share)
-        placement = replace(self.placement, costs={**self.placement.costs, name: costs})
-        return CompiledStepModel.compile(placement, capture_sizes=self.capture_sizes)
+        return CompiledStepModel(_clocked(self.placement, share), self.capture_sizes)
+
+
+@dataclass
+class CappedScheduledStepModel(CappedStepModel, ScheduledStepModel):
+    """Operators on several devices, of which the default one keeps a power limit.
+
+    Its power is the mean over the step, the time in which it waits for other devices included.
+    """
+
+    def decode_seconds(self, decodes: int, context: int, context_max: int) -> float:
+        """Seconds of one step of decodes only."""
+        return self.seconds(BatchShape((), decodes, context, context_max))
+
+    def _at(self, share: float) -> CompiledStepModel:
+        placement = _clocked(self.placement, share)
+        parts, ranks = self.sub_batches, self.prefill_ranks
+        return ScheduledStepModel(placement, self.capture_sizes, parts, ranks)
+
+
+def _clocked(placement: Placement, share: float) -> Placement:
+    """``placement`` with its default device at a share of its highest clock."""
+    name = placement.default
+    costs = ClockedCost(placement.cost_model(name), placement.devices[name], share)
+    return replace(placement, costs={**placement.costs, name: costs})
 
 
 def _seconds(model: CompiledStepModel, batch: BatchShape) -> float:

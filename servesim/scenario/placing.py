@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from servesim.errors import CapacityError, InputError, UnsupportedError
-from servesim.graph.op import CONTEXT, GROUP
+from servesim.graph.batch import BatchShape
+from servesim.graph.op import CONTEXT
 from servesim.graph.opgraph import OpGraph
 from servesim.hardware import load as hardware
 from servesim.hardware.cost import CostModel
@@ -18,7 +19,9 @@ from servesim.hardware.topology import Topology
 from servesim.models.config import ModelConfig
 from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.energy.capped import CappedScheduledStepModel
 from servesim.runtime.scheduled_step import ScheduledStepModel
+from servesim.scenario.energy import device_power
 from servesim.scenario.sections import HardwareSection, PlacementSection
 from servesim.units import GIB
 
@@ -41,21 +44,17 @@ def placed(
         if section.sub_batches == 1:
             return None
         return Placement.tensor_parallel(graph, device, costs, collectives)
-    site = _site(section, device)
-    found = PLACERS.build(section.kind, section.options).place(graph, site)
-    where = {key: name for key, name in found.where.items() if name != device.name}
-    if not where and section.sub_batches == 1:
-        return None
     given = {device.name: costs} if costs is not None else {}
-    return Placement(
-        found.graph,
-        site.devices,
-        device.name,
-        where,
-        site.topology,
-        costs=given,
-        collectives=collectives,
+    parts = section.sub_batches
+
+    def step(placement: Placement, batch: BatchShape) -> float:
+        return ScheduledStepModel(placement, sub_batches=parts).seconds(batch)
+
+    site = replace(
+        _site(section, device), costs=given, collectives=collectives, step=step, parts=parts
     )
+    found = site.placement(PLACERS.build(section.kind, section.options).place(graph, site))
+    return found if found.where or parts > 1 else None
 
 
 def placed_memory(
@@ -81,6 +80,9 @@ def placed_memory(
     options = replace(options, cpu_offload_gb=options.cpu_offload_gb + outside / GIB)
     plan = plan_memory(graph, device.memory.capacity_bytes, options, model)
     kept = _kv_bytes(placement)
+    drafter = graph.kv_bytes_per_token - placement.graph.kv_bytes_per_token
+    kept[placement.default] = kept.get(placement.default, 0.0) + drafter
+    kept = {name: there for name, there in kept.items() if there}
     total, room = sum(kept.values()), {placement.default: plan.kv_cache_bytes}
     for name in names:
         capacity = placement.devices[name].memory.capacity_bytes
@@ -101,23 +103,30 @@ def scheduled(
 ) -> ScheduledStepModel:
     """The step model of operators on several devices, or of a batch in several parts.
 
+    The default device keeps its power limit, if one is set.
+
     Raises:
-        UnsupportedError: an option that only engines on equal devices have.
+        UnsupportedError: stages, which have devices of their own, or weights outside the default
+            device's memory beside those on other devices.
+        InputError: as ``device_power``.
     """
-    pooled = any(op.spec.depends == GROUP for op, _ in placement.graph.weighted_ops())
+    ranks, capped = engine.prefill_context_parallel_size, hardware.power_limit_watts is not None
     others = {
         "pipeline_parallel_size": engine.pipeline_parallel_size > 1,
-        "prefill_context_parallel_size": engine.prefill_context_parallel_size > 1,
-        "data_parallel_size": engine.data_parallel_size > 1 and pooled,
-        "speculative_config": engine.speculative_config is not None,
         "cpu_offload_gb": engine.cpu_offload_gb > 0,
-        "power_limit_watts": hardware.power_limit_watts is not None,
+        "power_limit_watts and prefill_context_parallel_size": capped and ranks > 1,
     }
     for name, used in others.items():
         if used:
             raise UnsupportedError(f"[placement] together with {name}")
-    sizes = tuple(sorted(engine.cudagraph_capture_sizes))
-    return ScheduledStepModel(placement, sizes, sub_batches=section.sub_batches)
+    sizes, parts = tuple(sorted(engine.cudagraph_capture_sizes)), section.sub_batches
+    if not capped:
+        return ScheduledStepModel(placement, sizes, parts, ranks)
+    device = placement.devices[placement.default]
+    power = device_power(hardware, device)
+    if power is None:
+        raise InputError(f"what {device.name} draws is not known: give [hardware] power, too")
+    return CappedScheduledStepModel(placement, sizes, parts, ranks, power=power)
 
 
 def kv_share(placement: Placement) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.op import Op
 from servesim.graph.opgraph import Block, OpGraph
 from servesim.graph.ops.attention import Attention
+from servesim.graph.ops.experts import PooledExperts
 from servesim.graph.ops.gemm import Gemm
 from servesim.graph.ops.lm_head import LmHead
 from servesim.graph.ops.norm import Norm
@@ -20,8 +22,11 @@ from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.link import Link
 from servesim.hardware.load import load_device
 from servesim.hardware.placement import Placement
+from servesim.hardware.power.accelerator import accelerator_power
 from servesim.hardware.topology import Topology
-from servesim.runtime.scheduled_step import OVERLAP, ScheduledStepModel, sub_batches
+from servesim.runtime.energy.capped import CappedScheduledStepModel, CappedStepModel
+from servesim.runtime.parallel.shares import PrefillShareStepModel
+from servesim.runtime.scheduled_step import OVERLAP, ScheduledStepModel, padded_parts, sub_batches
 from servesim.runtime.step_model import CompiledStepModel
 
 WIRE = Link("wire", bandwidth=1e11, latency=1e-6)
@@ -168,3 +173,51 @@ def test_any_placement_stays_within_the_bounds(names, contexts, prefills, parts)
     if parts == 1 and (not prefills or names[2] != "other"):
         # A chain of operators cannot overlap with itself.
         assert seconds == pytest.approx(work, rel=1e-9)
+
+
+def expert_graph():
+    """``graph`` with the experts of three data-parallel ranks behind each layer."""
+    experts = PooledExperts(8, 2, 4096, 512, local_experts=3, parallel="expert", replicas=3)
+    layer, head = graph().blocks
+    return replace(graph(), blocks=(replace(layer, ops=(*layer.ops, Op("experts", experts))), head))
+
+
+@given(CONTEXTS, PREFILLS, st.integers(0, 40), st.integers(0, 90), st.integers(0, 3))
+@settings(deadline=None, max_examples=40)
+def test_what_goes_with_one_device_takes_what_the_plain_models_say(
+    contexts, prefills, padding, others, drafts
+):
+    """Steps of a wave, dummies among them, steps that verify drafts, and shared prompts."""
+    shape = replace(batch(contexts, prefills), drafts=drafts)
+    own = max(shape.tokens + padding, 1)
+    shape = replace(shape, padded_tokens=own, group_tokens=own + others)
+    alone = Placement.tensor_parallel(expert_graph(), GPU)
+    plain, scheduled = CompiledStepModel(alone, (8, 32)), ScheduledStepModel(alone, (8, 32))
+    assert scheduled.seconds(shape) == pytest.approx(plain.seconds(shape), rel=1e-12)
+    shared = PrefillShareStepModel(alone, (8, 32), prefill_ranks=2)
+    sharing = ScheduledStepModel(alone, (8, 32), prefill_ranks=2)
+    free = batch(contexts, prefills)
+    assert sharing.seconds(free) == pytest.approx(shared.seconds(free), rel=1e-12)
+
+
+@given(CONTEXTS, PREFILLS, st.integers(0, 40), st.integers(0, 90), st.integers(1, 4))
+def test_parts_share_padding_and_the_group(contexts, prefills, padding, others, parts):
+    shape = batch(contexts, prefills)
+    own = max(shape.tokens + padding, 1)
+    shape = replace(shape, padded_tokens=own, group_tokens=own + others)
+    found = padded_parts(shape, sub_batches(shape, parts))
+    assert sum(part.padded_tokens for part in found) == own
+    assert sum(part.group_tokens for part in found) == own + others
+    assert all(part.padded_tokens >= part.tokens for part in found)
+
+
+@given(CONTEXTS, PREFILLS, st.floats(250, 700))
+@settings(deadline=None, max_examples=20)
+def test_a_power_limit_slows_the_default_device_as_without_a_placement(contexts, prefills, watts):
+    h100, shape = load_device("h100_sxm"), batch(contexts, prefills)
+    alone = Placement.tensor_parallel(graph(), h100)
+    power = replace(accelerator_power(h100), limit_watts=watts)
+    plain = CappedStepModel(alone, power=power)
+    capped = CappedScheduledStepModel(alone, power=power)
+    assert capped.seconds(shape) == pytest.approx(plain.seconds(shape), rel=1e-12)
+    assert capped.seconds(shape) >= ScheduledStepModel(alone).seconds(shape) * (1 - 1e-12)
