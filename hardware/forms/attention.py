@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import groupby
 
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import AttentionWork
@@ -170,18 +169,22 @@ class PrefillForm:
         if self.packed:
             queries, heads = queries / group, heads / group
         blocks = keys = longest = seen = tallest = 0.0
-        fresh = 0
-        for (new, context), equal in groupby(work.prefills):
-            times = sum(1 for _ in equal)
-            count = math.ceil(new / queries)
-            tallest = max(tallest, count)
-            blocks += times * count
-            last = _last_keys(new + context, queries, work.window)
-            keys += times * _block_keys(new, context, count, queries, work.window)
-            keys += times * (self._whole(last) - last + (count - 1) * self._spare(queries))
-            longest = max(longest, self._whole(last))
-            seen += times * min(context, work.window or math.inf)
-            fresh += times * new
+        count, through, last = 0, 0.0, 0.0
+        before = None
+        for prefill in work.prefills:
+            new, context = prefill
+            if prefill != before:
+                count = math.ceil(new / queries)
+                last = _last_keys(new + context, queries, work.window)
+                through = _block_keys(new, context, count, queries, work.window) - last
+                last = self._whole(last)
+                through += last + (count - 1) * self._spare(queries)
+                tallest = max(tallest, count)
+                longest = max(longest, last)
+                before = prefill
+            blocks += count
+            keys += through
+            seen += min(context, work.window or math.inf)
         if self.joint and work.decodes:
             blocks += work.decodes
             keys += work.decodes * self._whole(work.decode_keys / work.decodes)
@@ -197,6 +200,7 @@ class PrefillForm:
         if group > 1.0:
             elements = work.query_tokens * work.heads * work.head_dim
             fixed += self.group + self.gather * elements / 128.0 / machine.cores
+        fresh = work.query_tokens - work.decodes
         moved, stored = self._moved(work, seen, fresh, machine)
         return fixed + stored + blended_max(tiled, moved, self.sharpness)
 

@@ -24,8 +24,10 @@ expert-parallel ranks, and benchmarks whose weights or caches stayed partly in t
 or that do not tell which experts they touched (A100: a power law over ranks of under 32 pairs).
 Times of a table are first brought to the scale of serving, as the device file notes under
 `origins`: table = factor x serving + offset. Products launched over and over take 2.4 us less than
-in a model, measured where both ways exist (RTX PRO 6000) and assumed elsewhere. Forms that rest on
-too few shapes to keep any out are not listed."""
+in a model, measured where both ways exist (RTX PRO 6000) and assumed elsewhere. Latent attention
+(`latent`, and `expanded` for prefills) is what whole modules take beyond the products and norms
+around it, as these forms predict them. What nothing measured on a device tells is `borrowed` in its
+file. Forms that rest on too few shapes to keep any out are not listed."""
 _MODELS = """\
 Coefficients fitted without any layer latency of the model; errors on all of its layers, at one and
 two ranks. Prefill includes mixed batches."""
