@@ -18,8 +18,8 @@ Floats = npt.NDArray[np.float64]
 #: Rows the surfaces of a form are fitted to at most.
 _MOST_ROWS = 12000
 #: Pull of every value to zero, against the rows of one shape: where a surface rests on few rows,
-#: or on those of few shapes, it stays flat.
-_PULL = 0.016
+#: or on those of few shapes, it stays flat. And the most it may be, in rows.
+_PULL, _MOST_PULL = 0.016, 12.0
 #: Residuals (in log time) beyond this count with a falling weight.
 _ROBUST = 0.05
 _ROUNDS = 15
@@ -48,7 +48,7 @@ def with_surfaces(problem: Problem, fitted: Fit, rows: Sequence[Row]) -> Fit:
             for place, weight in surface.weights(row):
                 basis[i, start + place] += weight
     shapes = len({row.shape for row in chosen})
-    values = _damped(basis, left, _PULL * len(chosen) / shapes)
+    values = _damped(basis, left, min(_MOST_PULL, _PULL * len(chosen) / shapes))
     values[: sizes[0]] += np.median(left - basis @ values)
     found = {
         name: tuple(round(float(v), _DIGITS) for v in values[start : start + size])
