@@ -58,7 +58,7 @@ class ClientLog:
             hf_config=None,
             engine={},
             requests=tuple(sorted((_since(start, r) for r in kept), key=_by_arrival)),
-            clock="client",
+            clock="server",
             source=self.source,
             notes=notes,
         )

@@ -59,7 +59,8 @@ class MeasuredRun:
         engine: engine options by vLLM's names.
         requests: in order of arrival.
         clock: ``engine`` if ``arrival_s`` is stamped when the engine takes a request from its
-            queue between two steps, ``client`` if when the client sent it.
+            queue between two steps, ``client`` if when it was handed to the engine, ``server`` if
+            when its client sent it to the server in front of the engine.
         source: who measured it and when.
     """
 

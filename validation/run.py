@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servesim.runtime.cluster import simulate
+from servesim.runtime.cluster import System, simulate
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.frontend import VLLM
 from servesim.runtime.records import Records
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.source import OpenSource
@@ -107,11 +108,14 @@ def serve_run(run: MeasuredRun, options: RunOptions | None = None) -> Served:
 def simulate_on(served: Served, run: MeasuredRun) -> RunResult:
     """Simulate the requests of ``run`` on ``served`` and compare.
 
+    A run that was measured by the clients of a server is simulated with vLLM's front end.
+
     Raises:
         ServesimError: a request does not finish.
     """
     started = time.perf_counter()
-    records = simulate(_Replayed(run), served.engines)
+    system = System(frontend=VLLM) if run.clock == "server" else None
+    records = simulate(_Replayed(run), served.engines, system=system)
     wall_s = time.perf_counter() - started
     return RunResult(run, served, records, compare(run, records), wall_s)
 

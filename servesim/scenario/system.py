@@ -15,7 +15,7 @@ from servesim.hardware.topology import Topology
 from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.cluster import System
 from servesim.runtime.failures import Failures, Outage
-from servesim.runtime.frontend import FrontEnd
+from servesim.runtime.frontend import VLLM, FrontEnd
 from servesim.runtime.handover import HandoverOptions
 from servesim.runtime.instance import Instance as Engine
 from servesim.runtime.network.collective_cost import TopologyCollectives
@@ -140,7 +140,7 @@ class Around:
             section(DisaggregationSection(), "disaggregation", layers),
             section(FailuresSection(), "failures", layers),
             section(Autoscaling(), "autoscaling", layers) if "autoscaling" in given else None,
-            section(FrontEnd(), "frontend", layers) if "frontend" in given else None,
+            section(VLLM, "frontend", layers) if "frontend" in given else None,
         )
 
     def system(self, engines: Sequence[Engine]) -> System:

@@ -55,4 +55,6 @@ def test_clients_see_what_the_front_end_takes() -> None:
 
 
 def test_a_front_end_that_takes_no_time_changes_nothing() -> None:
-    assert _latencies({}) == _latencies(None)
+    nothing = {"request_s": 0.0, "prompt_token_s": 0.0, "response_s": 0.0}
+    assert _latencies(nothing) == _latencies(None)
+    assert _latencies({}) > _latencies(None)  # by default, what vLLM's takes

@@ -101,7 +101,7 @@ def times(run: MeasuredRun) -> list[tuple[float, float, float, int, int]]:
 
 def test_a_result_of_vllm_bench_serve(tmp_path: Path) -> None:
     run = read_run(write(tmp_path / "bench.json", BENCH))
-    assert (run.model, run.clock, run.hardware, run.engine) == ("Qwen/Qwen3-0.6B", "client", "", {})
+    assert (run.model, run.clock, run.hardware, run.engine) == ("Qwen/Qwen3-0.6B", "server", "", {})
     # By arrival, from zero: 1000 s is the start, the first token 0.25 s later.
     assert times(run) == [(0.0, 0.25, 0.25, 50, 1), (1.0, 1.5, 1.875, 100, 3)]
     assert run.notes == ("1 of 3 requests left out (ValueError: Bad Request): 1",)
@@ -135,7 +135,7 @@ def test_a_report_of_guidellm(tmp_path: Path) -> None:
     write(tmp_path / "benchmarks.json", report)
     for path in (tmp_path, tmp_path / "benchmarks.json"):
         run = read_run(path)
-        assert (run.model, run.clock, run.source) == ("Qwen/Qwen3-0.6B", "client", "GuideLLM")
+        assert (run.model, run.clock, run.source) == ("Qwen/Qwen3-0.6B", "server", "GuideLLM")
         # The end is the last token's time, not that of the connection.
         assert times(run) == [(0.0, 0.5, 0.875, 100, 3), (1.0, 1.5, 1.875, 7, 3)]
         assert len(run.notes) == 2
@@ -189,7 +189,7 @@ def test_records_of_aiperf(tmp_path: Path) -> None:
         read_run(moved)
     for place in (path, path.parent, path.with_name("profile_export_aiperf.json")):
         run = read_run(place)
-        assert (run.name, run.model, run.clock) == ("llama-run", "m/one", "client")
+        assert (run.name, run.model, run.clock) == ("llama-run", "m/one", "server")
         assert times(run) == [(0.0, 0.5, 0.875, 100, 3), (1.0, 1.5, 2.5, 100, 3)]
         assert run.notes == (
             "1 of 3 requests left out (RequestCancellationError: after 0.0 s): 1",

@@ -51,7 +51,7 @@ def test_the_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.skipif(not H100.is_dir(), reason=f"no measured runs in {H100}")
 def test_runs_stamped_by_the_client_are_read_with_their_real_lengths() -> None:
     run = read_run(H100 / "20260217-231439-llama-2-7b-tp1-general.json.gz")
-    assert run.clock == "client"
+    assert run.clock == "server"
     assert {r.output_tokens for r in run.requests} == {248}
     assert len({r.prefix_block_ids[0] for r in run.requests}) == 100  # sent again and again
 

@@ -49,7 +49,7 @@ class Blis:
                 hf_config=None,
                 engine=_engine(about["config"]),
                 requests=_requests(about["requests"], truth),
-                clock="client",
+                clock="server",
                 source="inference-sim/training, vLLM 0.15.1 on H100 SXM",
             )
         except (KeyError, TypeError) as error:
