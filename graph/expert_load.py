@@ -55,9 +55,18 @@ class ExpertLoad:
 
     def touched(self, tokens: int) -> float:
         """Expected experts that any token goes to, of the rank with the highest chances."""
-        busiest = self._array.sum(axis=2).argmax(axis=1)
-        chances = self._array[np.arange(len(busiest)), busiest]
-        return float(self._weights @ (1.0 - (1.0 - chances) ** tokens).sum(axis=1))
+        return float(self._weights @ (1.0 - (1.0 - self.busiest) ** tokens).sum(axis=1))
+
+    @property
+    def busiest(self) -> Floats:
+        """(kinds of layers, experts of a rank): of the rank with the highest chances."""
+        rank = self._array.sum(axis=2).argmax(axis=1)
+        return np.asarray(self._array[np.arange(len(rank)), rank])
+
+    @property
+    def kinds(self) -> Floats:
+        """Share of the layers that are of each kind: those of equal chances are one."""
+        return self._weights
 
     def imbalance(self, tokens: int) -> float:
         """Pairs of the busiest rank over those of the mean one."""

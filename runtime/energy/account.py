@@ -10,7 +10,7 @@ import numpy as np
 from servesim.graph.op import CONTEXT, GROUP, TOKENS
 from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.runtime.energy.columns import StepColumns, Values
-from servesim.runtime.energy.use import COMPUTE, LINK, MEMORY, OpUse
+from servesim.runtime.energy.use import COMPUTE, HOST_READS, LINK, MEMORY, OpUse
 from servesim.runtime.steps import StepRecords
 
 #: Share of the data sheet's peaks that attention reaches, where its time is not known otherwise.
@@ -49,7 +49,8 @@ class EngineEnergy:
             its decodes would take time alone.
         prefill_share: of the time of the steps, split in the same way.
         busy_s: seconds in steps.
-        link_bytes: sent between the accelerators.
+        link_bytes: sent between the accelerators, and between them and their hosts.
+        host_bytes: of these, read from the hosts' memory.
         times, joules, busy: energy drawn and seconds spent in steps since time 0, piecewise linear.
     """
 
@@ -60,6 +61,7 @@ class EngineEnergy:
     prefill_share: float
     busy_s: float
     link_bytes: float
+    host_bytes: float
     times: Values
     joules: Values
     busy: Values
@@ -80,7 +82,7 @@ def engine_energy(steps: StepRecords, powered: Powered, until_s: float) -> Engin
     per_step = busy / np.maximum(count, 1.0)
     families: dict[str, float] = {}
     active, bubbles = np.zeros(len(busy)), np.zeros(len(busy))
-    link = 0.0
+    link = host = 0.0
     for name, power in powered.powers.items():
         uses = [one for one in powered.uses if one.device == name]
         own = _own_seconds(uses, rows, per_step, alone=len(powered.powers) == 1)
@@ -90,7 +92,9 @@ def engine_energy(steps: StepRecords, powered: Powered, until_s: float) -> Engin
         for family, share in shares.items():
             spent = float((drawn * share) @ count) * powered.ranks
             families[family] = families.get(family, 0.0) + spent
-        link += sum(float(one.use(rows)[:, LINK] @ count) for one in uses) * powered.ranks
+        sent = [(one.family, float(one.use(rows)[:, LINK] @ count)) for one in uses]
+        link += sum(size for _, size in sent) * powered.ranks
+        host += sum(size for family, size in sent if family == HOST_READS) * powered.ranks
     prefill = _prefill_share(powered.uses, rows)
     times, joules, waiting = _line(steps, active + bubbles, busy, powered, until_s)
     waiting["standby"] += float(bubbles.sum())
@@ -102,6 +106,7 @@ def engine_energy(steps: StepRecords, powered: Powered, until_s: float) -> Engin
         prefill_share=float(busy @ prefill / busy.sum()) if busy.sum() > 0 else 0.0,
         busy_s=float(busy.sum()),
         link_bytes=link,
+        host_bytes=host,
         times=times,
         joules=joules,
         busy=np.repeat(np.concatenate(([0.0], np.cumsum(busy))), 3),

@@ -14,8 +14,8 @@ from servesim.runtime.energy.columns import Values
 from servesim.runtime.metrics import finished
 from servesim.runtime.records import Records
 
-#: The host's traffic for a token: its id in and out. Host memory sees little else when nothing
-#: is offloaded.
+#: The host's traffic for a token: its id in and out. Host memory sees little else but experts that
+#: are kept there.
 TOKEN_BYTES = 8.0
 
 
@@ -146,7 +146,7 @@ def _components(
     parts = {
         "cpu": server.count * server.cpu.watts(serving) * until,
         "dram": server.count * server.dram.watts * until
-        + server.dram.joules(2 * TOKEN_BYTES * tokens),
+        + server.dram.joules(2 * TOKEN_BYTES * tokens + sum(one.host_bytes for one in engines)),
         "links": server.count * server.link.watts * until
         + server.link.joules(sum(one.link_bytes for one in engines)),
         "nic": server.count * server.nic.watts * until + server.nic.joules(TOKEN_BYTES * tokens),

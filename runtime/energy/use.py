@@ -20,6 +20,8 @@ from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
 from servesim.runtime.energy.columns import StepColumns, Values, sums_of
 
+#: Family of weights that a device reads over the link to its host.
+HOST_READS = "experts from host"
 #: What a use is made of: seconds at full bandwidth, seconds at peak arithmetic, bytes over links.
 MEMORY, COMPUTE, LINK = 0, 1, 2
 #: Tables hold every number up to the first and steps of this factor beyond.

@@ -24,12 +24,14 @@ from servesim.cli.render import (
 )
 from servesim.cli.render_tiers import tiers_table
 from servesim.hardware.cost import Source
+from servesim.runtime.expert_offload_step import ExpertOffloadStepModel
 from servesim.runtime.metrics import Slo, goodput, kv_use, tokens_per_decode
 from servesim.runtime.records import State
 from servesim.scenario.cost import CostReport
 from servesim.scenario.run import Result
 from servesim.scenario.summary import first_rejection, throughput
 from servesim.scenario.typical import TypicalStep, typical_steps
+from servesim.units import binary
 
 #: Above this share of extrapolated time a result comes with a warning.
 EXTRAPOLATED_LIMIT = 0.2
@@ -89,6 +91,7 @@ def result_facts(result: Result) -> list[tuple[str, str]]:
         *_retries(result),
         ("prefix hits", f"{percent(metrics.prefix_hit_rate)} of prompt tokens"),
         *_speculation(result),
+        *_experts(result),
         *power_facts(result),
         (
             "time",
@@ -112,6 +115,18 @@ def _speculation(result: Result) -> list[tuple[str, str]]:
     """Tokens that a decode gained a step, where drafts were verified."""
     gained = tokens_per_decode(result.records)
     return [("speculation", f"{gained:.2f} tokens a sequence and step")] if gained > 1 else []
+
+
+def _experts(result: Result) -> list[tuple[str, str]]:
+    """How often experts were on the devices, where these keep only some."""
+    found = []
+    for one in result.deployment.served:
+        model = one.step_model
+        if isinstance(model, ExpertOffloadStepModel):
+            moved = binary(model.totals[2] * one.ranks)
+            words = f"{percent(model.hit_rate)} of those touched, {moved} over the host link"
+            found.append(("expert hits", words))
+    return found
 
 
 def power_facts(result: Result) -> list[tuple[str, str]]:

@@ -33,6 +33,7 @@ from servesim.scenario.encoder import (
     encoding_config,
 )
 from servesim.scenario.energy import clocked_costs
+from servesim.scenario.expert_offload import expert_offload_of
 from servesim.scenario.fields import field_types
 from servesim.scenario.graphs import resident_graph, served_graph
 from servesim.scenario.host import host_times
@@ -161,14 +162,15 @@ def serve(instance: Instance) -> Served:
     whole = load_model(model, instance.model, engine)
     graph = served_graph(whole, instance.model, engine, device)
     drafter = drafter_of(engine, graph)
-    resident, options = resident_graph(graph, drafter), memory_options(engine, device)
+    experts = expert_offload_of(instance.expert_offload, graph, device, engine)
+    outside = experts.outside_bytes if experts else engine.cpu_offload_gb * GIB
+    options = replace(memory_options(engine, device), cpu_offload_gb=outside / GIB)
+    resident = resident_graph(graph, drafter)
     costs, collectives = measured_costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
     over = placed(instance.placement, graph, device, costs, collectives)
     memory = placed_memory(over, resident, device, options, model)
-    placement = over or Placement.tensor_parallel(
-        graph, device, costs, collectives, engine.cpu_offload_gb * GIB
-    )
+    placement = over or Placement.tensor_parallel(graph, device, costs, collectives, outside)
     placements = stage_placements(placement, engine.pipeline_parallel_size)
     config = _completed(engine, graph, memory)
     target = (
@@ -178,6 +180,7 @@ def serve(instance: Instance) -> Served:
     )
     drafting = speculative(target, config, drafter, instance.hardware, device, collectives)
     step_model = streamed(drafting, config, graph, device)
+    step_model = experts.step_model(step_model) if experts else step_model
     offload = offload_of(instance.offload, graph, engine.pipeline_parallel_size)
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises
     around = {

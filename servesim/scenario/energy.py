@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from servesim.errors import InputError
+from servesim.graph.batch import BatchShape
+from servesim.graph.op import TOKENS
 from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
@@ -17,7 +19,8 @@ from servesim.hardware.power.server import ServerPower, server_power
 from servesim.runtime.energy.account import Powered
 from servesim.runtime.energy.capped import CappedStepModel
 from servesim.runtime.energy.report import EnergyReport, energy_report
-from servesim.runtime.energy.use import compile_use
+from servesim.runtime.energy.use import HOST_READS, OpUse, compile_use
+from servesim.runtime.expert_offload_step import ExpertOffloadStepModel
 from servesim.runtime.records import Records
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.scenario.sections import HardwareSection, PowerSection
@@ -144,4 +147,17 @@ def _powered(served: Served) -> Powered | None:
         if power is None:
             return None
         powers[name] = power
-    return Powered(uses, powers, served.ranks)
+    return Powered((*uses, *_host_reads(served)), powers, served.ranks)
+
+
+def _host_reads(served: Served) -> tuple[OpUse, ...]:
+    """Experts that a device gets over the link to its host."""
+    model = served.step_model
+    if not isinstance(model, ExpertOffloadStepModel):
+        return ()
+
+    def at(batch: BatchShape) -> tuple[float, float, float, float]:
+        seconds, moved = model.fetched(batch)
+        return 0.0, 0.0, moved, max(seconds, 0.0)
+
+    return (OpUse(served.placement.default, HOST_READS, TOKENS, None, at),)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnsupportedError
 from servesim.runtime.config import EngineConfig
+from servesim.scenario.expert_section import ExpertOffloadSection
 from servesim.scenario.fields import NameOrPath
 
 
@@ -215,11 +216,14 @@ class Instance:
     engine: EngineConfig = field(default_factory=EngineConfig)
     role: Literal["both", "prefill", "decode", "encode"] = "both"
     offload: OffloadSection = field(default_factory=OffloadSection)
+    expert_offload: ExpertOffloadSection = field(default_factory=ExpertOffloadSection)
     placement: PlacementSection = field(default_factory=PlacementSection)
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise InputError(f"[[instance]] count must be at least 1, not {self.count}")
+        if self.expert_offload.used and self.placement != PlacementSection():
+            raise UnsupportedError("[expert_offload] together with [placement]")
 
     def require_complete(self) -> None:
         """Raise unless model and device are named.

@@ -10,6 +10,7 @@ from typing import Any
 
 from servesim import __version__
 from servesim.runtime.energy.report import EnergyReport
+from servesim.runtime.expert_offload_step import ExpertOffloadStepModel
 from servesim.runtime.metrics import Report, goodput, tokens_per_decode
 from servesim.runtime.tiers.store import COLUMNS, TierRecords
 from servesim.scenario.build import Served
@@ -97,7 +98,7 @@ def _changes(result: Result) -> list[dict[str, Any]]:
 
 def _instance(one: Served) -> dict[str, Any]:
     graph = one.graph
-    return {
+    values = {
         "name": one.instance.name,
         "count": one.instance.count,
         "role": one.instance.role,
@@ -119,6 +120,22 @@ def _instance(one: Served) -> dict[str, Any]:
         },
         "memory": dataclasses.asdict(one.memory),
         "engine": dataclasses.asdict(one.config),
+    }
+    if isinstance(one.step_model, ExpertOffloadStepModel):
+        values["expert_offload"] = _expert_offload(one, one.step_model)
+    return values
+
+
+def _expert_offload(one: Served, model: ExpertOffloadStepModel) -> dict[str, Any]:
+    """Experts in the steps of an instance: those needed, those that a device had, and traffic."""
+    touched, missed, link_bytes = model.totals
+    return {
+        "gpu_expert_slots": max(experts.cache.slots for experts in model.experts),
+        "touched_experts": touched,
+        "missed_experts": missed,
+        "hit_rate": model.hit_rate,
+        "link_bytes": link_bytes * one.ranks,
+        "waiting_s": model.waited[0],
     }
 
 

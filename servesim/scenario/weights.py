@@ -10,9 +10,10 @@ from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.speculative_step import SpeculativeStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.runtime.streamed_step import StreamedStepModel, offloadable
+from servesim.runtime.waiting_step import WaitingStepModel
 from servesim.units import GIB, gib
 
-StepModels = CompiledStepModel | StagedStepModel | SpeculativeStepModel | StreamedStepModel
+StepModels = CompiledStepModel | StagedStepModel | SpeculativeStepModel | WaitingStepModel
 
 
 def streamed(

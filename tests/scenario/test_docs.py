@@ -19,6 +19,7 @@ from servesim.runtime.routers import ROUTERS
 from servesim.runtime.tiers.eviction import EVICTIONS
 from servesim.runtime.tiers.options import Tier
 from servesim.runtime.workloads import WORKLOADS
+from servesim.scenario.expert_section import ExpertOffloadSection
 from servesim.scenario.fields import field_types
 from servesim.scenario.files import REQUEST_COLUMNS, STEP_COLUMNS, TIER_COLUMNS
 from servesim.scenario.load import TOP_LEVEL
@@ -71,11 +72,15 @@ def test_every_column_is_documented(columns: tuple[str, ...]) -> None:
 
 def test_every_option_of_a_tier_is_documented() -> None:
     text = (DOCS / "memory.md").read_text(encoding="utf-8")
-    keys = [*field_types(Tier), *field_types(OffloadSection)]
+    keys = [
+        name for cls in (Tier, OffloadSection, ExpertOffloadSection) for name in field_types(cls)
+    ]
     assert [word for word in (*keys, *EVICTIONS.names()) if word not in text] == []
     shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     scenario = Scenario.of(model="Qwen/Qwen3-0.6B", hardware="h100_sxm", **tomllib.loads(shown[0]))
     assert [tier["name"] for tier in scenario.instances[0].offload.tiers] == ["dram", "nvme"]
+    experts = Scenario.of(hardware="rtx_4090", **tomllib.loads(shown[1])).instances[0]
+    assert experts.expert_offload.gpu_expert_slots == 32
 
 
 def test_the_devices_shown_serve_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
