@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from servesim.cli.render_deployment import memory_parts, placement_facts
 from servesim.cli.render_result import step_rows
 from servesim.errors import CapacityError, InputError, UnsupportedError
 from servesim.graph.batch import BatchShape
+from servesim.runtime.energy.capped import CappedScheduledStepModel
 from servesim.runtime.scheduled_step import ScheduledStepModel
+from servesim.runtime.speculative_step import SpeculativeStepModel
 from servesim.scenario.typical import typical_steps
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -105,12 +108,68 @@ def test_every_placer_serves_the_example() -> None:
         "by_layer": {"layers": {"16-31": "second"}},
         "memory_fit": {"share": 0.1},
         "greedy": {"share": 0.1},
+        "min_cost": {"decodes": 4, "context": 256, "share": 0.15},
     }
     for kind, given in options.items():
         got = run("gpu-pim", placement={"kind": kind, "options": given, "devices": devices})
         served = got.deployment.served[0]
         assert served.placement.weight_bytes("second") > 0, kind
         assert model_of(got).busy_seconds(decodes(np.full(8, 500)))["second"] > 0, kind
+
+
+def test_a_search_leaves_on_the_gpu_what_fits() -> None:
+    got = run("experts-min-cost")
+    placement = got.deployment.served[0].placement
+    # 0.8 of the GPU's memory, of which the contexts of the steps take 8 x 1025 x 96 KiB.
+    room = 0.8 * placement.devices["l40s"].memory.capacity_bytes - 8 * 1025 * 96 * 1024
+    layer = 128 * 3 * 2 * 2048 * 768
+    assert room - layer < placement.weight_bytes("l40s") <= room + 8 * 1025 * 96 * 1024
+    whole = run("experts-on-cpu", hardware={"device": "l40s"})
+    batch = decodes(np.full(8, 1024))
+    assert model_of(got).seconds(batch) < 0.7 * model_of(whole).seconds(batch)
+    assert got.metrics.tpot.mean < 0.7 * whole.metrics.tpot.mean
+    assert got.metrics.output_throughput == pytest.approx(71.1, rel=0.03)
+
+
+def test_a_tpu_beside_a_gpu_shares_its_layers() -> None:
+    got = run("tpu-beside-gpu")
+    placement = got.deployment.served[0].placement
+    held = {name: placement.weight_bytes(name) for name in placement.devices}
+    assert sum(held.values()) == pytest.approx(placement.graph.weight_bytes)
+    assert all(0 < held[name] <= 0.7 * d.memory.capacity_bytes + 1
+               for name, d in placement.devices.items())  # fmt: skip
+    assert len([block for block in placement.graph.blocks if block.layers]) > 1
+    speculative = got.deployment.served[0].step_model
+    assert isinstance(speculative, SpeculativeStepModel)
+    # A step verifies two drafts beside each latest token.
+    batch = decodes(np.full(8, 500))
+    target = speculative.target.seconds(replace(batch, drafts=2))
+    assert speculative.seconds(batch) == pytest.approx(target)
+    assert got.metrics.tpot.mean == pytest.approx(20.3e-3, rel=0.05)
+    given = {"kind": "greedy", "options": {"decodes": 32, "context": 1024, "share": 0.7}}
+    greedy = run("tpu-beside-gpu", placement=given)
+    assert got.metrics.tpot.mean < 0.95 * greedy.metrics.tpot.mean
+
+
+def test_a_power_cap_and_a_drafter_go_with_placed_attention() -> None:
+    free, capped = run("gpu-pim"), run("gpu-pim", hardware={"power_limit_watts": 300})
+    assert isinstance(model_of(capped), CappedScheduledStepModel)
+    assert capped.metrics.tpot.mean > 1.02 * free.metrics.tpot.mean
+    head = {"method": "eagle", "num_speculative_tokens": 2}
+    drafted = run("gpu-pim", engine={"speculative_config": head})
+    before, after = (got.deployment.served[0] for got in (free, drafted))
+    assert after.memory.weight_bytes > before.memory.weight_bytes
+    assert drafted.metrics.tpot.mean < 0.8 * free.metrics.tpot.mean
+
+
+def test_ranks_that_share_experts_have_hosts_of_their_own() -> None:
+    link = {"bandwidth": 3e10, "latency": 1e-5}
+    ranks = {"data_parallel_size": 2, "enable_expert_parallel": True}
+    got = run("experts-on-cpu", engine=ranks, hardware={"link": link})
+    assert got.deployment.served[0].placement.weight_bytes("cpu") == 48 * 64 * 3 * 2048 * 768 * 2
+    model, idle = model_of(got), BatchShape((), padded_tokens=8, group_tokens=16)
+    # A rank without requests computes for its peer.
+    assert 0 < model.busy_seconds(idle)["cpu"] <= model.seconds(idle)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +196,5 @@ def test_what_cannot_be_placed_is_refused(placement: dict[str, object], complain
 def test_combinations_that_cannot_be_simulated_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="pipeline_parallel_size"):
         run("gpu-pim", engine={"pipeline_parallel_size": 2})
+    with pytest.raises(UnsupportedError, match="cpu_offload_gb"):
+        run("gpu-pim", engine={"cpu_offload_gb": 1.0})
