@@ -1,9 +1,10 @@
-"""Hundreds of generated deployments: all parallelisms, speculation, adapters, policies, routers."""
+"""Hundreds of generated deployments: parallelisms, placements, speculation, adapters, routers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from placed_models import any_placed
 from runtime_runs import Given, everything, request
 
 from servesim.runtime.cluster import Cluster
@@ -16,6 +17,8 @@ from servesim.runtime.routers import ROUTERS
 from servesim.runtime.step import LinearStepModel, StepModel
 
 DEPLOYMENTS = 300
+#: Placed operators take longer to simulate: they are in a part of the deployments.
+PLACED_EVERY = 3
 GROUPS = 20
 ROUTERS_USED = ("round_robin", "least_loaded")
 
@@ -26,13 +29,15 @@ def generated(seed: int) -> tuple[list[Instance], list[RequestSpec], str]:
     lora = bool(rng.integers(2))
     instances: list[Instance] = []
     for number in range(rng.integers(1, 4)):
-        instances += _instance(rng, f"i{number}", lora)
+        instances += _instance(rng, f"i{number}", lora, seed % PLACED_EVERY == 0)
     requests = [_request(rng, i, lora) for i in range(rng.integers(1, 25))]
     requests.sort(key=lambda spec: spec.arrival_s)
     return instances, requests, str(rng.choice(ROUTERS_USED))
 
 
-def _instance(rng: np.random.Generator, name: str, lora: bool) -> list[Instance]:
+def _instance(
+    rng: np.random.Generator, name: str, lora: bool, with_placements: bool = False
+) -> list[Instance]:
     """One engine, or the ranks of one in lock step or apart."""
     stages, ranks = int(rng.integers(1, 4)), int(rng.integers(1, 4))
     speculative = {
@@ -50,6 +55,8 @@ def _instance(rng: np.random.Generator, name: str, lora: bool) -> list[Instance]
         speculative_config=speculative if rng.integers(2) else None,
     )
     model: StepModel = LinearStepModel(float(rng.random()), 0.01, 0.02, 0.0001)
+    if with_placements and not rng.integers(3):
+        model = any_placed(rng)
     if stages > 1:
         model = StagedStepModel((model,) * stages, lambda tokens: 0.001 * tokens)
     wave = name if ranks > 1 and rng.integers(2) else ""
