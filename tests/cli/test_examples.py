@@ -10,7 +10,9 @@ import pytest
 
 from servesim import Result, Scenario, simulate
 from servesim.cli.render_tiers import tiers_table
+from servesim.graph.batch import BatchShape
 from servesim.runtime import metrics
+from servesim.scenario.build import build
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = 24
@@ -173,6 +175,23 @@ def test_wide_expert_parallel_takes_its_steps_together() -> None:
     assert len({tuple(one.steps.end_s) for one in got.records.instances}) == 1
     # Of 235B parameters in 8 bits, an eighth of the experts and all else.
     assert served.graph.weight_bytes < 235e9 / 4
+
+
+def test_the_busiest_rank_sets_the_pace_and_replicas_spare_it() -> None:
+    def step(routing: dict[str, object], **engine: object) -> float:
+        got = Scenario.load(EXAMPLES / "wide-expert-parallel.toml").changed(
+            model={"expert_routing": routing}, engine=engine
+        )
+        return build(got).served[0].step_model.seconds(BatchShape.of_tokens(512))
+
+    zipf = {"kind": "zipf", "exponent": 0.8}
+    alone = {"enable_eplb": False, "num_redundant_experts": 0}
+    even, skewed = step({"kind": "uniform"}, **alone), step(zipf, **alone)
+    balanced, replicated = step(zipf, num_redundant_experts=0), step(zipf)
+    assert even < skewed
+    assert replicated <= balanced < skewed
+    # Layers wait for each other: which ranks are busy in several of them changes no step.
+    assert step({**zipf, "correlation": 1.0}) == pytest.approx(replicated, rel=1e-6)
 
 
 def test_speculative_decoding_gains_what_its_rates_say() -> None:
