@@ -21,11 +21,13 @@ class Room:
             fill this together: between two uses of one all others pass, as in a model of many
             layers, and no cache holds it.
         most_bytes: no kernel takes more.
+        block_size: tokens of a block of the KV cache, where that is paged.
     """
 
     device: str
     cycled_bytes: float
     most_bytes: float
+    block_size: int = 128
 
     def copies(self, each: float) -> int:
         """Copies of operands of ``each`` bytes to go round."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from servesim.graph.work import GemmWork, Work
+from servesim.graph.work import GemmWork
 from servesim.hardware.calibrate.write import calibration_text
 from servesim.hardware.device import Device, Efficiency, MemoryTier
 from servesim.hardware.link import Link
@@ -56,7 +56,11 @@ def measured_device(
     reads = [(p.operand, p.amount / s) for p, s in peaks.items() if p.what in ("read", "copy")]
     largest = max(size for size, _ in reads) / 2  # a copy has two buffers of half the size
     far = max(rate for size, rate in reads if size >= largest)
-    streamed = [w.weight_bytes / s for w, s in seconds.items() if _streams(w, machine)]
+    streamed = [
+        work.weight_bytes / s
+        for work, s in seconds.items()
+        if isinstance(work, GemmWork) and _streams(work, machine)
+    ]
     bandwidth = max([far, *streamed])
     near = max(rate for size, rate in reads if size < largest)
     launch = next(s for p, s in peaks.items() if p.what == "launch")
@@ -161,10 +165,6 @@ def _share(found: Sequence[float], otherwise: float) -> float:
     return min(1.0, max(0.01, ordered[3 * len(ordered) // 4]))
 
 
-def _streams(work: Work, machine: Machine) -> bool:
+def _streams(work: GemmWork, machine: Machine) -> bool:
     """Whether a product's weights surely came from memory."""
-    return (
-        isinstance(work, GemmWork)
-        and work.m <= _FEW_ROWS
-        and work.weight_bytes > machine.cache_bytes / 4
-    )
+    return work.m <= _FEW_ROWS and work.weight_bytes > machine.cache_bytes / 4

@@ -49,7 +49,7 @@ class Limits:
     def contexts(self) -> tuple[int, ...]:
         """Contexts to measure at: every factor of four."""
         sizes = [self.context - 1]
-        while sizes[-1] >= 64:
+        while sizes[-1] >= 64 or len(sizes) < 2:
             sizes.append(sizes[-1] // 4)
         return tuple(reversed(sizes))
 

@@ -43,6 +43,7 @@ class Order:
         seconds: time for measuring; fits come on top.
         only: kinds of operator; all without any.
         command: what was typed, for the device file.
+        block_size: tokens of a block of the KV cache.
     """
 
     device: str
@@ -51,6 +52,7 @@ class Order:
     limits: Limits
     only: Collection[str] = ()
     command: str = "servesim profile"
+    block_size: int = 128
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,10 @@ def measure(
         InputError: the folder holds another machine's numbers, or no kernel is left to measure.
     """
     deadline = time.monotonic() + order.seconds
-    room = Room(order.device, _CYCLES * machine.cache_bytes, _MEMORY_SHARE * machine.memory_bytes)
-    with Store(folder / STORE, header(machine, order.kernels)) as store:
+    cycled, most = _CYCLES * machine.cache_bytes, _MEMORY_SHARE * machine.memory_bytes
+    room = Room(order.device, cycled, most, order.block_size)
+    about = header(machine, order.kernels) | {"block_size": order.block_size}
+    with Store(folder / STORE, about) as store:
         known = makers(order.kernels)
         session = Session(known, room, timer, store, deadline, tell.progress)
         interrupted = False

@@ -70,8 +70,9 @@ class CudaTimer:
                 eager()
         except RuntimeError:
             return eager
-        graph.replay()
-        return graph.replay
+        replay: Callable[[], Any] = graph.replay
+        replay()
+        return replay
 
 
 def timer_for(device: str) -> Timer:

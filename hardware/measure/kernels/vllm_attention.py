@@ -16,8 +16,8 @@ from servesim.hardware.measure.kernels.vllm_setup import config, forget, in_forw
 from servesim.hardware.measure.timer import Call
 
 _NAME = "measured.attn"
-#: Tokens of a cache block: vLLM's default on a CPU, and what its latent attention there insists on.
-_BLOCK, _LATENT_BLOCK = 128, 16
+#: Tokens of a cache block that latent attention on a CPU insists on.
+_LATENT_BLOCK = 16
 #: Calls each read another part of the cache, so that none finds its keys in a processor's cache.
 _PLACES = 32
 
@@ -98,7 +98,7 @@ class Paged:
         """``work`` at many places of the cache."""
         assert isinstance(work, AttentionWork)
         batch = Sequences(work)
-        self._reserve(batch.blocks(_BLOCK))
+        self._reserve(batch.blocks(self.room.block_size))
         seen = self._metadata(work, batch)
         metadata: dict[str, Any] = {_NAME: seen[0]}
         slots: dict[str, Any] = {_NAME: seen[0].slot_mapping}
@@ -128,14 +128,16 @@ class Paged:
             attn_backend=CPUAttentionBackend,
         )
         config().model_config = None
-        layer.isa = _get_attn_isa(torch_dtype(spec.dtype), _BLOCK, spec.head_dim, "auto")
+        layer.isa = _get_attn_isa(
+            torch_dtype(spec.dtype), self.room.block_size, spec.head_dim, "auto"
+        )
         return layer
 
     def _reserve(self, need: int) -> None:
-        block = self.spec.kv_heads * _BLOCK * 2 * self.spec.head_dim
+        block = self.spec.kv_heads * self.room.block_size * 2 * self.spec.head_dim
         wanted = max(need, int(self.room.cycled_bytes // (2 * block)))
         if self.cache is None or self.cache.shape[0] < wanted:
-            shape = (wanted, self.spec.kv_heads, _BLOCK, 2 * self.spec.head_dim)
+            shape = (wanted, self.spec.kv_heads, self.room.block_size, 2 * self.spec.head_dim)
             self.cache = random(shape, self.spec.kv_dtype, self.room.device)
             self.layer.kv_cache = self.cache
 
@@ -169,7 +171,7 @@ class Paged:
                 scheduler_metadata=scheduled,
                 causal=work.causal,
             )
-            for table, slots in batch.places(_BLOCK, self.cache.shape[0])
+            for table, slots in batch.places(self.room.block_size, self.cache.shape[0])
         ]
 
     def _run(self, place: Any, qkv: tuple[Any, ...]) -> Any:

@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-model-len", type=int, default=limits.context, metavar="N", help="of a sequence"
     )
     parser.add_argument(
+        "--block-size", type=int, default=128, metavar="N", help="tokens of a block (default: 128)"
+    )
+    parser.add_argument(
         "--max-weight-mb",
         type=float,
         default=None,
@@ -87,7 +90,15 @@ def run(args: argparse.Namespace) -> int:
     machine = describe(args.device, args.threads)
     command = "servesim profile " + shlex.join(map(_plain, sys.argv[2:]))
     only = tuple(kind for kind in args.only.split(",") if kind)
-    order = Order(args.device, args.kernels, args.seconds, _limits(args), _known(only), command)
+    order = Order(
+        args.device,
+        args.kernels,
+        args.seconds,
+        _limits(args),
+        _known(only),
+        command,
+        args.block_size,
+    )
     path = args.device_file or args.out / DEVICE_FILE
     with profile_bar(console) as bar:
         tell = Listener(bar.measured, bar.fitting)

@@ -1,0 +1,89 @@
+"""A whole measurement with torch's kernels, in a moment."""
+
+import json
+import time
+
+import pytest
+
+from servesim.errors import InputError
+from servesim.graph.work import AttentionWork, GemmWork
+from servesim.hardware.contract import check_device
+from servesim.hardware.cost import Source
+from servesim.hardware.load import load_device
+from servesim.hardware.measure import session as sessions
+from servesim.hardware.measure.device_file import Origin
+from servesim.hardware.measure.machine import Machine
+from servesim.hardware.measure.plan import Limits
+from servesim.hardware.measure.session import Listener, Order, conclude, measure
+from servesim.hardware.measure.timer import CpuTimer
+
+pytest.importorskip("torch")
+pytest.importorskip("scipy")
+MACHINE = Machine("toy machine", "cpu", 1, 4e9, 1e6)
+LIMITS = Limits(tokens=32, sequences=4, context=64)
+ORIGIN = Origin("2026-01-02", "servesim profile --device cpu", {"torch": "1.2"}, "torch")
+
+
+def order(**given):
+    return Order("cpu", "torch", 20.0, LIMITS, **given)
+
+
+def test_measured_kernels_become_a_device_that_knows_them(tmp_path, graph, monkeypatch):
+    monkeypatch.setattr("servesim.hardware.measure.run._ROUND_S", 1e-4)
+    out = tmp_path / "device.toml"
+    tell = Listener()
+    outcome = measure(order(), MACHINE, CpuTimer(), [graph], tmp_path, tell)
+    fitted = conclude(outcome, MACHINE, ORIGIN, out, tell)
+    assert not outcome.refused
+    assert outcome.missing == 0
+    device = load_device(str(out))
+    assert (device.name, device.title, device.kind) == ("device", "toy machine", "cpu")
+    check_device(device)
+    costs = device.cost_model
+    for work in (GemmWork(5, 128, 64), AttentionWork(((8, 0),), 2, 30, 15, 4, 2, 16, 16)):
+        assert costs.cost(work).source is Source.MEASURED
+    assert costs.cost(GemmWork(5, 100, 64)).source is Source.CALIBRATED
+    whole = fitted.errors[-1]
+    assert (whole.family, whole.kernels) == ("all", len(outcome.kernels))
+    assert whole.median < 0.5
+    text = out.read_text()
+    assert "Measured by servesim profile on 2026-01-02: torch kernels, torch 1.2" in text
+
+
+def test_another_machine_is_refused(tmp_path, graph):
+    (tmp_path / "kernels.jsonl").write_text(json.dumps({"format": 1, "machine": "other"}) + "\n")
+    with pytest.raises(InputError, match="machine was 'other', is 'toy machine'"):
+        measure(order(), MACHINE, CpuTimer(), [graph], tmp_path, Listener())
+
+
+def test_interrupting_keeps_what_is_there_and_writes_a_file(tmp_path, graph, monkeypatch):
+    monkeypatch.setattr("servesim.hardware.measure.run._ROUND_S", 1e-4)
+
+    def stop(progress):
+        if progress.done > 40:
+            raise KeyboardInterrupt
+
+    outcome = measure(order(), MACHINE, CpuTimer(), [graph], tmp_path, Listener(stop))
+    assert outcome.interrupted
+    assert outcome.missing > 0
+    assert outcome.kernels
+    conclude(outcome, MACHINE, ORIGIN, tmp_path / "device.toml", Listener())
+    load_device(str(tmp_path / "device.toml"))
+
+
+def test_no_operator_to_measure_is_an_error(tmp_path, graph):
+    with pytest.raises(InputError, match="nothing to measure"):
+        measure(order(only=["experts"]), MACHINE, CpuTimer(), [graph], tmp_path, Listener())
+
+
+def test_sizes_are_left_out_when_time_is_short(graph):
+    groups = sessions.plan([graph], LIMITS)
+    everything = sum(len(g.works) for g in groups)
+    assert sessions.affordable(groups, {}, 1e6) == groups
+    fewer = sum(len(g.works) for g in sessions.affordable(groups, {}, 1.0))
+    assert fewer < everything / 2
+
+
+def test_the_clock_of_a_cpu_sees_a_nap():
+    nap, nothing = CpuTimer().seconds([lambda: time.sleep(0.01), lambda: None])
+    assert nap >= 0.01 > nothing
