@@ -122,6 +122,7 @@ def _profile(args: argparse.Namespace, folder: Path) -> None:
     command += ["--max-num-batched-tokens", str(OPTIONS["max_num_batched_tokens"])]
     command += ["--max-num-seqs", str(OPTIONS["max_num_seqs"])]
     command += ["--max-model-len", str(OPTIONS["max_model_len"])]
+    command += ["--block-size", str(OPTIONS["block_size"])]
     command += ["--device-file", str(folder / DEVICE)]
     for model in models:
         command += ["--model", str(model)]
