@@ -12,13 +12,15 @@ from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
-from servesim.hardware.forms.attention import AttentionForm, DecodeForm, PrefillForm
+from servesim.hardware.forms.attention import AttentionForm
+from servesim.hardware.forms.decode import DecodeForm
 from servesim.hardware.forms.extent import decode_extent, extent, prefill_extent
 from servesim.hardware.forms.gemm import GemmForm
 from servesim.hardware.forms.keys import attention_key, gemm_key, moe_key
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
 from servesim.hardware.forms.moe import MoeForm
+from servesim.hardware.forms.prefill import PrefillForm
 from servesim.hardware.forms.recurrent import RecurrentForm
 
 #: Form by the family's name in ``[calibration.<family>.<key>]``.

@@ -11,11 +11,12 @@ from servesim.graph.work import GemmWork, MoeWork
 from servesim.hardware.calibrate.fit import Parameter, Problem, Seconds, Surface
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.forms import gemm, moe
-from servesim.hardware.forms.attention import DecodeForm, PrefillForm
+from servesim.hardware.forms.decode import DecodeForm
 from servesim.hardware.forms.gemm import ROWS, GemmForm
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
 from servesim.hardware.forms.moe import MoeForm
+from servesim.hardware.forms.prefill import PrefillForm
 from servesim.hardware.forms.recurrent import RecurrentForm
 from servesim.hardware.forms.surface import Knots
 

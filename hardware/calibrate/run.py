@@ -15,8 +15,8 @@ from servesim.hardware.calibrate.row import SERVING, Row, held_out
 from servesim.hardware.calibrate.surfaces import describes, with_surfaces
 from servesim.hardware.calibrated import machine_of
 from servesim.hardware.device import Device
-from servesim.hardware.forms.attention import decodes_as_blocks
 from servesim.hardware.forms.extent import extent
+from servesim.hardware.forms.prefill import decodes_as_blocks
 
 #: How far clocks may exceed those of the data sheet's peak.
 _BOOST = 1.15

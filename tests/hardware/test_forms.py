@@ -9,15 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servesim.graph.work import AttentionWork, GemmWork, MoeWork, RecurrentWork, attended_pairs
-from servesim.hardware.forms.attention import (
-    AttentionForm,
-    DecodeForm,
-    PrefillForm,
-    _block_keys,
-)
+from servesim.hardware.forms.attention import AttentionForm
+from servesim.hardware.forms.decode import DecodeForm
 from servesim.hardware.forms.gemm import GemmForm
 from servesim.hardware.forms.machine import Machine, blended_max, waves
 from servesim.hardware.forms.moe import MoeForm
+from servesim.hardware.forms.prefill import PrefillForm, _block_keys
 from servesim.hardware.forms.recurrent import RecurrentForm
 
 MACHINE = Machine(flops=100e12, bandwidth=1e12, cache_bytes=1e7, cores=100)

@@ -1,0 +1,107 @@
+"""Attention of decodes: the cache of each sequence, split over the cores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from servesim.graph.work import AttentionWork
+from servesim.hardware.forms.machine import Machine, blended_max, waves
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeForm:
+    """One query a sequence: the cache is read by (sequence, KV head, split) in waves.
+
+    ``launch + queries + [several sequences] batch + [window] window + [split] combine +
+    blended_max(waves, memory)``; linear in the sum of contexts once memory decides.
+
+    Attributes:
+        launch: seconds of the smallest kernel.
+        batch: seconds that swapping heads and groups takes with several sequences, KV heads and
+            heads a KV head.
+        sequence: seconds that planning takes for each sequence.
+        query: seconds a core takes for 128 elements of queries beside the keys.
+        window: seconds a window adds once contexts exceed it.
+        combine, join: seconds to join splits, and for each of them.
+        block: keys of a step: a tile goes through whole ones, and a split takes at least one.
+        most_splits: splits that all sequences together may have of a KV head, each at least two;
+            0 where they may fill the device.
+        tile: seconds of a tile beside its keys.
+        stream: bytes/s one tile reads, as a multiple of ``bandwidth / cores``.
+        compute: share of peak arithmetic inside a tile (decides for latent attention).
+        resident_tiles: tiles a core holds at once.
+        memory: share of peak bandwidth.
+        ramp: seconds that large reads from many tiles take more, however large.
+        cache: bytes/s of the last-level cache, as a multiple of bandwidth.
+        sharpness: of the blend of tiles and memory.
+        smoothing: share of wave quantisation that is hidden.
+        skew: share of the way from the mean context to the longest that a batch pays, for each
+            round of tiles; nothing while all tiles run at once, two a core.
+    """
+
+    launch: float
+    batch: float
+    combine: float
+    block: float
+    tile: float
+    stream: float
+    compute: float
+    resident_tiles: float
+    memory: float
+    cache: float
+    sharpness: float
+    smoothing: float = 0.5
+    skew: float = 0.15
+    ramp: float = 0.0
+    join: float = 0.0
+    sequence: float = 0.0
+    query: float = 0.0
+    window: float = 0.0
+    most_splits: float = 0.0
+
+    def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
+        """Time of the decodes of ``work`` alone; ``resident``: share of the cache's bytes in L2."""
+        count = work.decodes
+        if count == 0:
+            return 0.0
+        mean = work.decode_keys / count
+        heads = 1 if work.latent else work.kv_heads
+        slots = machine.cores * self.resident_tiles
+        tiles = count * heads
+        if tiles > 2 * machine.cores:
+            mean += self.skew * machine.cores / tiles * (work.decode_keys_max - mean)
+        # A window that slid past the first key starts amid a block: half way to it, none has.
+        slid = min(1.0, max(0.0, 2.0 * mean / work.window - 1.0)) if work.window else 0.0
+        steps = math.ceil(mean / self.block - 1e-9) + slid
+        splits = min(steps, slots / tiles)
+        if self.most_splits:
+            splits = min(splits, max(2.0, self.most_splits / count))
+        splits = max(1.0, splits)
+        key = self._key(work, heads, machine)
+        rounds = waves(tiles * splits / slots, self.smoothing)
+        tiled = rounds * (self.tile + steps / splits * self.block * key)
+        moved = count * mean * work.kv_bytes_per_token
+        memory = moved * (
+            (1.0 - resident) / (self.memory * machine.bandwidth)
+            + resident / (self.cache * machine.bandwidth)
+        )
+        full = moved / (moved + machine.cache_bytes) * tiles / (tiles + machine.cores)
+        memory += self.ramp * full * (1.0 - resident)
+        elements = count * work.heads * work.head_dim
+        fixed = self.launch + count * self.sequence + self.window * slid
+        fixed += self.query * elements / 128.0 / machine.cores
+        if count > 1 and 1 < work.kv_heads < work.heads:
+            fixed += self.batch
+        if splits > 1.0:
+            fixed += self.combine + self.join * splits
+        return fixed + blended_max(tiled, memory, self.sharpness)
+
+    def _key(self, work: AttentionWork, heads: int, machine: Machine) -> float:
+        """Seconds a tile takes for a key: to read it, or to compute with it."""
+        read = work.kv_bytes_per_token / heads
+        flops = 2.0 * work.heads / heads * (work.head_dim + work.value_dim)
+        return max(
+            read * machine.cores / (self.stream * machine.bandwidth),
+            flops * machine.cores * self.resident_tiles / (self.compute * machine.flops),
+        )
