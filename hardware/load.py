@@ -80,6 +80,15 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     return cls(**table)
 
 
+def given_link(table: Mapping[str, Any], where: str) -> Link:
+    """A link as a scenario gives it: a table with ``bandwidth`` (B/s) and ``latency`` (s).
+
+    Raises:
+        UnknownNameError, InputError: as ``build``.
+    """
+    return build(Link, {"name": "given link", **table}, where)
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The parsed TOML file.
 

@@ -3,60 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import fsum
 from typing import ClassVar
 
 from servesim.graph.batch import BatchShape
-from servesim.graph.dtypes import bytes_per_element
-from servesim.graph.expert_cache import ExpertCache, Floats, Misses
+from servesim.graph.expert_cache import Floats, Misses
 from servesim.graph.op import SEQUENCES, TOKENS
 from servesim.graph.ops.experts import Experts, PooledExperts
-from servesim.graph.work import MoeWork
-from servesim.hardware.cost import CostModel
-from servesim.hardware.link import Link
 from servesim.runtime.energy.use import HOST_READS
+from servesim.runtime.expert_fetching import CachedExperts, ExpertLayer, Fetching
 from servesim.runtime.waiting_step import WaitingStepModel
-
-
-@dataclass(frozen=True)
-class CachedExperts:
-    """The experts of the layers of a block, some of each on the device.
-
-    Attributes:
-        spec, label: as the device would run them, had it all of them.
-        expert_bytes: of one expert.
-    """
-
-    spec: Experts
-    label: str
-    cache: ExpertCache
-    expert_bytes: float
-
-
-@dataclass(frozen=True)
-class Fetching:
-    """How experts that the device misses are come by.
-
-    Attributes:
-        link: to where all experts lie.
-        stream: whether they may be copied to the device.
-        host: what computes them where they lie; None if nothing does.
-        sharers: devices whose experts the host computes at the same time.
-        ahead: chance that a layer's expert is fetched while the layer before it runs; None if no
-            layer is predicted. Every wrong prediction is fetched, too.
-    """
-
-    link: Link
-    stream: bool = True
-    host: CostModel | None = None
-    sharers: int = 1
-    ahead: float | None = None
-
-    def copy_seconds(self, experts: float, size: float) -> float:
-        """Seconds to copy so many experts of ``size`` bytes, one after another."""
-        return experts * (self.link.latency + size / self.link.bandwidth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +41,30 @@ class _Totals:
     sent_bytes: float = 0.0
 
 
+@dataclass(slots=True)
+class Fetched:
+    """Experts in the steps of all answers so far.
+
+    Attributes:
+        touched: that tokens went to, on the device or not.
+        missed: of them, those that were not on it.
+        link_bytes: over the link of one device.
+    """
+
+    touched: float = 0.0
+    missed: float = 0.0
+    link_bytes: float = 0.0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the experts touched that were on the device; nan before any was."""
+        return 1.0 - self.missed / self.touched if self.touched else float("nan")
+
+    def reset(self) -> None:
+        """Forget them."""
+        self.touched = self.missed = self.link_bytes = 0.0
+
+
 @dataclass(frozen=True)
 class ExpertOffloadStepModel(WaitingStepModel):
     """A step that finds some of the experts it needs on the device, and fetches the others.
@@ -100,14 +82,14 @@ class ExpertOffloadStepModel(WaitingStepModel):
     Attributes:
         experts: of each block.
         span: layers from the first with experts to the last, as a share of all.
-        totals: experts touched, missed, and bytes over the link, of all answers so far.
+        totals: of all answers so far.
     """
 
     LABEL: ClassVar[str] = HOST_READS
     experts: tuple[CachedExperts, ...]
     fetching: Fetching
     span: float
-    totals: list[float] = field(default_factory=lambda: [0.0] * 3, compare=False)
+    totals: Fetched = field(default_factory=Fetched, compare=False)
     _known: dict[tuple[int, int, int], _Totals] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -121,22 +103,17 @@ class ExpertOffloadStepModel(WaitingStepModel):
         """Seconds of waiting and bytes over the link in a step of ``batch``."""
         return self._choice(batch, self.computing.seconds(batch))
 
-    @property
-    def hit_rate(self) -> float:
-        """Share of the experts touched that were on the device; nan before any was."""
-        touched, missed, _ = self.totals
-        return 1.0 - missed / touched if touched else float("nan")
-
     def reset(self) -> None:
         """Forget what was answered so far."""
         super().reset()
-        self.totals[:] = [0.0] * 3
+        self.totals.reset()
 
     def _joined(self, batch: BatchShape, computing: float) -> float:
         waits, moved = self._choice(batch, computing)
-        known = self._of(batch)
-        for i, more in enumerate((known.touched, known.missed, moved)):
-            self.totals[i] += more
+        known, totals = self._of(batch), self.totals
+        totals.touched += known.touched
+        totals.missed += known.missed
+        totals.link_bytes += moved
         self.waited[0] += waits
         return computing + waits
 
@@ -198,11 +175,11 @@ class ExpertOffloadStepModel(WaitingStepModel):
             sent_bytes=_over(layers, misses, layer.sent) if fetching.host else 0.0,
         )
 
-    def _layer(self, one: CachedExperts, batch: BatchShape) -> _Layer:
+    def _layer(self, one: CachedExperts, batch: BatchShape) -> ExpertLayer:
         placement = self.computing.placement
         work = one.spec.work(self.computing.seen(batch)[one.spec.depends], one.label)
         device = placement.cost_model(placement.default)
-        return _Layer(work, device, self.fetching, one.expert_bytes)
+        return ExpertLayer(work, device, self.fetching, one.expert_bytes)
 
     def _outside_layers(self, batch: BatchShape) -> float:
         """Seconds of what no layer holds: embedding, LM head, sampling."""
@@ -218,52 +195,6 @@ class ExpertOffloadStepModel(WaitingStepModel):
                 if op.runs(shape := batch if op.spec.depends == SEQUENCES else seen[TOKENS])
             )
         return found
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One layer's experts in a step of which the device does ``work`` if it holds them all."""
-
-    work: MoeWork
-    device: CostModel
-    fetching: Fetching
-    expert_bytes: float
-
-    def copied(self, misses: Misses) -> float:
-        """Expected seconds of waiting for copies."""
-        if not misses.any:
-            return 0.0
-        whole = self.device.cost(self.work).seconds
-        each, x = whole / self.work.touched, misses.missed / misses.any
-        copy = self.fetching.copy_seconds(1.0, self.expert_bytes)
-        return misses.any * max(x * copy + each - whole, copy + x * each - whole, 0.0)
-
-    def hosted(self, misses: Misses) -> float:
-        """Expected seconds that the layer takes beyond those of a device with all experts."""
-        host = self.fetching.host
-        if not misses.any or host is None:
-            return 0.0
-        away = replace(
-            self.work,
-            touched=min(misses.missed / misses.any, self.work.touched),
-            pairs=min(misses.pairs / misses.any, self.work.pairs),
-        )
-        here = replace(
-            self.work,
-            touched=self.work.touched - away.touched,
-            pairs=self.work.pairs - away.pairs,
-        )
-        whole = self.device.cost(self.work).seconds
-        left = self.device.cost(here).seconds if here.touched > 0 and here.pairs > 0 else 0.0
-        link, sent = self.fetching.link, self.sent(misses) / misses.any
-        there = 2.0 * link.latency + sent / link.bandwidth
-        there += self.fetching.sharers * host.cost(away).seconds
-        return misses.any * (max(left, there) - whole)
-
-    def sent(self, misses: Misses) -> float:
-        """Expected bytes of activations to the host and back."""
-        rows = min(misses.pairs, misses.any * self.work.tokens)
-        return 2.0 * rows * self.work.hidden * bytes_per_element(self.work.dtype)
 
 
 def _tokens(spec: Experts, batch: BatchShape) -> int:

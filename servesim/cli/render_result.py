@@ -123,8 +123,8 @@ def _experts(result: Result) -> list[tuple[str, str]]:
     for one in result.deployment.served:
         model = one.step_model
         if isinstance(model, ExpertOffloadStepModel):
-            moved = binary(model.totals[2] * one.ranks)
-            words = f"{percent(model.hit_rate)} of those touched, {moved} over the host link"
+            moved = binary(model.totals.link_bytes * one.ranks)
+            words = f"{percent(model.totals.hit_rate)} of those touched, {moved} over the host link"
             found.append(("expert hits", words))
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from servesim.errors import CapacityError, InputError, UnsupportedError
+from servesim.errors import CapacityError, InputError
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.attention_ffn import first_layer_apart, halves, joined
 from servesim.graph.passes.expert import GATHERING
@@ -23,6 +23,7 @@ from servesim.runtime.attention_ffn_step import AttentionFfnStepModel
 from servesim.runtime.config import EngineConfig
 from servesim.scenario.parallel import spread
 from servesim.scenario.sections import Instance, ModelSection
+from servesim.scenario.together import refuse_together
 from servesim.units import gib
 
 
@@ -117,7 +118,7 @@ def _link(table: Mapping[str, Any] | None) -> Link:
             "[placement] ffn needs a link: a table with the bandwidth and latency of each device's"
             " way to the other side"
         )
-    return hardware.build(Link, {"name": "given link", **table}, "[placement] ffn: link")
+    return hardware.given_link(table, "[placement] ffn: link")
 
 
 def _require_alone(instance: Instance, engine: EngineConfig) -> None:
@@ -132,6 +133,4 @@ def _require_alone(instance: Instance, engine: EngineConfig) -> None:
         "power_limit_watts": instance.hardware.power_limit_watts is not None,
         f"all2all_backend {engine.all2all_backend!r}": engine.all2all_backend not in GATHERING,
     }
-    for name, used in others.items():
-        if used:
-            raise UnsupportedError(f"[placement] kind 'attention_ffn' together with {name}")
+    refuse_together("[placement] kind 'attention_ffn'", others)

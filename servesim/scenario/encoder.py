@@ -21,6 +21,7 @@ from servesim.runtime.config import EngineConfig
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.sections import Instance
+from servesim.scenario.together import refuse_together
 from servesim.units import gib
 
 #: Embeddings of a block of an encode instance's memory.
@@ -131,9 +132,7 @@ def encoding_config(engine: EngineConfig, memory: MemoryPlan) -> EngineConfig:
         "prefill_context_parallel_size": engine.prefill_context_parallel_size > 1,
         "cpu_offload_gb": engine.cpu_offload_gb > 0,
     }
-    for name, used in others.items():
-        if used:
-            raise UnsupportedError(f"role 'encode' together with {name}")
+    refuse_together("role 'encode'", others)
     return replace(
         engine,
         enable_prefix_caching=False,

@@ -16,9 +16,11 @@ from servesim.hardware import load as hardware
 from servesim.hardware.device import Device
 from servesim.hardware.link import Link
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.expert_offload_step import CachedExperts, ExpertOffloadStepModel, Fetching
+from servesim.runtime.expert_fetching import CachedExperts, Fetching
+from servesim.runtime.expert_offload_step import ExpertOffloadStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.scenario.expert_section import ExpertOffloadSection
+from servesim.scenario.together import refuse_together
 from servesim.units import GIB, gib
 
 #: Experts that are on their way to the device or being computed, beside those in slots.
@@ -87,9 +89,7 @@ def _require_plain(engine: EngineConfig) -> None:
         "prefill_context_parallel_size": engine.prefill_context_parallel_size > 1,
         "speculative_config": engine.speculative_config is not None,
     }
-    for name, used in others.items():
-        if used:
-            raise UnsupportedError(f"[expert_offload] together with {name}")
+    refuse_together("[expert_offload]", others)
 
 
 def _experts(graph: OpGraph) -> Iterator[tuple[Block, Op, Experts]]:
@@ -136,7 +136,7 @@ def _fetching(
 ) -> Fetching:
     link = device.host_link
     if section.link is not None:
-        link = hardware.build(Link, {"name": "given link", **section.link}, "[expert_offload] link")
+        link = hardware.given_link(section.link, "[expert_offload] link")
     if link is None:
         raise UnsupportedError(f"[expert_offload]: {device.name} has no link to a host")
     if host is not None:

@@ -9,7 +9,6 @@ from servesim.hardware.collective_tables import collective_cost
 from servesim.hardware.collectives import CollectiveCost
 from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
-from servesim.hardware.link import Link
 from servesim.hardware.tables.collectives import load_collectives
 from servesim.hardware.tables.profile import load_profile
 from servesim.scenario.sections import HardwareSection
@@ -40,7 +39,7 @@ def _collectives(section: HardwareSection, device: Device) -> CostModel | None:
     """Those of the device itself when None."""
     link = device.peer_link
     if section.link is not None:
-        link = hardware.build(Link, {"name": "given link", **section.link}, "[hardware] link")
+        link = hardware.given_link(section.link, "[hardware] link")
     if section.topology is not None:
         if section.collectives is not None:
             raise InputError("[hardware] collectives and topology: what was measured has its own")

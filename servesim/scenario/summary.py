@@ -128,13 +128,13 @@ def _instance(one: Served) -> dict[str, Any]:
 
 def _expert_offload(one: Served, model: ExpertOffloadStepModel) -> dict[str, Any]:
     """Experts in the steps of an instance: those needed, those that a device had, and traffic."""
-    touched, missed, link_bytes = model.totals
+    totals = model.totals
     return {
         "gpu_expert_slots": max(experts.cache.slots for experts in model.experts),
-        "touched_experts": touched,
-        "missed_experts": missed,
-        "hit_rate": model.hit_rate,
-        "link_bytes": link_bytes * one.ranks,
+        "touched_experts": totals.touched,
+        "missed_experts": totals.missed,
+        "hit_rate": totals.hit_rate,
+        "link_bytes": totals.link_bytes * one.ranks,
         "waiting_s": model.waited[0],
     }
 
