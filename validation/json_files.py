@@ -1,14 +1,39 @@
-"""Reading JSON and JSON lines, plain or gzipped, for readers that look before they read."""
+"""Reading JSON and JSON lines, plain or gzipped; some readers look before they read."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(_text(path))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON object.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return found
 
 
 def json_documents(path: Path) -> list[dict[str, Any]]:
@@ -58,5 +83,5 @@ def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error

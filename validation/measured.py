@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from servesim.errors import InputError
 
@@ -70,7 +70,7 @@ class MeasuredRun:
     hf_config: Mapping[str, Any] | None
     engine: Mapping[str, Any]
     requests: tuple[MeasuredRequest, ...]
-    clock: str
+    clock: Literal["engine", "client", "server"]
     source: str = ""
     notes: tuple[str, ...] = field(default=())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from servesim.errors import InputError, UnknownNameError
 from servesim.validation import paper
 from servesim.validation.compare import Compared
+from servesim.validation.json_files import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,9 @@ class PaperData:
         """The cluster settings in a JSON file of a figure.
 
         Raises:
-            InputError: it is missing or is not JSON.
+            InputError: it is missing or no JSON object.
         """
-        path = self._file(name)
-        try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: not JSON: {error}") from error
-        return found
+        return read_object(self._file(name))
 
     def table(self, name: str) -> list[dict[str, str]]:
         """The rows of a tab-separated file.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
+from servesim.validation.json_files import read_json
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.readers import READERS
 
@@ -40,7 +39,7 @@ class Blis:
 
     def read(self, path: Path) -> MeasuredRun:
         """The run whose workload file is ``path``."""
-        about, truth = _load(path), _load(_truth_path(path))
+        about, truth = read_json(path), read_json(_truth_path(path))
         try:
             return MeasuredRun(
                 name=path.name.removesuffix(_SUFFIX),
@@ -58,14 +57,6 @@ class Blis:
 
 def _truth_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(_SUFFIX) + _TRUTH)
-
-
-def _load(path: Path) -> Any:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def _engine(config: dict[str, Any]) -> dict[str, Any]:

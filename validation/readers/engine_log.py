@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
+from servesim.validation.json_files import json_documents, read_object
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.readers import READERS
 
@@ -30,13 +30,8 @@ class EngineLog:
 
     def read(self, path: Path) -> MeasuredRun:
         """The run in folder ``path``."""
-        about = _json((path / "run.json").read_text(encoding="utf-8"), path / "run.json")
-        lines = (path / "requests.jsonl").read_text(encoding="utf-8").splitlines()
-        requests = [
-            _request(_json(line, f"{path / 'requests.jsonl'}:{number}"), number, path)
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-        ]
+        about, place = read_object(path / "run.json"), path / "requests.jsonl"
+        requests = [_request(row, f"{place}:{i}") for i, row in enumerate(json_documents(place), 1)]
         requests.sort(key=lambda r: (r.arrival_s, r.id))
         try:
             return MeasuredRun(
@@ -62,7 +57,7 @@ def _engine(about: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _request(row: dict[str, Any], number: int, path: Path) -> MeasuredRequest:
+def _request(row: dict[str, Any], where: str) -> MeasuredRequest:
     try:
         return MeasuredRequest(
             id=int(row["id"]),
@@ -74,14 +69,4 @@ def _request(row: dict[str, Any], number: int, path: Path) -> MeasuredRequest:
             prefix_block_ids=tuple(row.get("prefix_block_ids", ())),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path / 'requests.jsonl'}:{number}: {error!r}") from error
-
-
-def _json(text: str, where: object) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where}: not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{where}: not a JSON object")
-    return found
+        raise InputError(f"{where}: {error!r}") from error
