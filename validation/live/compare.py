@@ -11,12 +11,13 @@ from typing import Any
 from servesim.errors import CapacityError, InputError, UnsupportedError
 from servesim.hardware.load import load_device
 from servesim.scenario.build import Served
+from servesim.validation.json_files import read_object
 from servesim.validation.live.architectures import ARCHITECTURES
 from servesim.validation.live.decisions import Decisions, replay_decisions
 from servesim.validation.live.loads import LOADS
 from servesim.validation.live.recorded import DEVICE, LiveRun, load, recordings
 from servesim.validation.live.replay import Replay, replay_times
-from servesim.validation.live.served import measured_run, read_config, serve_live
+from servesim.validation.live.served import measured_run, serve_live
 from servesim.validation.live.spread import Repeated, latencies, throughput
 from servesim.validation.live.step_times import StepErrors, StepTimes, step_errors, step_times
 from servesim.validation.run import RunResult, simulate_on
@@ -91,7 +92,7 @@ def compare_folder(folder: Path, device: str | None = None) -> LiveComparison:
     load_device(device)  # raises here, not once an architecture
     for model, group in groupby(paths, key=lambda path: path.parts[-3]):
         runs = [load(path) for path in group]
-        config = read_config(folder / model / "config.json")
+        config = read_object(folder / model / "config.json")
         try:
             compared = [_compared(some, config, device) for some in _by_load(runs)]
         except (UnsupportedError, CapacityError) as error:

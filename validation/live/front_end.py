@@ -7,7 +7,6 @@ took the request and when the step of its first token ended, on the same clock.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,12 @@ import numpy as np
 
 from servesim.errors import InputError
 from servesim.runtime.frontend import FrontEnd
+from servesim.validation.json_files import json_documents, read_object
 
 #: Requests of different lengths that a slope needs.
 _FEWEST = 8
+#: An engine that has stood still this long did not keep a request waiting (seconds).
+_IDLE_S = 2e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,12 @@ def passages(result: Path, record: Path) -> list[Passage]:
     Raises:
         InputError: a file cannot be read, or the record lacks requests of the result.
     """
-    seen = _json(result)
+    seen = read_object(result)
     try:
         starts, ttfts, lengths = seen["start_times"], seen["ttfts"], seen["input_lens"]
     except KeyError as error:
         raise InputError(f"{result}: no {error.args[0]}; give --save-detailed") from error
-    lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    lines = json_documents(record)
     queued = sorted((x["s"], x["id"]) for x in lines if x["kind"] == "queued")
     queued = [one for one in queued if min(starts) < one[0]][: len(starts)]
     if len(queued) < len(starts):
@@ -103,17 +105,3 @@ def _waited(busy: Sequence[tuple[float, float]], taken: float) -> bool:
     """Whether a step ended just before a request was taken."""
     i = int(np.searchsorted([start for start, _ in busy], taken)) - 1
     return i >= 0 and taken - busy[i][1] < _IDLE_S
-
-
-#: An engine that has stood still this long did not keep a request waiting.
-_IDLE_S = 2e-4
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a result of vllm bench serve ({error})") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: not a result of vllm bench serve")
-    return found

@@ -11,9 +11,10 @@ import numpy as np
 
 from servesim.errors import InputError
 from servesim.hardware.host import HostTime
+from servesim.validation.json_files import read_object
 from servesim.validation.live.architectures import ARCHITECTURES
 from servesim.validation.live.recorded import DEVICE, load, recordings
-from servesim.validation.live.served import Times, read_config, serve_live
+from servesim.validation.live.served import Times, serve_live
 from servesim.validation.live.step_times import KINDS, step_times
 
 #: Steps of equal size needed before their median counts.
@@ -111,7 +112,7 @@ def _samples_of(folder: Path, architecture: str) -> Iterator[HostSample]:
         if path.parts[-3] != architecture:
             continue
         run = load(path)
-        served = serve_live(run, read_config(config), str(folder / "device.toml"))
+        served = serve_live(run, read_object(config), str(folder / DEVICE))
         operators = sum(len(block.ops) * block.count for block in served.graph.blocks)
         times = step_times(run, served)
         rows = zip(times.sequences, times.kinds, times.measured - times.operators, strict=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
+from servesim.validation.json_files import read_object
 
 #: Version of the file format.
 FORMAT = 1
@@ -90,12 +91,8 @@ def load(path: Path) -> LiveRun:
     Raises:
         InputError: the file is not a recorded run of a known format.
     """
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            data = json.load(file)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: not a recorded run ({error})") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    data = read_object(path)
+    if data.get("format") != FORMAT:
         raise InputError(f"{path}: not a recorded run of format {FORMAT}")
     return from_json(data, str(path))
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from servesim.errors import InputError
 from servesim.graph.batch import BatchShape
 from servesim.runtime.config import EngineConfig
 from servesim.scenario.build import Served
@@ -55,21 +52,6 @@ def measured_run(run: LiveRun, config: Mapping[str, Any], device: str) -> Measur
         clock="client",
         source=str(run.about.get("machine", "")),
     )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The config.json at ``path``.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the model of recorded runs, {path}: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is not a model's config")
-    return found
 
 
 def batch_of(step: LiveStep, run: LiveRun) -> BatchShape:

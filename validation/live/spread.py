@@ -9,7 +9,6 @@ from servesim.validation.compare import STATISTICS
 from servesim.validation.run import RunResult
 
 LATENCIES = ("ttft", "tpot", "e2e")
-THROUGHPUT = "throughput"
 
 
 @dataclass(frozen=True, slots=True)

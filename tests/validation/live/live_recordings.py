@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence as EngineSequence
 from servesim.scenario.build import Served
+from servesim.validation.json_files import read_object
 from servesim.validation.live import architectures
 from servesim.validation.live.recorded import LiveRequest, LiveRun, save
-from servesim.validation.live.served import read_config, serve_live
+from servesim.validation.live.served import serve_live
 
 MICRO = 1e-6
 HOST = "\n[host]\nstep_s = 2e-3\nper_sequence_s = 1e-4\n"
@@ -49,7 +49,7 @@ def write_device(folder: Path) -> str:
 def served(device: str, engine: Mapping[str, Any] = ENGINE, model: str = "dense-gqa") -> Served:
     """A small architecture, ready to run."""
     request = LiveRequest(0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, 1)
-    config = read_config(architectures.architecture(model).folder / "config.json")
+    config = read_object(architectures.architecture(model).folder / "config.json")
     return serve_live(LiveRun(model, "", 1, engine, (request,), (), {}), config, device)
 
 
@@ -156,8 +156,3 @@ class _Recorder:
             "prompt_tokens": [spec.prompt_tokens for spec in self.specs],
             "output_tokens": [spec.output_tokens for spec in self.specs],
         }
-
-
-def as_text(run: Mapping[str, Any]) -> str:
-    """For comparing recordings."""
-    return json.dumps(run, sort_keys=True)

@@ -23,11 +23,11 @@ def body(data: Path) -> str | None:
     results = [simulate_run(read_run(file)) for file in files]
     rows = [[r.run.name, *_means(r)] for r in results]
     return (
-        "vLLM 0.15 on H100 SXM under a load client, times stamped by the client: what HTTP, "
-        "tokenising and streaming add there is not simulated. Kernel costs are those calibrated "
-        "for every model; what served GEMMs take beyond benchmarked ones was measured on RTX PRO "
-        "6000 and is carried over, a choice made after these runs had been seen. Errors of means; "
-        "aimed at: TTFT 18 %, TPOT and E2E 6 %.\n\n"
+        "vLLM 0.15 on H100 SXM under a load client, times stamped by the client: vLLM's front "
+        "end adds what this project measured of it on another machine (`runtime/frontend.py`). "
+        "Kernel costs are those calibrated for every model; what served GEMMs take beyond "
+        "benchmarked ones was measured on RTX PRO 6000 and is carried over, a choice made after "
+        "these runs had been seen. Errors of means; aimed at: TTFT 18 %, TPOT and E2E 6 %.\n\n"
         + table(["run", "TTFT", "TPOT", "E2E"], rows)
         + "\n\n"
         + "\n".join(f"- {r.run.name}: {run_summary(r)}" for r in results)
