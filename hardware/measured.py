@@ -43,7 +43,10 @@ class MeasuredCost:
     cache.
 
     Attributes:
-        curves, sums: by family and shape or kind.
+        device: what the kernels were measured on.
+        curves: seconds over rows, by family and shape.
+        sums: seconds of each term, by family and shape or kind.
+        fallback: answers for the rest.
     """
 
     device: Device

@@ -89,7 +89,7 @@ def _fit_curves(fitted: Fitted, seconds: Seconds) -> None:
             kept = [[_number(x), _short(y)] for x, y in thinned(points)]
             fitted.measured.setdefault(family, {})[shape] = kept
         if errors:
-            fitted.errors.append(_line(family, "curve of its shape", errors))
+            fitted.errors.append(line_of(family, "curve of its shape", errors))
 
 
 def _fit_batch_sums(fitted: Fitted, seconds: Seconds) -> None:
@@ -102,7 +102,7 @@ def _fit_batch_sums(fitted: Fitted, seconds: Seconds) -> None:
                 errors += held_out_sum_errors(rows)
                 fitted.measured.setdefault(family, {})[shape] = _rounded(fit_sum(rows))
         if errors:
-            fitted.errors.append(_line(family, "sum of its shape", errors))
+            fitted.errors.append(line_of(family, "sum of its shape", errors))
 
 
 def _fit_size_sums(fitted: Fitted, seconds: Seconds) -> None:
@@ -121,7 +121,7 @@ def _fit_size_sums(fitted: Fitted, seconds: Seconds) -> None:
             whole = fit_sum([(terms, s) for _, terms, s in rows])
             fitted.measured.setdefault(family, {})[kind] = _rounded(whole)
         if errors:
-            fitted.errors.append(_line(family, "sum of its kind", errors))
+            fitted.errors.append(line_of(family, "sum of its kind", errors))
 
 
 def _grouped(family: str, seconds: Seconds, key: Callable[[Work], str]) -> dict[str, list[Work]]:
@@ -132,7 +132,8 @@ def _grouped(family: str, seconds: Seconds, key: Callable[[Work], str]) -> dict[
     return found
 
 
-def _line(family: str, how: str, errors: Iterable[float]) -> Line:
+def line_of(family: str, how: str, errors: Iterable[float]) -> Line:
+    """The line of signed relative ``errors``, of which there are some."""
     signed = np.array(list(errors))
     median, p90 = np.quantile(np.abs(signed), (0.5, 0.9))
     return Line(family, how, len(signed), float(median), float(p90), float(np.median(signed)))

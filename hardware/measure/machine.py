@@ -37,7 +37,7 @@ def describe(device: str, threads: int) -> Machine:
     if device == "cuda":
         return _gpu()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    title = f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    title = f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
     return Machine(title, "cpu", threads, float(memory), _last_level_cache())
 
 
@@ -85,7 +85,8 @@ def _gpu() -> Machine:
     return Machine(found.name, "gpu", cores, float(found.total_memory), cache)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name as the operating system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -13,14 +13,14 @@ from servesim.graph.work import Work
 from servesim.hardware.load import load_device
 from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.device_file import Origin, device_text, measured_device
-from servesim.hardware.measure.fitting import Fitted, Line, fit_all
+from servesim.hardware.measure.fitting import Fitted, Line, fit_all, line_of
 from servesim.hardware.measure.kernels import makers
 from servesim.hardware.measure.machine import Machine, header
 from servesim.hardware.measure.noise import Estimate, estimate
 from servesim.hardware.measure.plan import Group, Limits, plan, thinned
 from servesim.hardware.measure.power import Draw, draw
 from servesim.hardware.measure.probes import Probe, probes
-from servesim.hardware.measure.run import Progress, Session
+from servesim.hardware.measure.rounds import Progress, Session
 from servesim.hardware.measure.store import Store
 from servesim.hardware.measure.timer import Timer
 
@@ -185,14 +185,7 @@ def _drawn(order: Order, room: Room, peaks: dict[Probe, Estimate]) -> Draw | Non
 def _whole(path: Path, outcome: Outcome) -> Line:
     """How far the finished file is from all that was measured, noise included."""
     model = load_device(str(path)).cost_model
-    errors = sorted(
-        abs(model.cost(work).seconds / found.seconds - 1.0)
-        for work, found in outcome.kernels.values()
-    )
-    signed = sorted(
+    errors = [
         model.cost(work).seconds / found.seconds - 1.0 for work, found in outcome.kernels.values()
-    )
-    n = len(errors)
-    return Line(
-        "all", "device file, not held out", n, errors[n // 2], errors[9 * n // 10], signed[n // 2]
-    )
+    ]
+    return line_of("all", "device file, not held out", errors)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from servesim.hardware.measure.machine import cpu_name
 from servesim.validation.live.architectures import Architecture
 from servesim.validation.live.engine import EngineSetup, LiveEngine
 from servesim.validation.live.loads import Load, Request
@@ -143,7 +143,7 @@ def _form(
         **about,
         "date": date.today().isoformat(),
         "engine_version": version,
-        "machine": {"processor": _processor(), "threads": setup.threads, "device": setup.device},
+        "machine": {"processor": cpu_name(), "threads": setup.threads, "device": setup.device},
         "engine": {
             **{name: v for name, v in setup.options.items() if name not in _NOT_SIMULATED},
             **_engine(lines[0]),
@@ -217,13 +217,3 @@ def _steps(
 def _round(seconds: float) -> float:
     """To microseconds: finer than the clock's noise, and a third of the file."""
     return round(seconds, 6)
-
-
-def _processor() -> str:
-    """The processor's name as the operating system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

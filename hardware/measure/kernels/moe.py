@@ -14,7 +14,7 @@ from servesim.hardware.measure.timer import Call
 
 #: Times the copies go round, each time with other experts chosen: those of few tokens would
 #: otherwise stay in a cache.
-_DRAWS = 8
+DRAWS = 8
 
 
 def routing(work: MoeWork, draw: int, device: str) -> tuple[Any, Any]:
@@ -45,7 +45,7 @@ class Experts:
         x = random((work.tokens, work.hidden), work.dtype, self.room.device)
         return [
             partial(self._run, x, up, down, *routing(work, draw, self.room.device))
-            for draw, (up, down) in enumerate(_DRAWS * self.weights)
+            for draw, (up, down) in enumerate(DRAWS * self.weights)
         ]
 
     def _run(self, x: Any, up: Any, down: Any, weights: Any, chosen: Any) -> Any:

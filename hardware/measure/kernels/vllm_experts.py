@@ -9,15 +9,12 @@ from typing import Any
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import MoeWork, Work
 from servesim.hardware.measure.bench import Room
-from servesim.hardware.measure.kernels.moe import routing
+from servesim.hardware.measure.kernels.moe import DRAWS, routing
 from servesim.hardware.measure.kernels.tensors import random
 from servesim.hardware.measure.kernels.vllm_setup import forget, in_forward, made
 from servesim.hardware.measure.timer import Call
 
 _NAME = "measured.experts"
-#: Times the layers go round, each time with other experts chosen: those of few tokens would
-#: otherwise stay in a cache.
-_DRAWS = 8
 
 
 class Experts:
@@ -38,7 +35,7 @@ class Experts:
         logits = random((work.tokens, work.experts), work.dtype, self.room.device)
         in_forward({}, {})
         found: list[Call] = []
-        for _ in range(_DRAWS):
+        for _ in range(DRAWS):
             for layer in self.layers:
                 weights, chosen = routing(work, len(found), self.room.device)
                 routed = weights.float(), chosen.to(torch.int32)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from servesim.cli.profile_view import profile_bar, show_outcome
+from servesim.cli.render_profile import profile_bar, show_outcome
 from servesim.graph.opgraph import OpGraph
 from servesim.hardware.measure.plan import Limits
 from servesim.models.load import load_graph

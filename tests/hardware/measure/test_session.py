@@ -29,7 +29,7 @@ def order(**given):
 
 
 def test_measured_kernels_become_a_device_that_knows_them(tmp_path, graph, monkeypatch):
-    monkeypatch.setattr("servesim.hardware.measure.run._ROUND_S", 1e-4)
+    monkeypatch.setattr("servesim.hardware.measure.rounds._ROUND_S", 1e-4)
     out = tmp_path / "device.toml"
     tell = Listener()
     outcome = measure(order(), MACHINE, CpuTimer(), [graph], tmp_path, tell)
@@ -57,7 +57,7 @@ def test_another_machine_is_refused(tmp_path, graph):
 
 
 def test_interrupting_keeps_what_is_there_and_writes_a_file(tmp_path, graph, monkeypatch):
-    monkeypatch.setattr("servesim.hardware.measure.run._ROUND_S", 1e-4)
+    monkeypatch.setattr("servesim.hardware.measure.rounds._ROUND_S", 1e-4)
 
     def stop(progress):
         if progress.done > 40:

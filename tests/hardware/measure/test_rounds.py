@@ -3,11 +3,11 @@
 import pytest
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
-from servesim.hardware.measure import run, timer
+from servesim.hardware.measure import rounds, timer
 from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.noise import MOST
 from servesim.hardware.measure.plan import Limits, plan
-from servesim.hardware.measure.run import Session
+from servesim.hardware.measure.rounds import Session
 from servesim.hardware.measure.store import Store
 
 ROOM = Room("cpu", 1e6, 1e9)
@@ -44,7 +44,7 @@ def groups(graph):
 
 def session(tmp_path, clock, deadline=1e9, makers=None, monkeypatch=None):
     if monkeypatch:
-        monkeypatch.setattr(run.time, "monotonic", clock.monotonic)
+        monkeypatch.setattr(rounds.time, "monotonic", clock.monotonic)
     store = Store(tmp_path / "kernels.jsonl", {})
     kinds = makers or {"norm": Bench, "lm_head": Bench}
     return Session(kinds, ROOM, clock, store, deadline)

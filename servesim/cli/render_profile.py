@@ -10,14 +10,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
+from servesim.cli.render import columns, percent
 from servesim.hardware.measure.fitting import Fitted
 from servesim.hardware.measure.noise import QUIET, Estimate
-from servesim.hardware.measure.run import Progress as Measured
+from servesim.hardware.measure.rounds import Progress as Measured
 from servesim.hardware.measure.session import Outcome
 
 #: Seconds between two lines where there is no terminal to draw a bar on.
@@ -98,34 +99,24 @@ def _show_peaks(console: Console, outcome: Outcome) -> None:
 
 
 def _show_kernels(console: Console, outcome: Outcome) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title in (
-        "measured",
-        "kernels",
-        "rounds",
-        "median noise",
-        "p90 noise",
-        f"over {QUIET:.0%}",
-    ):
-        table.add_column(title, justify="left" if title == "measured" else "right")
+    over = f"over {QUIET:.0%}"
+    table = columns("measured", "kernels", "rounds", "median noise", "p90 noise", over)
     families: dict[str, list[Estimate]] = {}
     for work, found in outcome.kernels.values():
         families.setdefault(work.family, []).append(found)
     for family, found_all in sorted(families.items()):
-        noises = sorted(found.noise for found in found_all)
+        noises = [found.noise for found in found_all]
         loud = sum(noise > QUIET for noise in noises)
         rounds = median(found.rounds for found in found_all)
-        p90 = noises[9 * len(noises) // 10]
-        cells = (f"{len(noises)}", f"{rounds:g}", f"{median(noises):.1%}", f"{p90:.1%}", f"{loud}")
-        table.add_row(family, *cells)
+        middle, p90 = np.quantile(noises, (0.5, 0.9))
+        shares = percent(middle), percent(p90)
+        table.add_row(family, f"{len(noises):,}", f"{rounds:g}", *shares, f"{loud:,}")
     console.print(table)
 
 
 def _show_errors(console: Console, fitted: Fitted) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title in ("predicted", "by", "held-out kernels", "median", "p90", "bias"):
-        table.add_column(title, justify="left" if title in ("predicted", "by") else "right")
+    table = columns("predicted", "by", "held-out kernels", "median", "p90", "bias", text=2)
     for line in fitted.errors:
-        shares = f"{line.median:.1%}", f"{line.p90:.1%}", f"{line.bias:+.1%}"
-        table.add_row(line.family, line.how, f"{line.kernels}", *shares)
+        shares = percent(line.median), percent(line.p90), f"{line.bias:+.1%}"
+        table.add_row(line.family, line.how, f"{line.kernels:,}", *shares)
     console.print(table)

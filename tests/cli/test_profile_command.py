@@ -1,0 +1,60 @@
+"""``servesim profile``: from this machine's kernels to a device that simulates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servesim import simulate
+from servesim.cli.main import main
+from servesim.hardware.load import load_device
+
+pytest.importorskip("torch")
+pytest.importorskip("scipy")
+
+MODEL = "Qwen/Qwen3-0.6B"
+SIZES = ["--max-num-batched-tokens", "4", "--max-num-seqs", "2", "--max-model-len", "64"]
+
+
+def asked(out: Path, *more: str) -> list[str]:
+    return ["profile", "--device", "cpu", "--out", str(out), "--model", MODEL, *SIZES, *more]
+
+
+def test_a_device_file_of_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servesim.hardware.measure.rounds._ROUND_S", 1e-4)
+    assert main(asked(tmp_path, "--only", "norm,pointwise", "--seconds", "30")) == 0
+    shown = capsys.readouterr().out
+    for word in ("GFLOP/s", "median noise", "sum of its kind", "not held out", "device.toml"):
+        assert word in shown
+    device = load_device(str(tmp_path / "device.toml"))
+    assert set(device.measured) == {"memory"}
+    got = simulate(
+        model=MODEL,
+        hardware=str(tmp_path / "device.toml"),
+        engine={"num_gpu_blocks_override": 40, "max_model_len": 256},
+        workload={"num_requests": 2, "rate": 1.0, "prompt_tokens": 20, "output_tokens": 3},
+    )
+    assert got.metrics.finished == 2
+    # What is there is not measured again: the same command only adds what is missing.
+    lines = (tmp_path / "kernels.jsonl").read_text(encoding="utf-8").splitlines()
+    assert main(asked(tmp_path, "--only", "norm", "--seconds", "30")) == 0
+    again = (tmp_path / "kernels.jsonl").read_text(encoding="utf-8").splitlines()
+    assert again[: len(lines)] == lines
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (("--only", "norn"), "did you mean 'norm'"),
+        (("--kernels", "torchh"), "did you mean 'torch'"),
+        (("--threads", "100000"), "--threads must be 1 to "),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    more: tuple[str, ...], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(asked(tmp_path, *more)) == 2
+    assert complaint in capsys.readouterr().err
