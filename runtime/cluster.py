@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 from servesim.errors import InputError, ServesimError, UnsupportedError
-from servesim.hardware.topology import Topology
-from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.encoding import Encodings
 from servesim.runtime.events import EventQueue, Order
-from servesim.runtime.failures import Failures
-from servesim.runtime.frontend import Desk, FrontEnd
-from servesim.runtime.handover import HandoverOptions, Handovers
+from servesim.runtime.frontend import Desk
+from servesim.runtime.handover import Handovers
 from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.lifecycle import Lifecycle
 from servesim.runtime.member import Member, chosen
@@ -28,31 +24,13 @@ from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role, encoded
 from servesim.runtime.routers import Router
 from servesim.runtime.routers.round_robin import RoundRobin
+from servesim.runtime.system import System
 from servesim.runtime.tiers.connect import connect_tiers
 from servesim.runtime.transfers import Transfers
 from servesim.runtime.workloads import Workload
 
 #: Called whenever requests finish: requests done, requests in all if known, simulated seconds.
 Progress = Callable[[int, int | None, float], None]
-
-
-@dataclass(frozen=True)
-class System:
-    """What there is around the engines, and what happens to them.
-
-    Attributes:
-        topology: joins the instances by their names; needed where KV is handed over.
-        handover: how it is.
-        failures: of instances.
-        autoscaling: how many instances of a group serve; all of them when None.
-        frontend: the server that clients talk to; they talk to the engines themselves when None.
-    """
-
-    topology: Topology | None = None
-    handover: HandoverOptions = field(default_factory=HandoverOptions)
-    failures: Failures = field(default_factory=Failures)
-    autoscaling: Autoscaling | None = None
-    frontend: FrontEnd | None = None
 
 
 class Cluster:
@@ -101,10 +79,10 @@ class Cluster:
         # Whether anything but an arrival can tell an engine something while it runs.
         changes = system.failures.expected or system.autoscaling is not None
         roles = any(one.role is not Role.BOTH for one in instances)
-        self._reactive = self._source.reactive or changes or roles
-        self._frontend = system.frontend
-        self._desk = Desk(system.frontend) if system.frontend is not None else None
-        self._reactive |= self._desk is not None
+        front = system.frontend
+        self._reactive = self._source.reactive or changes or roles or front is not None
+        self._desk = Desk(front) if front is not None else None
+        self._response_s = front.response_s if front is not None else 0.0
 
     def run(self, progress: Progress | None = None) -> Records:
         """Take every request to its end.
@@ -127,8 +105,8 @@ class Cluster:
             elif not self._settle(now):
                 break
         self._require_all_done()
-        if self._frontend is not None:
-            self.requests.answer_later(self._frontend.response_s)
+        if self._response_s:
+            self.requests.answer_later(self._response_s)
         return Records(
             self.requests,
             tuple(member.engine.records for member in self.members),
@@ -205,8 +183,7 @@ class Cluster:
 
     def _finished(self, row: int, now: float) -> None:
         self._done += 1
-        answered = now + (self._frontend.response_s if self._frontend is not None else 0.0)
-        self._source.finished(self._specs.pop(row), answered)
+        self._source.finished(self._specs.pop(row), now + self._response_s)
 
     # Steps.
 

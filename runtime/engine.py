@@ -48,10 +48,7 @@ class Engine:
             StepRecords(options.step_rows),
         )
         self._model = instance.step_model
-        self._adapter_load_s = instance.adapter_load_s
-        self._encoder = instance.encoder
         self._instance = instance
-        self._kv_groups = instance.kv_groups
         self.tiers = build_hierarchy(
             instance.offload, requests.pools, self._model, can_wait=self.can_wait
         )
@@ -95,7 +92,7 @@ class Engine:
         """Why a request could never run here; None if it can."""
         if spec.adapter is not None and not self.config.enable_lora:
             return f"it is for LoRA adapter {spec.adapter}; enable_lora is off"
-        if spec.images and self._encoder is None:
+        if spec.images and self._instance.encoder is None:
             return "it has images; nothing encodes them here"
         tokens = spec.prompt_tokens + spec.output_tokens
         limit = self.config.max_model_len
@@ -297,14 +294,17 @@ class Engine:
 
     def before_s(self, plan: Plan) -> float:
         """Seconds before a step of ``plan`` can start: for adapters to come, and for images."""
-        seconds = plan.loaded_adapters * self._adapter_load_s
-        images = list(images_begun(plan.prefills)) if self._encoder is not None else []
-        return seconds + self._encoder.seconds(images) if self._encoder and images else seconds
+        seconds = plan.loaded_adapters * self._instance.adapter_load_s
+        encoder = self._instance.encoder
+        if encoder is not None and (images := list(images_begun(plan.prefills))):
+            seconds += encoder.seconds(images)
+        return seconds
 
     def _new_scheduler(self) -> Scheduler:
         if self.tiers is not None:
             self.tiers.clear()
-        cache = build_cache(self.config, self.records.kv_blocks + 1, self._kv_groups, self.tiers)
+        groups = self._instance.kv_groups
+        cache = build_cache(self.config, self.records.kv_blocks + 1, groups, self.tiers)
         policy = SCHEDULERS.build(self.config.scheduling_policy)
         return Scheduler(self.config, policy, cache, self._modes)
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servesim.runtime.cluster import System, simulate
+from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.frontend import VLLM
 from servesim.runtime.records import Records
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.source import OpenSource
+from servesim.runtime.system import System
 from servesim.scenario.build import Served, serve
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 from servesim.validation.compare import Comparison, compare

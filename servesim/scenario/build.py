@@ -17,11 +17,11 @@ from servesim.models.config import ModelConfig, resolve
 from servesim.models.load import load_graph
 from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
 from servesim.models.quantisation import quantise
-from servesim.runtime.cluster import System
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.instance import Instance as Engine
 from servesim.runtime.routers import ROUTERS, Router
 from servesim.runtime.step import LinearStepModel
+from servesim.runtime.system import System
 from servesim.runtime.tiers.options import Offload
 from servesim.runtime.workloads import WORKLOADS, Workload
 from servesim.scenario.adapters import adapter_load_seconds

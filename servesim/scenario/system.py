@@ -13,7 +13,6 @@ from servesim.hardware.link import Link
 from servesim.hardware.topologies import TOPOLOGIES, build_topology
 from servesim.hardware.topology import Topology
 from servesim.runtime.autoscaling import Autoscaling
-from servesim.runtime.cluster import System
 from servesim.runtime.failures import Failures, Outage
 from servesim.runtime.frontend import VLLM, FrontEnd
 from servesim.runtime.handover import HandoverOptions
@@ -21,6 +20,7 @@ from servesim.runtime.instance import Instance as Engine
 from servesim.runtime.network.collective_cost import TopologyCollectives
 from servesim.runtime.roles import Role
 from servesim.runtime.routers import ROUTERS
+from servesim.runtime.system import System
 from servesim.scenario.load import Layer, section
 from servesim.scenario.sections import Instance
 

@@ -13,7 +13,7 @@ from servesim.errors import InputError
 from servesim.hardware.link import Link
 from servesim.hardware.topologies import build_topology
 from servesim.runtime import metrics
-from servesim.runtime.cluster import System, simulate
+from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.handover import HandoverOptions
 from servesim.runtime.instance import Instance
@@ -21,6 +21,7 @@ from servesim.runtime.records import Records, Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role
 from servesim.runtime.step import LinearStepModel
+from servesim.runtime.system import System
 
 #: A step takes a second and a tenth of one per token.
 SLOW = LinearStepModel(base_s=1.0, per_token_s=0.1)

@@ -11,7 +11,7 @@ from runtime_runs import Given, everything, request
 from servesim.errors import InputError
 from servesim.hardware.link import Link
 from servesim.hardware.topologies import build_topology
-from servesim.runtime.cluster import System, simulate
+from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.encoder import LinearEncoder, encodable, images_begun
 from servesim.runtime.failures import Failures, Outage
@@ -23,6 +23,7 @@ from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role
 from servesim.runtime.sequence import Sequence as EngineSequence
 from servesim.runtime.step import LinearStepModel
+from servesim.runtime.system import System
 
 #: A step takes a second and a tenth of one per token; to encode, half a second and a twentieth.
 SLOW, ENCODER = LinearStepModel(base_s=1.0, per_token_s=0.1), LinearEncoder(0.5, 0.05)

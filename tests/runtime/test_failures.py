@@ -16,7 +16,7 @@ from servesim.errors import InputError, UnknownNameError
 from servesim.hardware.link import Link
 from servesim.hardware.topologies import TOPOLOGIES, build_topology
 from servesim.runtime.autoscaling import Autoscaling
-from servesim.runtime.cluster import System, simulate
+from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.failures import Failures, Outage
 from servesim.runtime.handover import HandoverOptions
@@ -25,6 +25,7 @@ from servesim.runtime.records import Records, State, Status
 from servesim.runtime.roles import Role
 from servesim.runtime.routers import ROUTERS
 from servesim.runtime.schedulers import SCHEDULERS
+from servesim.runtime.system import System
 
 CONFIG = EngineConfig(max_num_seqs=8, max_num_batched_tokens=64, async_scheduling=False)
 

@@ -14,7 +14,7 @@ from servesim.errors import UnknownNameError, UnsupportedError
 from servesim.hardware.link import Link
 from servesim.hardware.topologies import build_topology
 from servesim.hardware.topology import Topology
-from servesim.runtime.cluster import Cluster, System, simulate
+from servesim.runtime.cluster import Cluster, simulate
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.failures import Failures
 from servesim.runtime.handover import HandoverOptions
@@ -24,6 +24,7 @@ from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role
 from servesim.runtime.routers.round_robin import RoundRobin
 from servesim.runtime.step import LinearStepModel
+from servesim.runtime.system import System
 from servesim.runtime.tiers.options import Offload, Tier
 from servesim.runtime.tiers.ways import FlowQueue
 

@@ -11,7 +11,7 @@ from runtime_runs import Given, request
 
 from servesim.errors import UnsupportedError
 from servesim.graph.batch import BatchShape
-from servesim.runtime.cluster import Cluster, System, simulate
+from servesim.runtime.cluster import Cluster, simulate
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.failures import Failures, Outage
 from servesim.runtime.instance import Instance
@@ -21,6 +21,7 @@ from servesim.runtime.plan import Plan
 from servesim.runtime.records import Records, RequestRecords, Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.routers.round_robin import RoundRobin
+from servesim.runtime.system import System
 
 
 @dataclass(frozen=True)
