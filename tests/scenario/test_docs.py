@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from servesim import Scenario, simulate
+from servesim.cli.main import _command_names
+from servesim.hardware.host import HostTime
 from servesim.hardware.placers import PLACERS
 from servesim.runtime.autoscaling import Autoscaling
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.failures import Outage
+from servesim.runtime.frontend import FrontEnd
 from servesim.runtime.lengths import LENGTHS
 from servesim.runtime.routers import ROUTERS
 from servesim.runtime.tiers.eviction import EVICTIONS
@@ -41,7 +44,7 @@ from servesim.scenario.system import (
 DOCS = Path(__file__).parents[2] / "docs"
 SECTIONS = (
     ModelSection, HardwareSection, OutputSection, Instance, EngineConfig, NetworkSection,
-    DisaggregationSection, FailuresSection, Outage, Autoscaling, PlacementSection,
+    DisaggregationSection, FailuresSection, Outage, Autoscaling, FrontEnd, PlacementSection,
 )  # fmt: skip
 REGISTRIES = (WORKLOADS, ROUTERS, LENGTHS, PLACERS)
 
@@ -81,6 +84,18 @@ def test_every_option_of_a_tier_is_documented() -> None:
     assert [tier["name"] for tier in scenario.instances[0].offload.tiers] == ["dram", "nvme"]
     experts = Scenario.of(hardware="rtx_4090", **tomllib.loads(shown[1])).instances[0]
     assert experts.expert_offload.gpu_expert_slots == 32
+
+
+def test_every_host_time_of_a_device_is_documented() -> None:
+    text = (DOCS / "extending.md").read_text(encoding="utf-8")
+    assert [name for name in field_types(HostTime) if name not in text] == []
+
+
+def test_the_readme_leads_to_every_page_and_command() -> None:
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    pages = [path.name for path in sorted(DOCS.glob("*.md"))]
+    assert [name for name in pages if f"(docs/{name})" not in text] == []
+    assert [name for name in _command_names() if f"| `servesim {name} " not in text] == []
 
 
 def test_the_devices_shown_serve_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
