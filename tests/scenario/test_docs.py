@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from servesim import Scenario, simulate
-from servesim.cli.main import _command_names
+from servesim.cli.main import _command_names, main
 from servesim.hardware.host import HostTime
 from servesim.hardware.placers import PLACERS
 from servesim.runtime.autoscaling import Autoscaling
@@ -96,6 +96,23 @@ def test_the_readme_leads_to_every_page_and_command() -> None:
     pages = [path.name for path in sorted(DOCS.glob("*.md"))]
     assert [name for name in pages if f"(docs/{name})" not in text] == []
     assert [name for name in _command_names() if f"| `servesim {name} " not in text] == []
+
+
+def test_the_readme_shows_what_the_command_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    example = DOCS.parent / "examples" / "llama-3.1-8b.toml"
+    assert main(["simulate", str(example), "--output-dir", str(tmp_path)]) == 0
+    shown = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"output of the command above -->\n```text\n(.*?)```", shown, re.DOTALL)
+
+    def lines(text: str) -> list[str]:
+        """Without what differs from run to run: wall-clock time, and where the files are."""
+        found = [line.rstrip() for line in text.strip().splitlines()]
+        return [line for line in found[: found.index("Files")] if not line.startswith("  time ")]
+
+    assert lines(capsys.readouterr().out) == lines(shown)
 
 
 def test_the_devices_shown_serve_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
