@@ -32,7 +32,8 @@ class Transfer:
         count: times a forward pass runs the block.
         ends: names of the two devices.
         route: the links between them.
-        block, consumer: names of the block and its operator that reads the results.
+        block, consumer: names of the block and its operator that reads the results; no operator,
+            if a stage behind reads them.
         others: operators whose results the consumer reads from there, too. The largest result is
             taken for all: a rotary embedding, say, works in place on a part of its input.
     """
@@ -100,6 +101,7 @@ class Placement:
         collectives: cost model of the group's collectives, instead of the peer link's.
         outside_bytes: of the default device's weights that stay in the memory of its host.
         handed: the default device is handed what the first layer reads (by the stage before it).
+        hands_on: it hands on what the last layer makes (to the stage behind it).
 
     Raises:
         CapacityError: the weights do not fit a memory.
@@ -117,6 +119,7 @@ class Placement:
     collectives: CostModel | None = None
     outside_bytes: float = 0.0
     handed: bool = False
+    hands_on: bool = False
 
     @classmethod
     def tensor_parallel(
@@ -181,12 +184,22 @@ class Placement:
         """
         if not self.where:
             return ()
-        return tuple(
+        incoming = (
             transfer
             for block in self.graph.blocks
             for i in range(len(block.ops))
             for transfer in self._incoming(block, i)
         )
+        return (*incoming, *(self._outgoing() if self.hands_on else ()))
+
+    def _outgoing(self) -> Iterator[Transfer]:
+        """What the last layer made, to the default device."""
+        blocks = (block for block in self.graph.blocks if block.ops)
+        block = max(blocks, key=lambda block: max(block.layers, default=-1))
+        last = block.ops[-1]
+        there, here = self.name_of(block, last), self.default
+        if there != here:
+            yield Transfer(last, 1, (there, here), self.topology.route(there, here), block.name)
 
     def _incoming(self, block: Block, i: int) -> Iterator[Transfer]:
         """What operator ``i`` of ``block`` reads from other devices."""

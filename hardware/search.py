@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from servesim.errors import CapacityError
 from servesim.graph.opgraph import Block
@@ -54,7 +54,7 @@ class Search:
             ways = [way for end in by_end.values() for way in kept(end, limits, OF_LAYERS)]
         if not ways:
             raise CapacityError(f"{self.estimate.graph.model}: found no placement that fits")
-        return self._placed(slots, min(ways, key=lambda way: way.seconds))
+        return self._placed(slots, min(ways, key=partial(self._whole, slots[-1][0])))
 
     def fits(self, placed: Placed) -> bool:
         """Whether ``placed`` keeps within the memories."""
@@ -76,6 +76,15 @@ class Search:
             elif not layered:
                 layered = True
                 yield from ((owner[layer], layer) for layer in sorted(owner))
+
+    def _whole(self, last: Block, way: Way) -> float:
+        """Seconds of ``way``, and to bring what ``last`` made to where a stage hands it on."""
+        site = self.estimate.site
+        if not site.hands_on:
+            return way.seconds
+        payload = self.estimate.result(last.ops[-1])
+        sent = self.estimate.transfer(way.devices[-1], site.default, payload)
+        return float("inf") if sent is None else way.seconds + sent
 
     def _ways(self, block: Block, before: Way | None) -> list[Way]:
         """Ways to place a layer of ``block`` behind ``before``; the first layer behind nothing.

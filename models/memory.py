@@ -113,6 +113,7 @@ class MemoryPlan:
         max_concurrency: sequences of that length that fit at once.
         block_size: tokens of a block (more than asked for beside recurrent states).
         kv_groups: layers by what they keep, each with blocks of its own.
+        kv_share: of the KV cache, on the device itself; the rest is on others beside it.
     """
 
     weight_bytes: float
@@ -126,6 +127,7 @@ class MemoryPlan:
     max_concurrency: float
     block_size: int
     kv_groups: tuple[KvGroup, ...] = ()
+    kv_share: float = 1.0
 
 
 def plan_memory(
@@ -133,6 +135,7 @@ def plan_memory(
     memory_bytes: float,
     options: MemoryOptions | None = None,
     config: ModelConfig | None = None,
+    stage: int | None = None,
 ) -> MemoryPlan:
     """What an engine that serves ``graph`` on devices of ``memory_bytes`` keeps in them.
 
@@ -141,9 +144,10 @@ def plan_memory(
         memory_bytes: of one device, as its driver reports them.
         options: of the engine; vLLM's defaults when absent.
         config: of the model, for what the graph does not hold: rotary tables, vision towers.
+        stage: of the pipeline; when None the one with the fewest KV blocks.
 
     Returns:
-        The plan of the pipeline stage with the fewest KV blocks.
+        The plan of the pipeline's stage.
 
     Raises:
         CapacityError: weights and reserves leave no KV cache, or it does not hold one sequence of
@@ -159,7 +163,9 @@ def plan_memory(
     if options.kv_cache_dtype != "auto":
         graph = with_kv_cache(graph, options.kv_cache_dtype)
     stages = split_stages(graph, options.pipeline_parallel_size)
-    plans = [_stage_plan(stage, memory_bytes, options, config) for stage in stages]
+    if stage is not None:
+        return _stage_plan(stages[stage], memory_bytes, options, config)
+    plans = [_stage_plan(one, memory_bytes, options, config) for one in stages]
     return min(plans, key=lambda plan: plan.kv_cache_blocks)
 
 

@@ -21,17 +21,18 @@ def cut(placement: Placement) -> Iterator[tuple[int, tuple[Piece, ...]]]:
     """The pieces of each block and how often they run, in order.
 
     A transfer that only some of a block's layers need (those behind a layer on another device)
-    is made before the first of them.
+    is made before the first of them, one to a stage behind after the last.
     """
     for block in placement.graph.blocks:
         if not block.ops:
             continue
         cutter = _Cutter(placement, block)
-        for transfer in cutter.transfers:
-            if transfer.count != block.count:
-                yield transfer.count, (cutter.send(transfer, ()),)
+        rare = [t for t in cutter.transfers if t.consumer and t.count != block.count]
+        behind = [t for t in cutter.transfers if not t.consumer]
         cutter.cut()
+        yield from ((t.count, (cutter.send(t, ()),)) for t in rare)
         yield block.count, tuple(cutter.pieces)
+        yield from ((t.count, (cutter.send(t, ()),)) for t in behind)
 
 
 def attends_in_memory(placement: Placement, block: Block, op: Op) -> bool:

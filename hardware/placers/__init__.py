@@ -26,7 +26,7 @@ class Site:
     Attributes:
         devices: by name, the default one first.
         topology: joins them.
-        costs, collectives, outside_bytes, handed: as of the ``Placement`` to be made.
+        costs, collectives, outside_bytes, handed, hands_on: as of the ``Placement`` to be made.
         step: seconds of a step on a placement; operators one after another by default.
         parts: of a batch that overlap in a step.
     """
@@ -37,6 +37,7 @@ class Site:
     collectives: CostModel | None = None
     outside_bytes: float = 0.0
     handed: bool = False
+    hands_on: bool = False
     step: Callable[[Placement, BatchShape], float] = serial_seconds
     parts: int = 1
 
@@ -66,6 +67,7 @@ class Site:
             collectives=self.collectives,
             outside_bytes=self.outside_bytes,
             handed=self.handed,
+            hands_on=self.hands_on,
         )
 
 

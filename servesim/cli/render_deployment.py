@@ -10,7 +10,6 @@ from servesim.graph.opgraph import Block, OpGraph
 from servesim.graph.ops.experts import PooledExperts
 from servesim.graph.summary import ONE_TOKEN, flops_per_token
 from servesim.scenario.build import Deployment, Served
-from servesim.scenario.placing import kv_share
 from servesim.scenario.sections import Plugin
 from servesim.units import binary, gib, si
 
@@ -89,8 +88,12 @@ def placement_facts(one: Served) -> list[tuple[str, str]]:
         link = device.peer_link
         facts.append(("link", f"{link.name}, {si(link.bandwidth, 'B/s')}"))
     facts += _expert_facts(one)
-    devices, own = one.placement.devices, one.placement.default
-    others = {name: other for name, other in devices.items() if name != own}
+    others = {
+        name: other
+        for stage in one.placements
+        for name, other in stage.devices.items()
+        if name != stage.default
+    }
     counts = {name: f"{count} x " for name, (_, count) in zip(others, one.beside, strict=False)}
     facts += [
         ("beside it", f"{name}, {counts.get(name, '')}{other.title or other.name}")
@@ -153,7 +156,7 @@ def memory_parts(one: Served) -> list[tuple[str, float]]:
         ("weights", plan.weight_bytes),
         ("activation peak", plan.activation_peak_bytes),
         ("reserve", plan.reserve_bytes),
-        ("embeddings" if encodes else "KV cache", plan.kv_cache_bytes * kv_share(one.placement)),
+        ("embeddings" if encodes else "KV cache", plan.kv_cache_bytes * plan.kv_share),
     ]
     used = sum(size for _, size in parts)
     return [*parts, ("not used", max(one.device.memory.capacity_bytes - used, 0.0))]

@@ -168,10 +168,14 @@ def serve(instance: Instance) -> Served:
     resident = resident_graph(graph, drafter)
     costs, collectives = measured_costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
-    over = placed(instance.placement, graph, device, costs, collectives)
+    stages = engine.pipeline_parallel_size
+    over = placed(instance.placement, graph, device, costs, collectives, stages)
     memory = placed_memory(over, resident, device, options, model)
-    placement = over or Placement.tensor_parallel(graph, device, costs, collectives, outside)
-    placements = stage_placements(placement, engine.pipeline_parallel_size)
+
+    def alone(stage: OpGraph, number: int) -> Placement:
+        return Placement.tensor_parallel(stage, device, costs, collectives, outside)
+
+    placements = over or stage_placements(graph, stages, alone)
     config = _completed(engine, graph, memory)
     target = (
         scheduled(instance.placement, over, instance.hardware, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from servesim.errors import InputError, UnsupportedError
@@ -15,6 +16,7 @@ from servesim.graph.routing import ROUTINGS
 from servesim.graph.work import CollectiveWork
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
+from servesim.hardware.topology import Topology
 from servesim.models.load import load_graph
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.parallel.shares import PrefillShareStepModel
@@ -80,25 +82,42 @@ def rank_names(instance: Instance, *, in_waves: bool) -> list[tuple[str, str]]:
     return [(f"{name}/dp{i}", name if in_waves else "") for name in names for i in range(ranks)]
 
 
-def stage_placements(whole: Placement, stages: int) -> tuple[Placement, ...]:
-    """``whole``, all on one device, cut into the stages of a pipeline, a device for each.
+def stage_placements(
+    graph: OpGraph, stages: int, place: Callable[[OpGraph, int], Placement]
+) -> tuple[Placement, ...]:
+    """``graph`` cut into the stages of a pipeline, each placed on devices of its own.
+
+    Args:
+        place: places the graph of a stage, given its number.
 
     Raises:
         UnsupportedError: fewer layers than stages, or the device has no link to a next stage.
-        CapacityError: the weights of a stage do not fit.
+        ServesimError: as ``place``.
     """
     if stages == 1:
-        return (whole,)
-    name, device = whole.default, whole.devices[whole.default]
-    placements = []
-    for number, graph in enumerate(split_stages(whole.graph, stages)):
-        own = f"{name}/pp{number}"
-        costs = {own: whole.costs[name]} if name in whole.costs else {}
-        placements.append(
-            Placement(graph, {own: device}, own, costs=costs, collectives=whole.collectives)
-        )
-    hop_seconds(placements[0])(1)  # the link joins two devices, or raises
-    return tuple(placements)
+        return (place(graph, 0),)
+    graphs = enumerate(split_stages(graph, stages))
+    found = tuple(_own_devices(place(one, number), number) for number, one in graphs)
+    hop_seconds(found[0])(1)  # the link joins two devices, or raises
+    return found
+
+
+def _own_devices(placement: Placement, stage: int) -> Placement:
+    """``placement`` on equal devices, named after ``stage``."""
+
+    def own(name: str) -> str:
+        return f"{name}/pp{stage}"
+
+    topology = placement.topology
+    edges = tuple((own(a), own(b), link) for a, b, link in topology.edges)
+    return replace(
+        placement,
+        devices={own(name): device for name, device in placement.devices.items()},
+        default=own(placement.default),
+        where={key: own(name) for key, name in placement.where.items()},
+        topology=Topology(tuple(map(own, topology.nodes)), edges),
+        costs={own(name): costs for name, costs in placement.costs.items()},
+    )
 
 
 def hop_seconds(stage: Placement) -> Callable[[int], float]:

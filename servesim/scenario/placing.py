@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from servesim.errors import CapacityError, InputError, UnsupportedError
@@ -14,14 +14,16 @@ from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
 from servesim.hardware.link import Link
 from servesim.hardware.placement import Placement
-from servesim.hardware.placers import PLACERS, Site
+from servesim.hardware.placers import PLACERS, Placed, Placer, Site
 from servesim.hardware.topology import Topology
 from servesim.models.config import ModelConfig
 from servesim.models.memory import MemoryOptions, MemoryPlan, plan_memory
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.energy.capped import CappedScheduledStepModel
+from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.scheduled_step import ScheduledStepModel
 from servesim.scenario.energy import device_power
+from servesim.scenario.parallel import hop_seconds, stage_placements
 from servesim.scenario.sections import HardwareSection, PlacementSection
 from servesim.units import GIB
 
@@ -32,8 +34,11 @@ def placed(
     device: Device,
     costs: CostModel | None,
     collectives: CostModel | None,
-) -> Placement | None:
-    """The placement that the section asks for; None when all is on ``device``, in one part.
+    stages: int,
+) -> tuple[Placement, ...]:
+    """The placements that the section asks for, one a pipeline stage, each on devices of its own.
+
+    None when all is on ``device``, in one part.
 
     Raises:
         ServesimError: no such placer, device, operator or way; weights that do not fit.
@@ -42,8 +47,12 @@ def placed(
         if section.devices:
             raise InputError("[placement] has devices, but no kind of placement that uses them")
         if section.sub_batches == 1:
-            return None
-        return Placement.tensor_parallel(graph, device, costs, collectives)
+            return ()
+
+        def alone(stage: OpGraph, number: int) -> Placement:
+            return Placement.tensor_parallel(stage, device, costs, collectives)
+
+        return stage_placements(graph, stages, alone)
     given = {device.name: costs} if costs is not None else {}
     parts = section.sub_batches
 
@@ -53,12 +62,33 @@ def placed(
     site = replace(
         _site(section, device), costs=given, collectives=collectives, step=step, parts=parts
     )
-    found = site.placement(PLACERS.build(section.kind, section.options).place(graph, site))
-    return found if found.where or parts > 1 else None
+    found = _by_stage(PLACERS.build(section.kind, section.options), graph, site, stages)
+    return found if parts > 1 or any(one.where for one in found) else ()
+
+
+def _by_stage(placer: Placer, graph: OpGraph, site: Site, stages: int) -> tuple[Placement, ...]:
+    """The stages, each placed by itself where memory matters, else as the whole graph is."""
+
+    def at(number: int) -> Site:
+        return replace(site, handed=number > 0, hands_on=number < stages - 1)
+
+    def by_itself(stage: OpGraph, number: int) -> Placement:
+        return at(number).placement(placer.place(stage, at(number)))
+
+    if stages == 1 or getattr(placer, "fills_memory", False):
+        return stage_placements(graph, stages, by_itself)
+    whole = placer.place(graph, site)
+
+    def as_whole(stage: OpGraph, number: int) -> Placement:
+        here = {block.name for block in stage.blocks}
+        where = {key: name for key, name in whole.where.items() if key[0] in here}
+        return at(number).placement(Placed(stage, where))
+
+    return stage_placements(whole.graph, stages, as_whole)
 
 
 def placed_memory(
-    placement: Placement | None,
+    stages: Sequence[Placement],
     graph: OpGraph,
     device: Device,
     options: MemoryOptions,
@@ -67,20 +97,42 @@ def placed_memory(
     """What the engine keeps in memory, with the weights and the KV cache where they are placed.
 
     A layer's KV cache is on the device that runs its attention; the device with the fewest tokens
-    of room decides how many blocks there are. On any but the default one the cache may take all
-    that weights leave of the share that the engine may use.
+    of room decides how many blocks there are, of the stage with the fewest. On any but the default
+    one the cache may take all that weights leave of the share that the engine may use.
 
     Raises:
         CapacityError: weights and reserves leave no KV cache, or one that is too small.
     """
-    if placement is None:
-        return plan_memory(graph, device.memory.capacity_bytes, options, model)
+    capacity = device.memory.capacity_bytes
+    if not stages:
+        return plan_memory(graph, capacity, options, model)
+    placed_kv = sum(one.graph.kv_bytes_per_token for one in stages)
+    drafter = graph.kv_bytes_per_token - placed_kv if len(stages) == 1 else 0.0
+
+    def plan_of(number: int) -> Callable[[MemoryOptions], MemoryPlan]:
+        return lambda given: plan_memory(graph, capacity, given, model, number)
+
+    plans = [_stage_memory(one, drafter, options, plan_of(i)) for i, one in enumerate(stages)]
+    return min(plans, key=lambda plan: plan.kv_cache_blocks)
+
+
+def _stage_memory(
+    placement: Placement,
+    drafter: float,
+    options: MemoryOptions,
+    plan_with: Callable[[MemoryOptions], MemoryPlan],
+) -> MemoryPlan:
+    """The memory of one stage.
+
+    Args:
+        drafter: KV bytes of a token on the default device beside the placement's.
+        plan_with: the default device's plan by its options.
+    """
     names = [name for name in placement.devices if name != placement.default]
     outside = sum(placement.weight_bytes(name) for name in names)
     options = replace(options, cpu_offload_gb=options.cpu_offload_gb + outside / GIB)
-    plan = plan_memory(graph, device.memory.capacity_bytes, options, model)
+    plan = plan_with(options)
     kept = _kv_bytes(placement)
-    drafter = graph.kv_bytes_per_token - placement.graph.kv_bytes_per_token
     kept[placement.default] = kept.get(placement.default, 0.0) + drafter
     kept = {name: there for name, there in kept.items() if there}
     total, room = sum(kept.values()), {placement.default: plan.kv_cache_bytes}
@@ -91,28 +143,38 @@ def placed_memory(
         return plan
     whole = min(room[name] * total / there for name, there in kept.items())
     if whole <= 0:
-        raise CapacityError(f"the weights of {graph.model} leave no room for its KV cache")
+        model = placement.graph.model
+        raise CapacityError(f"the weights of {model} leave no room for its KV cache")
     extra = (whole - plan.kv_cache_bytes) / GIB
-    options = replace(options, cpu_offload_gb=options.cpu_offload_gb + extra)
-    again = plan_memory(graph, device.memory.capacity_bytes, options, model)
-    return replace(again, weight_bytes=plan.weight_bytes)
+    again = plan_with(replace(options, cpu_offload_gb=options.cpu_offload_gb + extra))
+    share = kept.get(placement.default, 0.0) / total
+    return replace(again, weight_bytes=plan.weight_bytes, kv_share=share)
 
 
 def scheduled(
-    section: PlacementSection, placement: Placement, hardware: HardwareSection, engine: EngineConfig
-) -> ScheduledStepModel:
+    section: PlacementSection,
+    stages: Sequence[Placement],
+    hardware: HardwareSection,
+    engine: EngineConfig,
+) -> ScheduledStepModel | StagedStepModel:
     """The step model of operators on several devices, or of a batch in several parts.
 
-    The default device keeps its power limit, if one is set.
+    The default device, of every stage, keeps its power limit, if one is set.
 
     Raises:
-        UnsupportedError: stages, which have devices of their own, or weights outside the default
-            device's memory beside those on other devices.
+        UnsupportedError: weights outside the default device's memory beside those on other
+            devices, or a power limit on ranks that share prompts.
         InputError: as ``device_power``.
     """
+    models = tuple(_scheduled(section, one, hardware, engine) for one in stages)
+    return models[0] if len(models) == 1 else StagedStepModel(models, hop_seconds(stages[0]))
+
+
+def _scheduled(
+    section: PlacementSection, placement: Placement, hardware: HardwareSection, engine: EngineConfig
+) -> ScheduledStepModel:
     ranks, capped = engine.prefill_context_parallel_size, hardware.power_limit_watts is not None
     others = {
-        "pipeline_parallel_size": engine.pipeline_parallel_size > 1,
         "cpu_offload_gb": engine.cpu_offload_gb > 0,
         "power_limit_watts and prefill_context_parallel_size": capped and ranks > 1,
     }
@@ -127,12 +189,6 @@ def scheduled(
     if power is None:
         raise InputError(f"what {device.name} draws is not known: give [hardware] power, too")
     return CappedScheduledStepModel(placement, sizes, parts, ranks, power=power)
-
-
-def kv_share(placement: Placement) -> float:
-    """Share of the KV cache that is on the default device."""
-    kept = _kv_bytes(placement)
-    return kept.get(placement.default, 0.0) / sum(kept.values()) if kept else 1.0
 
 
 def _site(section: PlacementSection, device: Device) -> Site:

@@ -46,13 +46,31 @@ def all_placements(whole, names):
         yield divided(whole, lambda block, layer, found=found: found[block.name, layer])
 
 
-@given(st.sampled_from(["chain", "branched"]), SPEEDS, SPEEDS, st.floats(0.3, 1.2))
-@settings(deadline=None, max_examples=40)
+#: What a graph is handed and hands on, as a whole or as a stage of a pipeline.
+ENDS = {
+    "chain": {},
+    "branched": {},
+    "first stage": {"hands_on": True},
+    "middle stage": {"handed": True, "hands_on": True},
+    "last stage": {"handed": True},
+}
+
+
+def of_kind(kind):
+    """The graph: stages but the last have no tail."""
+    if kind == "chain":
+        return graph(2)
+    found = replace(branched(), blocks=branched().blocks[: 1 if "hands_on" in ENDS[kind] else 2])
+    return replace(found, weight_bytes=found.operator_weight_bytes)
+
+
+@given(st.sampled_from(sorted(ENDS)), SPEEDS, SPEEDS, st.floats(0.3, 1.2))
+@settings(deadline=None, max_examples=60)
 def test_it_finds_the_optimum_of_all_placements(kind, one, other, room):
-    whole = graph(2) if kind == "chain" else branched()
+    whole = of_kind(kind)
     devices = {"gpu": device("gpu", whole.weight_bytes * room, *one),
                "other": device("other", whole.weight_bytes * 0.8, *other)}  # fmt: skip
-    site = Site(devices, Topology.fully_connected(tuple(devices), WIRE))
+    site = Site(devices, Topology.fully_connected(tuple(devices), WIRE), **ENDS[kind])
     rooms = {name: one.memory.capacity_bytes for name, one in devices.items()}
     search = Search(Estimate(whole, site, STEP), rooms)
     fitting = [p for p in all_placements(whole, tuple(devices)) if search.fits(p)]
