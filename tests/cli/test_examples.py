@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,33 @@ def test_disaggregated_sends_all_kv_and_pays_for_it() -> None:
                      disaggregation={"transfer": "after_prefill"})  # fmt: skip
     assert got.metrics.ttft.mean < apart.metrics.ttft.mean
     assert sending.min() > 0
+
+
+def test_prefill_and_decode_have_a_kind_of_gpu_each(tmp_path: Path) -> None:
+    path, size = EXAMPLES / "prefill-h100-decode-h20.toml", {"num_requests": 60}
+    got = run(path.stem, **size)
+    prefill, decode = got.deployment.served
+    # Of Qwen3-32B: 64 layers of 8 KV heads, keys and values of 128 in bf16.
+    token, prompts = 64 * 2 * 8 * 128 * 2, got.records.requests.column("prompt_tokens")
+    assert got.records.links["prefill -> switch"] == pytest.approx(token * prompts.sum())
+    # 17 GB more of memory beside the same weights, nine tenths of it for use.
+    more = decode.memory.kv_cache_tokens - prefill.memory.kv_cache_tokens
+    assert more == pytest.approx(0.9 * (102.05e9 - 85.03e9) / token, rel=0.02)
+    assert got.metrics.ttft.mean == pytest.approx(0.433, rel=0.03)
+    assert got.metrics.tpot.mean == pytest.approx(25.5e-3, rel=0.03)
+    other = tmp_path / "swapped.toml"
+    text = path.read_text(encoding="utf-8")
+    kinds = {"h100_sxm": "h20", "h20": "h100_sxm"}
+    other.write_text(re.sub("|".join(kinds), lambda found: kinds[found[0]], text))
+    swapped = simulate(other, workload=size)
+    assert swapped.metrics.ttft.mean > 20 * got.metrics.ttft.mean  # cannot keep up
+    # Where an H100 decodes, its memory fills up, and contexts wait with the prefill.
+    equal = simulate(path, workload=size, hardware={"device": "h100_sxm"})
+    assert equal.metrics.ttft.mean > 2 * got.metrics.ttft.mean
+    times = [
+        one.deployment.served[1].step_model.decode_seconds(16, 32_000, 2000) for one in (got, equal)
+    ]
+    assert times[0] < 0.9 * times[1]
 
 
 def test_prefix_routing_finds_more_than_round_robin() -> None:
