@@ -45,12 +45,12 @@ def _graph() -> OpGraph:
 @cache
 def placed(kind: str, parts: int) -> ScheduledStepModel:
     """The step model of placer ``kind``, of batches in ``parts`` parts."""
-    graph, wire = _graph(), Link("wire", 1e6, 1e-3)
+    graph, wire = _graph(), Link("wire", 1e7, 1e-3)
     room = graph.weight_bytes
 
     def slow(name: str, device_kind: str, share: float, speed: float) -> Device:
-        memory = MemoryTier("memory", share * room, 1e6 * speed)
-        return Device(name, device_kind, {"bf16": 1e7 * speed}, memory)
+        memory = MemoryTier("memory", share * room, 1e7 * speed)
+        return Device(name, device_kind, {"bf16": 1e8 * speed}, memory)
 
     devices = {
         "gpu": slow("gpu", "gpu", 1.0, 2.0),

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from runtime_runs import Given, request
-from test_attention_ffn_steps import Null
+from test_attention_ffn_steps import LAYERS, Null
 from test_attention_ffn_steps import model as attention_ffn
-from test_random_deployments import _instance
+from test_random_deployments import PLACED_EVERY, _instance
 
 from servesim.hardware.attention_ffn import Sides
 from servesim.hardware.link import Link
@@ -30,7 +30,7 @@ SYSTEMS = 200
 GROUPS = 10
 
 
-def instances(rng: np.random.Generator) -> list[Instance]:
+def instances(rng: np.random.Generator, *, with_placements: bool) -> list[Instance]:
     found: list[Instance] = []
     for role, least in ((Role.PREFILL, 1), (Role.DECODE, 1), (Role.BOTH, 0)):
         for number in range(int(rng.integers(least, 3))):
@@ -41,7 +41,7 @@ def instances(rng: np.random.Generator) -> list[Instance]:
                     kv_bytes_per_token=float(rng.integers(0, 30)),
                     num_layers=int(rng.integers(1, 5)),
                 )
-                for one in _instance(rng, f"{role.value}{number}", lora=False)
+                for one in _instance(rng, f"{role.value}{number}", False, with_placements)
             ]
     return found
 
@@ -50,7 +50,7 @@ def with_ffns_apart(rng: np.random.Generator, made: list[Instance]) -> list[Inst
     """``made``, some of them with attention and FFNs on different devices."""
     models = {
         one.wave or one.name: attention_ffn(
-            Null(float(rng.random()), 0.01, per_token=True),
+            Null(float(rng.random()) / LAYERS, 0.01, per_token=True),
             int(rng.integers(1, 4)),
             link=Link("between", 1e5, 0.01),
             sides=Sides(max(1, sum(one.wave == other.wave != "" for other in made)), 1, 2),
@@ -111,7 +111,8 @@ def requests(rng: np.random.Generator) -> list[RequestSpec]:
 def test_every_request_is_accounted_for(group: int) -> None:
     for seed in range(group, SYSTEMS, GROUPS):
         rng = np.random.default_rng(seed)
-        made, others = instances(rng), np.random.default_rng((seed, 1))
+        made = instances(rng, with_placements=seed % PLACED_EVERY == 0)
+        others = np.random.default_rng((seed, 1))
         inside = LinearEncoder(0.1, 0.01) if others.integers(2) else None
         made = [replace(one, encoder=inside) for one in with_ffns_apart(others, made)]
         made += encoders(others)
