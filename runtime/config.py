@@ -45,6 +45,8 @@ class EngineConfig:
         num_gpu_blocks_override: KV blocks, whatever the memory; one of them is never used.
         kv_cache_dtype: number format of the KV cache; ``auto`` is the model's.
         enable_prefix_caching: reuse the KV blocks of equal prefixes.
+        prefix_cache_retention_interval: layers that see a window keep what ends at multiples of so
+            many tokens; 0 keeps only the end of the prompt, none (from Python) everything.
         enable_chunked_prefill: split a prompt that does not fit a step's tokens.
         long_prefill_token_threshold: most tokens of one prompt in a step when other requests are
             there too; 0 for no limit.
@@ -85,6 +87,7 @@ class EngineConfig:
     num_gpu_blocks_override: int | None = None
     kv_cache_dtype: str = "auto"
     enable_prefix_caching: bool = True
+    prefix_cache_retention_interval: int | None = 0
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0
     scheduling_policy: str = "fcfs"

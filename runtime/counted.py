@@ -50,7 +50,8 @@ def serve_counted(scheduler: Scheduler, plan: Plan) -> int | None:
 def _move_windows(scheduler: Scheduler) -> None:
     """Give back the blocks of decodes that their next token does not see any more."""
     cache, decodes = scheduler.cache, scheduler.decodes
-    if isinstance(cache, GroupedCache) and cache.moving:
+    if isinstance(cache, GroupedCache):
+        cache.move_waiting(lambda seq: decodes.computed(seq) if seq.decoding else seq.computed)
         for seq in decodes.in_phases(cache.moving):
             cache.move_windows(seq, decodes.computed(seq))
 

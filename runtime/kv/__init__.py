@@ -45,6 +45,7 @@ def build_cache(
             config.limits.max_num_batched_tokens,
             caching=caching,
             every_token=not config.async_scheduling,
+            retention=config.prefix_cache_retention_interval,
         )
     if caching and all(group.cache.kind != "state" for group in groups):
         return PrefixCache(total, config.block_size)

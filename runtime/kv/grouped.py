@@ -8,17 +8,16 @@ A recurrent state is one block, and nothing of it can be reused (vLLM's default 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass, field
 
 from servesim.graph.kv_layout import KvGroup
+from servesim.runtime.kv.block_index import GONE, BlockIndex, first_block
 from servesim.runtime.kv.cache import blocks_for
 from servesim.runtime.kv.pool import FreeList
+from servesim.runtime.kv.retention import Retention
 from servesim.runtime.sequence import Sequence
-
-#: Stands in a block table for a block that was given back; the pool has no such block.
-_GONE = 0
 
 
 @dataclass(slots=True)
@@ -29,8 +28,12 @@ class _Table:
         blocks: from the start of the sequence on.
         gone: leading blocks that were given back.
         registered: leading blocks that are full and known by their identity.
+        group: whose blocks they are.
+        ends: tokens before which prefixes of the sequence may end.
     """
 
+    group: KvGroup
+    ends: tuple[int, ...]
     blocks: list[int] = field(default_factory=list)
     gone: int = 0
     registered: int = 0
@@ -47,6 +50,7 @@ class GroupedCache:
         groups: of the model; block sizes are multiples of the smallest, which is ``block_size``.
         max_num_batched_tokens: the largest chunk, which a window must hold beside itself.
         caching: let blocks be found by the identity of their prefix.
+        retention: vLLM's ``prefix_cache_retention_interval``.
 
     Attributes:
         moving: numbers of computed tokens, modulo the block size, at which a decode's window leaves
@@ -61,6 +65,7 @@ class GroupedCache:
         *,
         caching: bool,
         every_token: bool = False,
+        retention: int | None = None,
     ) -> None:
         self.total = self.free = total
         self.block_size = min(group.block_size for group in groups)
@@ -70,17 +75,19 @@ class GroupedCache:
         self._most_new = max_num_batched_tokens
         self._order = range(len(groups))
         self._step = max(group.block_size for group in groups) // self.block_size
+        self._retention = Retention(retention, self._step * self.block_size)
         self._caching = caching and all(group.cache.kind != "state" for group in groups)
         self._pool = FreeList(total)
         self._tables: dict[int, list[_Table]] = {}  # by sequence
         self._holders: dict[int, int] = {}  # by block
-        self._index: dict[int, dict[int, None]] = {}  # key -> blocks, the first to be reused
-        self._keys: dict[int, int] = {}  # of blocks in the index
+        self._index = BlockIndex(groups, self.block_size)
+        self._parting: dict[int, int] = {}  # tokens that groups without a window have of a sequence
         self._windowed = any(group.cache.window for group in groups)
         self._every_token = every_token
         windows = {g.cache.window for g in groups if g.cache.kind == "window" and g.cache.window}
         self.moving = sorted({(w - 1) % self.block_size for w in windows} if every_token else ())
-        self._chunked: list[Sequence] = []  # got a chunk of their prompt in the last step
+        self._chunked: dict[int, Sequence] = {}  # got a chunk of their prompt, by index
+        self._waiting: dict[int, Sequence] = {}  # of those, whose windows have yet to move
 
     @property
     def filled(self) -> int:
@@ -92,11 +99,18 @@ class GroupedCache:
         return sum(group.blocks_for(tokens, self._most_new) for group in self._kinds)
 
     def start_step(self) -> None:
-        """Move the windows of those that got a chunk of their prompt."""
-        for seq in self._chunked:
-            if seq.index in self._tables and seq.ticket is not None:
-                self.move_windows(seq, seq.computed)
+        """The chunks of prompts that the last step computed are out."""
+        self._waiting |= self._chunked
         self._chunked.clear()
+        if not self._every_token:
+            self.move_waiting(lambda seq: seq.computed)
+
+    def move_waiting(self, computed: Callable[[Sequence], int]) -> None:
+        """Move the windows that chunks of prompts left behind, given everyone's tokens."""
+        waiting, self._waiting = self._waiting, {}
+        for seq in waiting.values():
+            if seq.index in self._tables and seq.ticket is not None:
+                self.move_windows(seq, computed(seq))
 
     def find(self, seq: Sequence) -> list[int]:
         """Blocks of the first group for the longest prefix that all groups have."""
@@ -105,15 +119,19 @@ class GroupedCache:
         limit = (seq.known - 1) // self.block_size
         for g in self._order:
             if limit and self._kinds[g].cache.window is None:
-                limit = self._prefix(seq, g, limit)
+                limit = self._index.prefix(seq, g, limit)
         limit -= limit % self._step
+        self._parting.pop(seq.index, None)
         if not limit:
             return []
         windows = [g for g in self._order if self._kinds[g].cache.window is not None]
-        runs = {g: self._runs(seq, g, limit) for g in windows}
+        runs = {g: self._index.runs(seq, g, limit) for g in windows}
+        if len(windows) < self.groups:
+            self._parting[seq.index] = limit * self.block_size
         for length in range(limit, 0, -self._step):
-            if all(self._suffices(g, runs[g], length * self.block_size) for g in windows):
-                return [self._first(self._key(seq, 0, i)) for i in range(length)]
+            if all(self._index.suffices(g, runs[g], length * self.block_size) for g in windows):
+                self._parting.setdefault(seq.index, length * self.block_size)
+                return [self._index.first(seq, 0, i) for i in range(length)]
         return []
 
     def recall(self, seq: Sequence, computed: int) -> int:
@@ -123,19 +141,21 @@ class GroupedCache:
     def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
         """Share what is there of the prefix ``found`` and take new blocks for the rest."""
         prefix = len(found) * self.block_size
-        shared = [self._shared(seq, g, prefix) for g in range(self.groups)]
+        shared = [self._index.needed(seq, g, prefix) for g in range(self.groups)]
         idle = sum(block not in self._holders for part in shared for block in part)
         need = 0
-        for group, part in zip(self._kinds, shared, strict=True):
-            now = blocks_for(tokens, group.block_size) - prefix // group.block_size
-            need += max(now, group.blocks_for(reserve, self._most_new) - len(part))
+        for group in self._kinds:
+            most = group.blocks_for(reserve, self._most_new)  # one too many inside the window
+            wanted = min(most, blocks_for(reserve, group.block_size))
+            wanted = max(wanted, blocks_for(tokens, group.block_size))
+            need += max(0, wanted - prefix // group.block_size)
         if need + idle > self.free:
             return False
-        tables = []
+        tables, ends = [], self._ends(seq)
         for group, part in zip(self._kinds, shared, strict=True):
             full = prefix // group.block_size
             gone = full - len(part)
-            tables.append(_Table([_GONE] * gone + part, gone, full))
+            tables.append(_Table(group, ends, [GONE] * gone + part, gone, full))
             for block in part:
                 self._hold(block)
         self._tables[seq.index] = tables
@@ -145,12 +165,15 @@ class GroupedCache:
 
     def grow(self, seq: Sequence, tokens: int) -> bool:
         """Take the blocks that are missing for ``tokens``, if free, once the window has moved."""
-        tables = self._tables.setdefault(seq.index, [_Table() for _ in self._kinds])
+        tables = self._tables.get(seq.index)
+        if tables is None:
+            tables = [_Table(group, self._ends(seq)) for group in self._kinds]
+            self._tables[seq.index] = tables
         if not seq.decoding:
             self._note_chunk(seq)
         computed = tokens - 1 if seq.decoding else seq.computed
         if not self._missing(tables, tokens):
-            if seq.decoding and self._every_token:
+            if self._every_token:
                 self.move_windows(seq, computed)
             return True
         self.register(seq, computed)
@@ -176,7 +199,8 @@ class GroupedCache:
             if table.registered < shared:
                 self.epoch += 1
             for i in range(max(table.registered, table.gone), shared):
-                self._enter(self._key(seq, g, i), table.blocks[i])
+                if self._keeps(table, i):
+                    self._index.enter(seq, g, i, table.blocks[i])
             table.registered = max(table.registered, full)
 
     def fill(self, seqs: Collection[Sequence]) -> None:
@@ -189,7 +213,8 @@ class GroupedCache:
         for g, table in enumerate(self._tables.pop(seq.index, [])):
             if returns and self._caching:
                 for i in range(table.gone, table.registered):
-                    self._enter(self._key(seq, g, i), table.blocks[i])
+                    if self._keeps(table, i):
+                        self._index.enter(seq, g, i, table.blocks[i])
             self._let_go(table, len(table.blocks))
         self.epoch += 1
 
@@ -203,7 +228,7 @@ class GroupedCache:
 
     def _note_chunk(self, seq: Sequence) -> None:
         if self._windowed:
-            self._chunked.append(seq)
+            self._chunked[seq.index] = seq
 
     def _missing(self, tables: list[_Table], tokens: int) -> int:
         return sum(
@@ -221,16 +246,13 @@ class GroupedCache:
         blocks, evicted = self._pool.take(count)
         self.free -= count
         for block, _ in evicted:
-            key = self._keys.pop(block, None)
-            if key is not None:
-                del self._index[key][block]
-                if not self._index[key]:
-                    del self._index[key]
+            self._index.forget(block)
         self._holders.update(dict.fromkeys(blocks, 1))
         return blocks
 
     def move_windows(self, seq: Sequence, computed: int) -> None:
         """Give back the blocks that no token after ``computed`` ones sees."""
+        self._waiting.pop(seq.index, None)
         for g, table in enumerate(self._tables[seq.index]):
             gone = min(first_block(self._kinds[g], computed), len(table.blocks))
             if gone > table.gone:
@@ -241,17 +263,25 @@ class GroupedCache:
         """Give back the blocks before number ``end``, the last first."""
         for i in range(end - 1, table.gone - 1, -1):
             block = table.blocks[i]
-            table.blocks[i] = _GONE
+            table.blocks[i] = GONE
             self._holders[block] -= 1
             if self._holders[block]:
                 continue
             del self._holders[block]
             self.free += 1
-            if i < table.registered:
-                self._pool.cached[block] = 0  # what it holds is in _keys, if anyone can find it
+            if block in self._index or (i < table.registered and self._keeps(table, i)):
+                self._pool.cached[block] = 0  # what it holds is in the index, if anyone can find it
             else:
                 self._pool.put_blank([block])
         table.gone = end
+
+    def _keeps(self, table: _Table, i: int) -> bool:
+        return self._retention.keeps(table.group, table.ends, i)
+
+    def _ends(self, seq: Sequence) -> tuple[int, ...]:
+        """Where a prefix of ``seq`` may end: before its prompt's last token, and where it parts
+        from what others have of it, if windows had less."""
+        return (seq.spec.prompt_tokens - 1, self._parting.get(seq.index, 0))
 
     def _hold(self, block: int) -> None:
         if block in self._holders:
@@ -260,53 +290,3 @@ class GroupedCache:
             del self._pool.cached[block]
             self._holders[block] = 1
             self.free -= 1
-
-    def _enter(self, key: int, block: int) -> None:
-        self._index.setdefault(key, {})[block] = None
-        self._keys[block] = key
-
-    def _key(self, seq: Sequence, g: int, i: int) -> int:
-        """Identity of what block ``i`` of group ``g`` holds."""
-        last = (i + 1) * (self._kinds[g].block_size // self.block_size) - 1
-        identity = seq.shared[last] if last < len(seq.shared) else seq.unshared(last, last + 1)[0]
-        return identity * self.groups + g
-
-    def _first(self, key: int) -> int:
-        """The block to reuse; none where only a window's later blocks are there."""
-        return next(iter(self._index.get(key, {})), _GONE)
-
-    def _shared(self, seq: Sequence, g: int, prefix: int) -> list[int]:
-        """Cached blocks of a group that the token after ``prefix`` needs."""
-        group = self._kinds[g]
-        needed = range(first_block(group, prefix), prefix // group.block_size)
-        return [self._first(self._key(seq, g, i)) for i in needed]
-
-    def _prefix(self, seq: Sequence, g: int, limit: int) -> int:
-        """Smallest blocks before ``limit`` in whose place a group has all its blocks cached."""
-        ratio = self._kinds[g].block_size // self.block_size
-        for i in range(limit // ratio):
-            if self._key(seq, g, i) not in self._index:
-                return i * ratio
-        return limit - limit % ratio
-
-    def _runs(self, seq: Sequence, g: int, limit: int) -> list[int]:
-        """For each length in blocks of a group, how many blocks in a row before it are cached."""
-        runs = [0]
-        for i in range(limit * self.block_size // self._kinds[g].block_size):
-            runs.append(runs[-1] + 1 if self._key(seq, g, i) in self._index else 0)
-        return runs
-
-    def _suffices(self, g: int, runs: list[int], prefix: int) -> bool:
-        group = self._kinds[g]
-        full = prefix // group.block_size
-        return runs[full] >= full - first_block(group, prefix)
-
-
-def first_block(group: KvGroup, computed: int) -> int:
-    """The first block that tokens after ``computed`` ones still see."""
-    window = group.cache.window
-    if window is None or group.cache.kind == "state":
-        return 0
-    if group.cache.kind == "chunked":
-        return computed // window * window // group.block_size
-    return max(0, computed - window + 1) // group.block_size

@@ -19,6 +19,7 @@ from servesim.runtime.kv import build_cache
 from servesim.runtime.kv.counting import CountingCache
 from servesim.runtime.kv.grouped import GroupedCache
 from servesim.runtime.kv.prefix import PrefixCache
+from servesim.runtime.kv.retention import Retention
 from servesim.runtime.records import Records, Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.sequence import Sequence
@@ -118,6 +119,36 @@ def test_a_window_leaves_a_block_once_the_last_token_that_sees_it_is_out(
         free[tokens] = kv.free
     assert [free[12] - free[11], free[13] - free[12]] == changes
     assert kv.total - kv.free == 3
+
+
+def test_a_window_needs_no_block_more_than_its_sequence_has() -> None:
+    # As recorded of vLLM 0.32: a prompt is admitted into just the blocks that it fills.
+    seq = sequence(0, 13)
+    assert cache(FULL, WINDOW, total=8).admit(seq, [], 13, reserve=13)
+    assert not cache(FULL, WINDOW, total=7).admit(seq, [], 13, reserve=13)
+
+
+@pytest.mark.parametrize(
+    ("interval", "kept"), [(0, [2, 3]), (16, [2, 3, 6, 7]), (None, list(range(8)))]
+)
+def test_windows_keep_what_ends_where_prefixes_may_end(
+    interval: int | None, kept: list[int]
+) -> None:
+    # A prompt of 20 tokens: a prefix of it ends at 16 at most, and sees 7 more tokens, two blocks.
+    retention = Retention(interval, align=SIZE)
+    assert [i for i in range(8) if retention.keeps(WINDOW, (19,), i)] == kept
+    assert all(retention.keeps(FULL, (19,), i) for i in range(8))
+
+
+def test_windows_keep_the_place_where_prefixes_part() -> None:
+    # The second prompt shares 16 tokens, of which the window's layers kept nothing: a third finds
+    # what the second has computed again.
+    kv = GroupedCache(100, (FULL, WINDOW), 1000, caching=True, retention=0)
+    for number, last in enumerate((8, 9, 10)):
+        seq = sequence(number, 33, 1, 2, 3, 4, *(100 * last + i for i in range(4)))
+        found = prefill(kv, seq, 33)
+        kv.release(seq)
+        assert found == (0, 0, 4)[number]
 
 
 def test_a_state_is_one_block_and_is_never_reused() -> None:
