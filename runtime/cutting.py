@@ -12,21 +12,27 @@ from servesim.graph.op import CONTEXT, STREAM, Op
 from servesim.graph.opgraph import Block
 from servesim.graph.work import AttentionWork
 from servesim.hardware.placement import Placement, Transfer
+from servesim.runtime.host_reads import HostReads
 from servesim.runtime.pieces import Kernels, Lane, Piece, Send, hops, kv_read
 
 _PROBE = BatchShape(((2, 1),), 1, 1, 1, np.array([1]))
 
 
-def cut(placement: Placement) -> Iterator[tuple[int, tuple[Piece, ...]]]:
+def cut(
+    placement: Placement, reads: HostReads | None = None
+) -> Iterator[tuple[int, tuple[Piece, ...]]]:
     """The pieces of each block and how often they run, in order.
 
     A transfer that only some of a block's layers need (those behind a layer on another device)
     is made before the first of them, one to a stage behind after the last.
+
+    Args:
+        reads: what layers read of their weights from the default device's host.
     """
     for block in placement.graph.blocks:
         if not block.ops:
             continue
-        cutter = _Cutter(placement, block)
+        cutter = _Cutter(placement, block, reads if block.layers else None)
         rare = [t for t in cutter.transfers if t.consumer and t.count != block.count]
         behind = [t for t in cutter.transfers if not t.consumer]
         cutter.cut()
@@ -49,8 +55,8 @@ def attends_in_memory(placement: Placement, block: Block, op: Op) -> bool:
 class _Cutter:
     """Cuts one block: operators of one device stay together while nothing comes in or goes out."""
 
-    def __init__(self, placement: Placement, block: Block) -> None:
-        self.placement, self.block = placement, block
+    def __init__(self, placement: Placement, block: Block, reads: HostReads | None) -> None:
+        self.placement, self.block, self.reads = placement, block, reads
         self.transfers = [t for t in placement.transfers if t.block == block.name]
         self.halves = {op.name for op in block.ops if attends_in_memory(placement, block, op)}
         self.pieces: list[Piece] = []
@@ -88,7 +94,9 @@ class _Cutter:
             self.pieces[last] = replace(grown, ops=(*grown.ops, op), _fixed={})
             self.made[op.name] = (last,)
         else:
-            self._add(op, Kernels(self.placement, name, (op,), after=(*sorted(made), *arrived)))
+            after, home = (*sorted(made), *arrived), name == self.placement.default
+            reads = self.reads if home else None
+            self._add(op, Kernels(self.placement, name, (op,), after=after, reads=reads))
 
     def _halve(self, op: Op, inputs: Sequence[str]) -> None:
         """Decodes where ``op`` is placed; prefills on the default device, which reads their KV."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -15,6 +16,7 @@ from servesim.graph.work import AttentionWork, CollectiveWork
 from servesim.hardware.cost import Cost, Source, kernels_alone
 from servesim.hardware.placement import Placement
 from servesim.hardware.topology import Route, transfer_seconds
+from servesim.runtime.host_reads import WEIGHTS, HostReads
 from servesim.runtime.step_model import GAPS, SOURCES, OpCost, Seconds
 
 _ANALYTICAL = SOURCES.index(Source.ANALYTICAL)
@@ -58,6 +60,7 @@ class Kernels:
     Attributes:
         phase: the sequences they are run for.
         after: indices of the pieces of the block that must have ended.
+        reads: of their weights, those that lie in the memory of the device's host.
     """
 
     placement: Placement
@@ -65,14 +68,15 @@ class Kernels:
     ops: tuple[Op, ...]
     phase: Literal["all", "decodes", "prefills"] = "all"
     after: tuple[int, ...] = ()
+    reads: HostReads | None = None
     _fixed: dict[tuple[int, int, int], Seconds] = field(
         default_factory=dict, repr=False, compare=False
     )
 
     @property
     def resources(self) -> tuple[str, ...]:
-        """The device."""
-        return (self.device,)
+        """The device, and the link to its host if weights come over it."""
+        return (self.device, self.reads.way) if self.reads and self._outside else (self.device,)
 
     def seconds(self, lane: Lane) -> Seconds:
         """Seconds for ``lane``, in the order of ``SOURCES``."""
@@ -80,7 +84,7 @@ class Kernels:
         known = self._fixed.get(key)
         if known is None:
             known = _sums(self._costs(lane, context=False))
-            known[_ANALYTICAL] += self._gaps * lane.gap_s
+            known[_ANALYTICAL] += self._gaps * lane.gap_s + self._read_seconds(lane)
             self._fixed[key] = known
         return [a + b for a, b in zip(known, _sums(self._costs(lane, context=True)), strict=True)]
 
@@ -90,6 +94,8 @@ class Kernels:
             for op, cost in self._costs(lane, context):
                 label = op.label or op.name
                 yield OpCost(label, self.device, count, count * cost.seconds, cost.source)
+        if read := count * self._read_seconds(lane):
+            yield OpCost(WEIGHTS, self.device, count, read, Source.ANALYTICAL)
         if self._gaps:
             seconds = count * self._gaps * lane.gap_s
             yield OpCost(GAPS, self.device, count * self._gaps, seconds, Source.ANALYTICAL)
@@ -124,6 +130,17 @@ class Kernels:
             return self.placement.cost(self.device, work)
         cost: Cost = attention(work, np.minimum(contexts + 1, work.window or np.inf))
         return cost
+
+    def _read_seconds(self, lane: Lane) -> float:
+        """Seconds in which weights come from the host."""
+        if self.reads is None:
+            return 0.0
+        return sum(self.reads.seconds(op, self._seen(op, lane)) for op in self._outside)
+
+    @cached_property
+    def _outside(self) -> tuple[Op, ...]:
+        """The operators with weights in the memory of the host."""
+        return tuple(op for op in self.ops if self.reads and self.reads.concerns(op))
 
     @property
     def _gaps(self) -> int:

@@ -9,6 +9,7 @@ from servesim.graph.batch import BatchShape
 from servesim.hardware.cost import Source
 from servesim.hardware.schedule import Stretch, Task, makespan
 from servesim.runtime.cutting import cut
+from servesim.runtime.host_reads import HostReads
 from servesim.runtime.parallel.shares import share_of_prefills
 from servesim.runtime.pieces import Lane, Piece
 from servesim.runtime.step_model import SOURCES, CompiledStepModel, OpCost
@@ -31,10 +32,12 @@ class ScheduledStepModel(CompiledStepModel):
     Attributes:
         sub_batches: parts that a batch is cut into, if it has as many sequences.
         prefill_ranks: ranks that share every prompt; the steps are those of one of them.
+        reads: what the default device reads of its weights from its host, once for each part.
     """
 
     sub_batches: int = 1
     prefill_ranks: int = 1
+    reads: HostReads | None = None
     _blocks: tuple[tuple[int, tuple[Piece, ...]], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +45,7 @@ class ScheduledStepModel(CompiledStepModel):
         models = [self.placement.cost_model(name) for name in self.placement.devices]
         if any(getattr(model, "needs_contexts", False) for model in models):
             self.needs_contexts = True
-        self._blocks = tuple(cut(self.placement))
+        self._blocks = tuple(cut(self.placement, self.reads))
 
     def seconds(self, batch: BatchShape) -> float:
         """Seconds of one step of ``batch``."""

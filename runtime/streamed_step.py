@@ -10,6 +10,7 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.op import Op
 from servesim.graph.ops.experts import Experts
 from servesim.hardware.link import Link
+from servesim.runtime.host_reads import WEIGHTS, read_bytes
 from servesim.runtime.waiting_step import WaitingStepModel
 
 
@@ -29,7 +30,7 @@ class StreamedStepModel(WaitingStepModel):
         prefetched: whether layers are fetched ahead.
     """
 
-    LABEL: ClassVar[str] = "weights from host"
+    LABEL: ClassVar[str] = WEIGHTS
     ops: tuple[tuple[Op, int], ...]
     share: float
     link: Link
@@ -51,10 +52,7 @@ class StreamedStepModel(WaitingStepModel):
         return max(transfers - computing, 0.0) if self.prefetched else transfers
 
     def _read(self, op: Op, batch: BatchShape) -> float:
-        spec = op.spec
-        if isinstance(spec, Experts) and not self.prefetched:
-            return spec.weight_bytes * spec.work(batch, op.name).touched / spec.held
-        return spec.weight_bytes
+        return op.spec.weight_bytes if self.prefetched else read_bytes(op, batch)
 
 
 def offloadable(

@@ -109,7 +109,7 @@ class CappedScheduledStepModel(CappedStepModel, ScheduledStepModel):
     def _at(self, share: float) -> CompiledStepModel:
         placement = _clocked(self.placement, share)
         parts, ranks = self.sub_batches, self.prefill_ranks
-        return ScheduledStepModel(placement, self.capture_sizes, parts, ranks)
+        return ScheduledStepModel(placement, self.capture_sizes, parts, ranks, self.reads)
 
 
 def _clocked(placement: Placement, share: float) -> Placement:

@@ -169,7 +169,7 @@ def serve(instance: Instance) -> Served:
     costs, collectives = measured_costs(instance.hardware, device, graph)
     costs = clocked_costs(instance.hardware, device, costs)
     stages = engine.pipeline_parallel_size
-    over = placed(instance.placement, graph, device, costs, collectives, stages)
+    over = placed(instance.placement, graph, device, costs, collectives, engine)
     memory = placed_memory(over, resident, device, options, model)
 
     def alone(stage: OpGraph, number: int) -> Placement:
@@ -183,7 +183,7 @@ def serve(instance: Instance) -> Served:
         else step_model_of(instance.hardware, device, placements, config)
     )
     drafting = speculative(target, config, drafter, instance.hardware, device, collectives)
-    step_model = streamed(drafting, config, graph, device)
+    step_model = drafting if over else streamed(drafting, config, graph, device)
     step_model = experts.step_model(step_model) if experts else step_model
     offload = offload_of(instance.offload, graph, engine.pipeline_parallel_size)
     step_model.seconds(BatchShape.of_tokens(1))  # every link joins enough devices, or raises

@@ -25,6 +25,7 @@ from servesim.runtime.scheduled_step import ScheduledStepModel
 from servesim.scenario.energy import device_power
 from servesim.scenario.parallel import hop_seconds, stage_placements
 from servesim.scenario.sections import HardwareSection, PlacementSection
+from servesim.scenario.weights import host_reads
 from servesim.units import GIB
 
 
@@ -34,7 +35,7 @@ def placed(
     device: Device,
     costs: CostModel | None,
     collectives: CostModel | None,
-    stages: int,
+    engine: EngineConfig,
 ) -> tuple[Placement, ...]:
     """The placements that the section asks for, one a pipeline stage, each on devices of its own.
 
@@ -42,7 +43,9 @@ def placed(
 
     Raises:
         ServesimError: no such placer, device, operator or way; weights that do not fit.
+        UnsupportedError: weights in host memory, whose reading the placer would have to weigh.
     """
+    stages, outside = engine.pipeline_parallel_size, engine.cpu_offload_gb * GIB
     if section.kind == "none":
         if section.devices:
             raise InputError("[placement] has devices, but no kind of placement that uses them")
@@ -50,7 +53,7 @@ def placed(
             return ()
 
         def alone(stage: OpGraph, number: int) -> Placement:
-            return Placement.tensor_parallel(stage, device, costs, collectives)
+            return Placement.tensor_parallel(stage, device, costs, collectives, outside)
 
         return stage_placements(graph, stages, alone)
     given = {device.name: costs} if costs is not None else {}
@@ -60,10 +63,22 @@ def placed(
         return ScheduledStepModel(placement, sub_batches=parts).seconds(batch)
 
     site = replace(
-        _site(section, device), costs=given, collectives=collectives, step=step, parts=parts
+        _site(section, device),
+        costs=given,
+        collectives=collectives,
+        outside_bytes=outside,
+        step=step,
+        parts=parts,
     )
-    found = _by_stage(PLACERS.build(section.kind, section.options), graph, site, stages)
+    placer = PLACERS.build(section.kind, section.options)
+    if outside and _fills_memory(placer):
+        raise UnsupportedError(f"[placement] kind {section.kind!r} together with cpu_offload_gb")
+    found = _by_stage(placer, graph, site, stages)
     return found if parts > 1 or any(one.where for one in found) else ()
+
+
+def _fills_memory(placer: Placer) -> bool:
+    return bool(getattr(placer, "fills_memory", False))
 
 
 def _by_stage(placer: Placer, graph: OpGraph, site: Site, stages: int) -> tuple[Placement, ...]:
@@ -75,7 +90,7 @@ def _by_stage(placer: Placer, graph: OpGraph, site: Site, stages: int) -> tuple[
     def by_itself(stage: OpGraph, number: int) -> Placement:
         return at(number).placement(placer.place(stage, at(number)))
 
-    if stages == 1 or getattr(placer, "fills_memory", False):
+    if stages == 1 or _fills_memory(placer):
         return stage_placements(graph, stages, by_itself)
     whole = placer.place(graph, site)
 
@@ -162,9 +177,8 @@ def scheduled(
     The default device, of every stage, keeps its power limit, if one is set.
 
     Raises:
-        UnsupportedError: weights outside the default device's memory beside those on other
-            devices, or a power limit on ranks that share prompts.
-        InputError: as ``device_power``.
+        UnsupportedError: a power limit on ranks that share prompts; as ``host_reads``.
+        InputError: as ``device_power`` and ``host_reads``.
     """
     models = tuple(_scheduled(section, one, hardware, engine) for one in stages)
     return models[0] if len(models) == 1 else StagedStepModel(models, hop_seconds(stages[0]))
@@ -174,21 +188,18 @@ def _scheduled(
     section: PlacementSection, placement: Placement, hardware: HardwareSection, engine: EngineConfig
 ) -> ScheduledStepModel:
     ranks, capped = engine.prefill_context_parallel_size, hardware.power_limit_watts is not None
-    others = {
-        "cpu_offload_gb": engine.cpu_offload_gb > 0,
-        "power_limit_watts and prefill_context_parallel_size": capped and ranks > 1,
-    }
-    for name, used in others.items():
-        if used:
-            raise UnsupportedError(f"[placement] together with {name}")
+    if capped and ranks > 1:
+        together = "power_limit_watts and prefill_context_parallel_size"
+        raise UnsupportedError(f"[placement] together with {together}")
     sizes, parts = tuple(sorted(engine.cudagraph_capture_sizes)), section.sub_batches
+    reads = host_reads(placement, engine)
     if not capped:
-        return ScheduledStepModel(placement, sizes, parts, ranks)
+        return ScheduledStepModel(placement, sizes, parts, ranks, reads)
     device = placement.devices[placement.default]
     power = device_power(hardware, device)
     if power is None:
         raise InputError(f"what {device.name} draws is not known: give [hardware] power, too")
-    return CappedScheduledStepModel(placement, sizes, parts, ranks, power=power)
+    return CappedScheduledStepModel(placement, sizes, parts, ranks, reads, power=power)
 
 
 def _site(section: PlacementSection, device: Device) -> Site:

@@ -195,4 +195,4 @@ def test_what_cannot_be_placed_is_refused(placement: dict[str, object], complain
 
 def test_combinations_that_cannot_be_simulated_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="cpu_offload_gb"):
-        run("gpu-pim", engine={"cpu_offload_gb": 1.0})
+        run("experts-min-cost", engine={"cpu_offload_gb": 1.0})

@@ -74,7 +74,8 @@ def section(kind: str = "by_kind", **options: object) -> PlacementSection:
 def stages_of(
     how: PlacementSection, stages: int, device: Device = GPU, layers: int = LAYERS
 ) -> tuple[Placement, ...]:
-    return placed(how, graph(layers), device, None, None, stages)
+    engine = EngineConfig(pipeline_parallel_size=stages)
+    return placed(how, graph(layers), device, None, None, engine)
 
 
 def model(stages: tuple[Placement, ...], parts: int = 1) -> StagedStepModel:
