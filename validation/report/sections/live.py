@@ -54,8 +54,8 @@ def figures() -> dict[str, str]:
 
 @cache
 def _comparisons() -> tuple[LiveComparison, ...]:
-    folders = sorted(path.parent for path in OWN.glob("*/device.toml"))
-    return tuple(compare_folder(folder) for folder in folders)
+    folders = {path.parents[2]: None for path in OWN.glob("*/*/*/*.json.gz")}
+    return tuple(compare_folder(folder) for folder in sorted(folders))
 
 
 def _folder(comparison: LiveComparison) -> str:
