@@ -222,8 +222,7 @@ def _site(section: PlacementSection, device: Device) -> Site:
 def _link(table: Mapping[str, object] | None, device: Device, other: Device) -> Link:
     """The link as given, or the device's own to its host."""
     if table is not None:
-        named = {"name": "given link", **table}
-        return hardware.build(Link, named, "[placement] devices: link")
+        return hardware.given_link(table, "[placement] devices: link")
     link = device.host_link or other.host_link
     if link is None:
         raise InputError(f"[placement] devices: {device.name} needs a link")
