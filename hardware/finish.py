@@ -8,11 +8,8 @@ from servesim.graph.op import STREAM, Op
 from servesim.graph.opgraph import Block
 from servesim.graph.work import CollectiveWork
 from servesim.hardware.placement import result_bytes
-from servesim.hardware.placers import Site
+from servesim.hardware.placers import ROUNDING, Site
 from servesim.hardware.topology import transfer_seconds
-
-#: Share of a layer that rounding may hide.
-_ROUNDING = 1e-9
 
 
 class Finish:
@@ -38,7 +35,7 @@ class Finish:
             weights = dict.fromkeys(names, 0.0)
             for op, name in zip(block.ops, names, strict=True):
                 weights[name] += op.spec.weight_bytes
-            most = [int(self.room[n] / w + _ROUNDING) for n, w in weights.items() if w]
+            most = [int(self.room[n] / w + ROUNDING) for n, w in weights.items() if w]
             layers = max(1, min(block.count - len(found), *most))
             for name, taken in weights.items():
                 self.room[name] -= layers * taken

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from servesim.hardware.placers import ROUNDING
+
 #: Ways kept beside each other, of a layer and of the layers so far; more are thinned to the fastest
 #: of those that hold about as much.
 OF_LAYER, OF_LAYERS = 16, 64
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def kept(ways: Iterable[Way], limits: Sequence[float], most: int) -> list[Way]:
 
 def _covers(less: tuple[float, ...], more: tuple[float, ...]) -> bool:
     """Whether ``less`` holds no more on any device."""
-    return all(a <= b + _ROUNDING * b for a, b in zip(less, more, strict=True))
+    return all(a <= b + ROUNDING * b for a, b in zip(less, more, strict=True))
 
 
 def _thinned(ordered: Sequence[Way], limits: Sequence[float], most: int) -> list[Way]:

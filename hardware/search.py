@@ -17,10 +17,7 @@ from servesim.graph.opgraph import Block
 from servesim.hardware.estimate import Estimate
 from servesim.hardware.frontier import OF_LAYERS, Way, kept
 from servesim.hardware.layer_search import Ends, LayerSearch
-from servesim.hardware.placers import Placed, divided
-
-#: Share of a memory that rounding may hide.
-_ROUNDING = 1e-9
+from servesim.hardware.placers import ROUNDING, Placed, divided
 
 #: A layer of a block; None for what is outside the layers.
 Slot = tuple[Block, int | None]
@@ -63,7 +60,7 @@ class Search:
             for op, held in zip(block.ops, self.estimate.held(block), strict=True):
                 name = placed.where.get((block.name, op.name), self.estimate.site.default)
                 taken[name] += held * block.count
-        return all(taken[name] <= room * (1 + _ROUNDING) for name, room in self.room.items())
+        return all(taken[name] <= room * (1 + ROUNDING) for name, room in self.room.items())
 
     def _slots(self) -> Iterator[Slot]:
         """Blocks in the order in which they run, each layer on its own."""
@@ -135,7 +132,7 @@ class Search:
         estimate = self.estimate
         whole = sum(block.count * sum(estimate.held(block)) for block in estimate.graph.blocks)
         rooms = self.room.items()
-        return {name: room * (1 + _ROUNDING) for name, room in rooms if whole > room}
+        return {name: room * (1 + ROUNDING) for name, room in rooms if whole > room}
 
     @cached_property
     def _options(self) -> dict[str, dict[Ends, list[Way]]]:

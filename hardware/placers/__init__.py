@@ -97,6 +97,9 @@ class Placer(Protocol):
 
 PLACERS: Registry[Placer] = Registry("placer", "servesim.hardware.placers")
 
+#: Relative error that sums of seconds or bytes may have: less is no difference.
+ROUNDING = 1e-9
+
 
 def typical_step(decodes: int, context: int, prefill_tokens: int = 0) -> BatchShape:
     """A step of ``decodes`` decodes of ``context`` tokens each, beside a chunk of a prompt."""

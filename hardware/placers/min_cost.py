@@ -10,13 +10,12 @@ from typing import ClassVar
 from servesim.errors import CapacityError
 from servesim.graph.opgraph import OpGraph
 from servesim.hardware.estimate import Estimate
-from servesim.hardware.placers import PLACERS, Placed, Site, by_layers, typical_step
+from servesim.hardware.placers import PLACERS, ROUNDING, Placed, Site, by_layers, typical_step
 from servesim.hardware.placers.greedy import Greedy
 from servesim.hardware.search import Search
 
 #: Shares of the other devices' time that searches hope to hide where parts of a batch overlap.
 _HIDDEN = (0.5, 1.0)
-_ROUNDING = 1e-9
 
 
 @PLACERS.register("min_cost")
@@ -55,7 +54,7 @@ class MinCost:
         for placed in self._candidates(graph, site, searches):
             if searches[0].fits(placed):
                 seconds = site.step(site.placement(placed), batch)
-                if seconds < least * (1 - _ROUNDING):
+                if seconds < least * (1 - ROUNDING):
                     best, least = placed, seconds
         if best is None:
             raise CapacityError(f"{graph.model}: found no placement that fits")
