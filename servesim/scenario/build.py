@@ -153,7 +153,7 @@ def serve(instance: Instance) -> Served:
         ServesimError: as ``build``.
     """
     device = hardware.load_device(instance.hardware.device)
-    engine = instance.engine.on(device.memory.capacity_bytes, device.name)
+    engine = _engine_on(device, instance.engine)
     model = resolve(instance.model.id)
     if instance.role == "encode":
         return _serve_encoder(instance, device, engine, model)
@@ -195,6 +195,14 @@ def serve(instance: Instance) -> Served:
     }
     made = Served(instance, graph, device, placements, memory, config, step_model, ())
     return made.with_engines(offload, around, in_waves=has_experts(graph))
+
+
+def _engine_on(device: Device, engine: EngineConfig) -> EngineConfig:
+    """``engine`` with vLLM's defaults for ``device``."""
+    engine = engine.on(device.memory.capacity_bytes, device.name)
+    if device.kind == "cpu":  # nothing is captured, and no host runs ahead of its own processor
+        engine = replace(engine, async_scheduling=False, enforce_eager=True)
+    return engine
 
 
 def _serve_apart(
