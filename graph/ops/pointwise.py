@@ -23,6 +23,7 @@ class Pointwise(HoldsWeights):
         reads, writes: elements read and written a token.
         ops: arithmetic a token.
         weights: elements of weights it holds (scales, biases).
+        function: the activation, where it is not one of a few operations (``gelu``).
     """
 
     kind: ClassVar[str] = "pointwise"
@@ -33,6 +34,7 @@ class Pointwise(HoldsWeights):
     ops: float = 0.0
     weights: int = 0
     dtype: str = "bf16"
+    function: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -28,6 +28,10 @@ from servesim.graph.passes.recurrences import Geometry, geometry, short_convolut
 from servesim.graph.passes.roles import is_anchor, reach, sinks
 from servesim.graph.passes.simplify import base_name, parameters_of
 
+#: Operations on an element in gelu's tanh form beside the one that is counted: powers, sums,
+#: products.
+_GELU = 6
+
 Made = tuple[str, OpSpec, tuple[str, ...]]
 
 
@@ -271,13 +275,16 @@ class Specs:
             names = " ".join(name.removeprefix("aten.") for name in strange)
             return Other(names, a["reads"], a["writes"], a["ops"], self._own(node), self._dtype)
         kernel = {"rotary": "rotary", "router": "router", "activation": "activation"}
+        writes = a.get("writes", node.numel / self._graph.rows)
+        gelu = any(base_name(target) == "aten.gelu" for target in a.get("members", ()))
         return Pointwise(
             kernel.get(node.target, "elementwise"),
             a.get("reads", node.numel / self._graph.rows),
-            a.get("writes", node.numel / self._graph.rows),
-            a.get("ops", 0.0),
+            writes,
+            a.get("ops", 0.0) + gelu * _GELU * writes,
             self._own(node),
             self._dtype,
+            "gelu" if gelu else "",
         )
 
 

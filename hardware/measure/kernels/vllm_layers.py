@@ -32,6 +32,8 @@ class Linear:
         for _ in range(count):
             layer = made(lambda: ReplicatedLinear(spec.k, spec.n, bias=spec.bias))
             layer.weight.data.copy_(first)
+            # What expands latents keeps its plain weights: absorbed products are views of them.
+            layer._cpu_skip_gemm_dispatch = spec.kind == "latent_expand"
             layer.quant_method.process_weights_after_loading(layer)
             self.layers.append(layer)
 
@@ -66,11 +68,11 @@ def norm(spec: Any, room: Room) -> Rows:
 
 
 def pointwise(spec: Any, room: Room) -> Rows:
-    """SiluAndMul, rotary embedding, the router; torch's operators for the rest."""
+    """SiluAndMul or GeluAndMul, rotary embedding, the router; torch's operators for the rest."""
     config()
     if spec.kernel == "activation" and round(spec.reads) == 2 * round(spec.writes):
         return _activation(spec, room)
-    if spec.kernel == "rotary" and spec.reads >= (_GROUP + 1) * _HEAD:
+    if spec.kernel == "rotary" and spec.reads >= _HEAD:
         return _rotary(spec, room)
     if spec.kernel == "router":
         return _router(spec, room)
@@ -78,9 +80,10 @@ def pointwise(spec: Any, room: Room) -> Rows:
 
 
 def _activation(spec: Any, room: Room) -> Rows:
-    from vllm.model_executor.layers.activation import SiluAndMul
+    from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
 
-    layer = made(SiluAndMul)
+    gelu = partial(GeluAndMul, approximate="tanh")
+    layer = made(gelu if spec.function == "gelu" else SiluAndMul)
     width = round(spec.reads)
     return Rows(lambda tokens: partial(layer, random((tokens, width), spec.dtype, room.device)))
 
@@ -92,24 +95,31 @@ def _rotary(spec: Any, room: Room) -> Rows:
     parameters = {"rope_type": "default", "rope_theta": 10000.0}
     rope = made(lambda: get_rope(_HEAD, _POSITIONS, rope_parameters=parameters))
     heads = round(spec.reads) // _HEAD
-    key_heads = max(1, heads // (_GROUP + 1))
+    key_heads = heads // (_GROUP + 1)  # none: the queries', or the only key's, rotation alone
 
     def bind(tokens: int) -> Call:
         positions = torch.arange(tokens, device=room.device) % _POSITIONS
         query = random((tokens, (heads - key_heads) * _HEAD), spec.dtype, room.device)
-        key = random((tokens, key_heads * _HEAD), spec.dtype, room.device)
+        key = random((tokens, key_heads * _HEAD), spec.dtype, room.device) if key_heads else None
         return partial(rope, positions, query, key)
 
     return Rows(bind)
 
 
 def _router(spec: Any, room: Room) -> Rows:
+    """A softmax over the best, or a sigmoid of all, biased and chosen by groups (DeepSeek's)."""
+    import torch
     from vllm.model_executor.layers.fused_moe.router.router_factory import (
         create_fused_moe_router,
     )
 
     experts, top_k = round(spec.reads), max(1, int(spec.writes))
-    router = made(lambda: create_fused_moe_router(top_k, experts))
+    grouped: dict[str, Any] = {}
+    if spec.ops > 2 * spec.reads:  # several operations an expert, not one
+        grouped = {"use_grouped_topk": True, "num_expert_group": 1, "topk_group": 1}
+        grouped |= {"scoring_func": "sigmoid", "routed_scaling_factor": 2.5}
+        grouped["e_score_correction_bias"] = torch.zeros(experts, dtype=torch.float32)
+    router = made(lambda: create_fused_moe_router(top_k, experts, **grouped))
 
     def bind(tokens: int) -> Call:
         logits = random((tokens, experts), spec.dtype, room.device)

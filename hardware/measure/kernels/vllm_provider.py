@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from servesim.hardware.measure.bench import Maker
-from servesim.hardware.measure.kernels.gemm import Batched
 from servesim.hardware.measure.kernels.vllm_attention import attention
 from servesim.hardware.measure.kernels.vllm_experts import Experts
+from servesim.hardware.measure.kernels.vllm_latent import Absorbed
 from servesim.hardware.measure.kernels.vllm_layers import (
     Linear,
     embedding,
@@ -24,7 +24,7 @@ def makers() -> Mapping[str, Maker]:
         "gemm": Linear,
         "lm_head": Linear,
         "latent_expand": Linear,
-        "batched_gemm": Batched,
+        "batched_gemm": Absorbed,
         "attention": attention,
         "norm": norm,
         "pointwise": pointwise,

@@ -110,30 +110,54 @@ class _DeltaRule:
         return torch.empty(shape, dtype=torch.float32).normal_(0.0, 0.05)
 
     def inputs(self, tokens: int) -> Any:
+        import torch
+
         spec = self.spec
-        key_heads = _key_heads(spec)
-        sizes = ((key_heads, spec.key_dim), (key_heads, spec.key_dim), (spec.heads, spec.value_dim))
-        qkv = [random((1, tokens, *size), spec.dtype, "cpu") for size in sizes]
+        mixed = random((tokens, sum(self._widths())), spec.dtype, "cpu")
         gates = [random((tokens, spec.heads), spec.dtype, "cpu") for _ in range(2)]
-        return qkv, gates
+        out = torch.zeros((tokens, spec.heads, spec.value_dim), dtype=mixed.dtype)
+        return mixed, gates, out
+
+    def _widths(self) -> tuple[int, int, int]:
+        """Elements of a token's queries, keys and values."""
+        spec = self.spec
+        keys = _key_heads(spec) * spec.key_dim
+        return keys, keys, spec.heads * spec.value_dim
+
+    def _split(self, mixed: Any) -> list[Any]:
+        """Queries, keys and values by head, each copied together as the layer does."""
+        import torch
+
+        spec, tokens = self.spec, mixed.shape[0]
+        parts = torch.split(mixed, self._widths(), dim=-1)
+        packed = torch.cat([part.reshape(-1) for part in parts], dim=0)
+        sizes = [tokens * width for width in self._widths()]
+        widths = spec.key_dim, spec.key_dim, spec.value_dim
+        split = zip(packed.split(sizes), widths, strict=True)
+        return [part.view(1, tokens, -1, width) for part, width in split]
 
     def update(self, state: Any, inputs: Any, at: Any) -> None:
         import torch
         from vllm import _custom_ops as ops
 
-        (q, k, v), (a, b) = inputs
+        mixed, (a, b), out = inputs
         starts = torch.arange(len(at) + 1, dtype=torch.int32)
-        ops.fused_sigmoid_gating_delta_rule_update_cpu(
-            self.log, self.bias, q, k, v, a, b, state, at, starts, True
+        found = ops.fused_sigmoid_gating_delta_rule_update_cpu(
+            self.log, self.bias, *self._split(mixed), a, b, state, at, starts, True
         )
+        out[:] = found.view(out.shape)
 
     def scan(self, state: Any, inputs: Any, at: Any, starts: Any) -> None:
         from vllm import _custom_ops as ops
 
-        (q, k, v), (a, b) = inputs
+        mixed, (a, b), out = inputs
+        q, k, v = self._split(mixed)
         g, beta = ops.fused_gdn_gating_cpu(self.log, a, b, self.bias)
         state[at.long()] = 0
-        ops.chunk_gated_delta_rule_cpu(q, k, v, g, beta, state, True, starts, False, True, at)
+        found, _ = ops.chunk_gated_delta_rule_cpu(
+            q, k, v, g, beta, state, True, starts, False, True, at
+        )
+        out[:] = found.squeeze(0)
 
 
 def _key_heads(spec: Any) -> int:

@@ -17,6 +17,7 @@ def config() -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     import torch
+    import vllm.ir
     from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
     from vllm.distributed.parallel_state import (
         ensure_model_parallel_initialized,
@@ -29,6 +30,9 @@ def config() -> Any:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # As its workers do: layers call their implementations directly, not through torch's operators.
+    found.kernel_config.ir_op_priority.set_default()
+    vllm.ir.set_default_torch_wrap(found.compilation_config.ir_enable_torch_wrap)
     with set_current_vllm_config(found):
         init_distributed_environment(1, 0, f"tcp://127.0.0.1:{port}", 0, "gloo")
         ensure_model_parallel_initialized(1, 1)

@@ -23,6 +23,8 @@ DEFAULT_MODELS = (
     "HuggingFaceTB/SmolLM2-135M",
     "meta-llama/Llama-3.2-1B",
 )
+#: Operators whose weights take more of the memory than this are not measured by default.
+_WEIGHT_SHARE = 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=None,
         metavar="X",
-        help="leave out operators of larger weights (default: 256 on a CPU, 4000 on a GPU)",
+        help="leave out operators of larger weights (default: a twentieth of the memory)",
     )
     parser.add_argument("--device-file", type=Path, help="the file to write (DIR/device.toml)")
 
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         args.device,
         args.kernels,
         args.seconds,
-        _limits(args),
+        _limits(args, machine.memory_bytes),
         _known(only),
         command,
         args.block_size,
@@ -109,10 +111,10 @@ def run(args: argparse.Namespace) -> int:
     return 130 if outcome.interrupted else 0
 
 
-def _limits(args: argparse.Namespace) -> Limits:
-    megabytes = args.max_weight_mb or (256.0 if args.device == "cpu" else 4000.0)
+def _limits(args: argparse.Namespace, memory_bytes: float) -> Limits:
     sizes = args.max_num_batched_tokens, args.max_num_seqs, args.max_model_len
-    return Limits(*sizes, weight_bytes=megabytes * 1e6)
+    most = 1e6 * args.max_weight_mb if args.max_weight_mb else _WEIGHT_SHARE * memory_bytes
+    return Limits(*sizes, weight_bytes=most)
 
 
 def _graphs(args: argparse.Namespace) -> list[OpGraph]:

@@ -87,3 +87,12 @@ def test_sizes_are_left_out_when_time_is_short(graph):
 def test_the_clock_of_a_cpu_sees_a_nap():
     nap, nothing = CpuTimer().seconds([lambda: time.sleep(0.01), lambda: None])
     assert nap >= 0.01 > nothing
+
+
+def test_a_cpu_runs_calls_as_engines_do_without_recording_gradients():
+    import torch
+
+    seen = []
+    CpuTimer().seconds([lambda: seen.append(torch.is_inference_mode_enabled())])
+    assert seen == [True]
+    assert not torch.is_inference_mode_enabled()
