@@ -37,12 +37,13 @@ REQUESTS += [(0.31, 200, 60), (1e3, 20, 1), (1e3, 40, 5), (1001.0, 64, 2)]
 
 
 def write_device(folder: Path) -> str:
-    """The device file of the recordings in ``folder``."""
+    """The device file of the recordings in ``folder``: a host may run ahead of it."""
     folder.mkdir(parents=True, exist_ok=True)
     text = (DEVICES / "xeon_8480.toml").read_text(encoding="utf-8")
     aliases = 'aliases = ["cpu", "cpu_server", "Xeon8480"]\n'
     path = folder / "device.toml"
-    path.write_text(text.replace(aliases, "") + HOST, encoding="utf-8")
+    text = text.replace(aliases, "").replace('kind = "cpu"', 'kind = "npu"')
+    path.write_text(text + HOST, encoding="utf-8")
     return str(path)
 
 
