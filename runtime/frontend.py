@@ -48,7 +48,7 @@ class FrontEnd:
         return self.request_s + self.prompt_token_s * prompt_tokens
 
 
-#: vLLM's server, a stream a request. Measured (``validation/live/front_end.py``): vLLM 0.32, AMD
+#: vLLM's server, a stream a request. Measured (``validation/live/passages.py``): vLLM 0.32, AMD
 #: EPYC (Zen 5), prompts of 32 to 2048 random tokens, 3 a second, 2026-11-24.
 VLLM = FrontEnd(request_s=3.4e-3, prompt_token_s=1.7e-6, response_s=1.8e-3)
 

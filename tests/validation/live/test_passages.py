@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from servesim.errors import InputError
-from servesim.validation.live.front_end import fit_front_end, passages
+from servesim.validation.live.passages import fit_front_end, passages
 
 
 def _files(folder: Path, *, gap_s: float = 1.0) -> tuple[Path, Path]:
