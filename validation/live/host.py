@@ -17,7 +17,7 @@ from servesim.validation.live.recorded import DEVICE, load, recordings
 from servesim.validation.live.served import Times, serve_live
 from servesim.validation.live.step_times import KINDS, step_times
 
-#: Steps of equal size needed before their median counts.
+#: Steps of equal size needed before their mean counts.
 _FEWEST = 5
 #: Rounds of reweighting, after which least squares is least absolute deviations; and the deviation
 #: below which a sample is as good as any (seconds).
@@ -32,7 +32,8 @@ class HostSample:
     Attributes:
         operators: of the model.
         steps: how many there are.
-        seconds: median of what they took beyond what the operators are said to take.
+        seconds: mean of what they took beyond what the operators are said to take. It is the mean
+            that adds up to the length of a run: steps that something held up count, too.
     """
 
     architecture: str
@@ -121,8 +122,8 @@ def _samples_of(folder: Path, architecture: str) -> Iterator[HostSample]:
             found.setdefault(key, []).append(float(seconds))
     for (sequences, prefills), beyond in sorted(found.items()):
         if len(beyond) >= _FEWEST:
-            median = float(np.median(beyond))
-            yield HostSample(architecture, sequences, prefills, operators, len(beyond), median)
+            mean = float(np.mean(beyond))
+            yield HostSample(architecture, sequences, prefills, operators, len(beyond), mean)
 
 
 def _non_negative(columns: Times, wanted: Times) -> Times:
