@@ -17,9 +17,9 @@ class Room:
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        cycled_bytes: operands that stay (weights, KV cache) exist in so many copies that they
-            fill this together: between two uses of one all others pass, as in a model of many
-            layers, and no cache holds it.
+        cycled_bytes: operands that stay (weights, KV cache) exist in so many copies that between
+            two uses of one as much of the others passes, as in a model of many layers, and no
+            cache holds it, not even a part of what is larger.
         most_bytes: no kernel takes more.
         block_size: tokens of a block of the KV cache, where that is paged.
     """
@@ -32,7 +32,7 @@ class Room:
     def copies(self, each: float) -> int:
         """Copies of operands of ``each`` bytes to go round."""
         fitting = max(1, int(self.most_bytes // max(each, 1.0)))
-        return max(1, min(64, fitting, math.ceil(self.cycled_bytes / max(each, 1.0))))
+        return min(64, fitting, 1 + math.ceil(self.cycled_bytes / max(each, 1.0)))
 
 
 class Bench(Protocol):

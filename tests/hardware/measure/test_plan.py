@@ -1,7 +1,9 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork
+from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.naming import name_of, work_of
 from servesim.hardware.measure.plan import Limits, plan, thinned
 
@@ -62,3 +64,12 @@ def test_names_lead_back_to_the_work_but_for_its_label(work):
     again = work_of(name_of(work))
     assert name_of(again) == name_of(work)
     assert (again.flops, again.bytes_read, again.label) == (work.flops, work.bytes_read, "")
+
+
+@pytest.mark.parametrize("each", [1e6, 30e6, 160e6])
+def test_between_two_uses_of_a_copy_as_much_of_the_others_passes_as_no_cache_holds(each):
+    room = Room("cpu", 96e6, 2e9)
+    copies = room.copies(each)
+    assert copies == 64 or (copies - 1) * each >= room.cycled_bytes
+    assert copies * each <= room.most_bytes
+    assert room.copies(3e9) == 1
