@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from servesim.errors import InputError
 
+#: An hour: nothing on Earth is that far.
+_LONGEST_S = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """What connects a device to its peers or to its host.
 
     Raises:
-        InputError: a bandwidth that is not positive or a negative latency.
+        InputError: a bandwidth that is not positive, or a latency that is negative or hours.
 
     Attributes:
         name: e.g. ``NVLink 4`` or ``PCIe 5.0 x16``.
@@ -37,3 +40,7 @@ class Link:
             raise InputError(f"link {self.name}: bandwidth must be positive, not {self.bandwidth}")
         if not self.latency >= 0:
             raise InputError(f"link {self.name}: latency must not be negative: {self.latency}")
+        if self.latency > _LONGEST_S:
+            raise InputError(
+                f"link {self.name}: latency must be at most {_LONGEST_S:g} seconds: {self.latency}"
+            )

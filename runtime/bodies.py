@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from servesim.errors import InputError
-from servesim.runtime.lengths import LengthOption, Tokens, lengths, require_positive
+from servesim.runtime.lengths import LengthOption, Tokens, lengths, require_count
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.streams import stream
 
@@ -16,6 +16,8 @@ from servesim.runtime.streams import stream
 _BLOCK = 16
 #: Blocks a shared prefix may have before two groups could meet.
 _GROUP_BLOCKS = 1 << 24
+#: More than anybody serves; the last weight is then 1e-60 of the first.
+_MOST_ADAPTERS, _MOST_SKEW, _MOST_GROUPS = 10**6, 10, 10**8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +49,24 @@ class Bodies:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_positive("num_requests", self.num_requests)
+        require_count("num_requests", self.num_requests)
         if self.seed < 0:
             raise InputError(f"seed must not be negative, not {self.seed}")
-        if self.adapters < 0 or self.adapter_skew < 0:
-            raise InputError("adapters and adapter_skew must not be negative")
-        if self.prefix_groups < 0:
-            raise InputError(f"prefix_groups must not be negative, not {self.prefix_groups}")
+        if not 0 <= self.adapters <= _MOST_ADAPTERS:
+            raise InputError(f"adapters must be from 0 to {_MOST_ADAPTERS}, not {self.adapters}")
+        if not 0 <= self.adapter_skew <= _MOST_SKEW:
+            raise InputError(
+                f"adapter_skew must be from 0 to {_MOST_SKEW}, not {self.adapter_skew}"
+            )
+        if not 0 <= self.prefix_groups <= _MOST_GROUPS:
+            raise InputError(
+                f"prefix_groups must be from 0 to {_MOST_GROUPS}, not {self.prefix_groups}"
+            )
         for option in (self.prompt_tokens, self.output_tokens, self.image_tokens):
             lengths(option)
-        if self.images:
+        if self.images != 0:
             lengths(self.images)
-        if self.prefix_groups:
+        if self.prefix_groups or self.prefix_tokens != 0:
             lengths(self.prefix_tokens)
 
     def bodies(self) -> RequestBodies:
@@ -76,7 +84,7 @@ class Bodies:
             group,
             shared,
             self._adapters() if self.adapters else None,
-            self._images() if self.images else (),
+            self._images() if self.images != 0 else (),
         )
 
     def _adapters(self) -> Tokens:

@@ -128,6 +128,8 @@ class EngineConfig:
             raise InputError(f"cpu_offload_params is 'experts', not {self.cpu_offload_params!r}")
         if self.num_gpu_blocks_override is not None:
             _require_int("num_gpu_blocks_override", self.num_gpu_blocks_override, least=2)
+        if (interval := self.prefix_cache_retention_interval) is not None:
+            _require_int("prefix_cache_retention_interval", interval, least=0)
         if not 0 < self.gpu_memory_utilization <= 1:
             raise InputError(
                 f"gpu_memory_utilization must be in (0, 1], not {self.gpu_memory_utilization}"

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from servesim.errors import InputError
 
+#: A day: no server is that slow.
+_LONGEST_S = 86400.0
+
 
 @dataclass(frozen=True, slots=True)
 class FrontEnd:
@@ -24,7 +27,7 @@ class FrontEnd:
         api_server_count: requests that are taken at the same time; others wait for their turn.
 
     Raises:
-        InputError: a negative time, or nobody who takes requests.
+        InputError: a time that is negative or without end, or nobody who takes requests.
     """
 
     request_s: float = 0.0
@@ -34,9 +37,9 @@ class FrontEnd:
 
     def __post_init__(self) -> None:
         for name in ("request_s", "prompt_token_s", "response_s"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= (value := getattr(self, name)) <= _LONGEST_S:
                 raise InputError(
-                    f"[frontend] {name} must not be negative, not {getattr(self, name):g}"
+                    f"[frontend] {name} must be from 0 to {_LONGEST_S:g} seconds, not {value:g}"
                 )
         if self.api_server_count < 1:
             raise InputError(
@@ -58,11 +61,15 @@ class Desk:
 
     def __init__(self, frontend: FrontEnd) -> None:
         self._frontend = frontend
-        self._free_s = [0.0] * frontend.api_server_count  # a heap: when each server is free
+        self._free_s: list[float] = []  # a heap: when each server that took any is free
 
     def through(self, arrival_s: float, prompt_tokens: int) -> float:
         """When a request that arrives now, after all others so far, is with the engine."""
-        start = max(arrival_s, self._free_s[0])
-        end = start + self._frontend.takes_s(prompt_tokens)
-        heapq.heapreplace(self._free_s, end)
+        takes_s = self._frontend.takes_s(prompt_tokens)
+        if len(self._free_s) < self._frontend.api_server_count:
+            end = arrival_s + takes_s
+            heapq.heappush(self._free_s, end)
+        else:
+            end = max(arrival_s, self._free_s[0]) + takes_s
+            heapq.heapreplace(self._free_s, end)
         return end

@@ -60,7 +60,7 @@ class TraceFile(ABC, Generic[Entry]):
         if self.start_s < 0:
             raise InputError(f"start_s must not be negative, not {self.start_s}")
         if self.end_s is not None and self.end_s <= self.start_s:
-            raise InputError(f"end_s {self.end_s} must be after start_s {self.start_s}")
+            raise InputError(f"end_s {self.end_s:g} must be after start_s {self.start_s:g}")
 
     def entries(self) -> list[Entry]:
         """What is asked for of a file without a fault.

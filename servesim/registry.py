@@ -6,9 +6,11 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from .errors import InputError, UnknownNameError
+from .fields import checked, field_types
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: no such plugin or no such option.
-            InputError: an option is missing or its value is refused.
+            InputError: an option is missing, or its value is of another type or refused.
         """
         cls = self.get(name)
         given = dict(options or {})
@@ -85,10 +87,21 @@ class Registry(Generic[T]):
             missing = [key for key in _required(cls) if key not in given]
             if missing:
                 raise InputError(f"{self.kind} {name!r} needs {', '.join(missing)}")
+            given = self._checked(name, cls, given)
         try:
             return cls(**given)
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.kind} {name!r}: {error}") from error
+
+    def _checked(self, name: str, cls: type[T], given: Mapping[str, Any]) -> dict[str, Any]:
+        """``given``, each value as the field that it is for wants it; None passes."""
+        hints = field_types(cls)
+        return {
+            key: None
+            if value is None
+            else checked(value, hints[key], f"{self.kind} {name!r}: {key}", Path())
+            for key, value in given.items()
+        }
 
     def _load(self) -> None:
         if not self._loaded:

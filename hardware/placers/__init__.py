@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from servesim.errors import InputError
 from servesim.graph.batch import BatchShape
 from servesim.graph.opgraph import Block, OpGraph
 from servesim.hardware.cost import CostModel
@@ -100,9 +101,29 @@ PLACERS: Registry[Placer] = Registry("placer", "servesim.hardware.placers")
 #: Relative error that sums of seconds or bytes may have: less is no difference.
 ROUNDING = 1e-9
 
+#: More than any step has.
+_MOST_DECODES, _MOST_TOKENS = 10**6, 10**8
+
+
+def require_within(name: str, value: float, least: float, most: float) -> None:
+    """Refuse an option of a placer that is out of its range.
+
+    Raises:
+        InputError: it is.
+    """
+    if not least <= value <= most:
+        raise InputError(f"[placement] {name} must be from {least} to {most}, not {value}")
+
 
 def typical_step(decodes: int, context: int, prefill_tokens: int = 0) -> BatchShape:
-    """A step of ``decodes`` decodes of ``context`` tokens each, beside a chunk of a prompt."""
+    """A step of ``decodes`` decodes of ``context`` tokens each, beside a chunk of a prompt.
+
+    Raises:
+        InputError: a count that no step has.
+    """
+    require_within("decodes", decodes, 1, _MOST_DECODES)
+    require_within("context", context, 1, _MOST_TOKENS)
+    require_within("prefill_tokens", prefill_tokens, 0, _MOST_TOKENS)
     prefills = ((prefill_tokens, 0),) if prefill_tokens else ()
     contexts = np.full(decodes, context, dtype=np.int64)
     return BatchShape(prefills, decodes, decodes * context, context, contexts)

@@ -26,5 +26,9 @@ class ByLayer:
                 raise InputError(f"layers are given as first-last, not {text!r}")
             if not int(first) <= int(last or first) < graph.num_layers:
                 raise InputError(f"{graph.model} has layers 0 to {graph.num_layers - 1}: {text!r}")
-            devices |= dict.fromkeys(range(int(first), int(last or first) + 1), device)
+            layers = range(int(first), int(last or first) + 1)
+            twice = next((layer for layer in layers if layer in devices), None)
+            if twice is not None:
+                raise InputError(f"layer {twice} is placed twice: on {devices[twice]} and {device}")
+            devices |= dict.fromkeys(layers, device)
         return by_layers(graph, site, lambda layer: devices.get(layer, site.default))

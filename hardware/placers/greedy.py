@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from servesim.graph.opgraph import Block, OpGraph
 from servesim.hardware.finish import Finish
-from servesim.hardware.placers import PLACERS, Placed, Site, divided, typical_step
+from servesim.hardware.placers import PLACERS, Placed, Site, divided, require_within, typical_step
 
 
 @PLACERS.register("greedy")
@@ -23,6 +23,9 @@ class Greedy:
     decodes: int = 64
     context: int = 1024
     share: float = 0.7
+
+    def __post_init__(self) -> None:
+        require_within("share", self.share, 0, 1)
 
     def place(self, graph: OpGraph, site: Site) -> Placed:
         """Where each operator runs: where its inputs have arrived and it has ended first.

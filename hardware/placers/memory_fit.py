@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from servesim.errors import CapacityError
 from servesim.graph.opgraph import OpGraph
-from servesim.hardware.placers import PLACERS, Placed, Site, by_layers
+from servesim.hardware.placers import PLACERS, Placed, Site, by_layers, require_within
 
 
 @PLACERS.register("memory_fit")
@@ -17,6 +17,9 @@ class MemoryFit:
 
     fills_memory: ClassVar[bool] = True
     share: float = 0.7
+
+    def __post_init__(self) -> None:
+        require_within("share", self.share, 0, 1)
 
     def place(self, graph: OpGraph, site: Site) -> Placed:
         """Where each layer runs; what is outside the layers is on the default device."""

@@ -10,7 +10,15 @@ from typing import ClassVar
 from servesim.errors import CapacityError
 from servesim.graph.opgraph import OpGraph
 from servesim.hardware.estimate import Estimate
-from servesim.hardware.placers import PLACERS, ROUNDING, Placed, Site, by_layers, typical_step
+from servesim.hardware.placers import (
+    PLACERS,
+    ROUNDING,
+    Placed,
+    Site,
+    by_layers,
+    require_within,
+    typical_step,
+)
 from servesim.hardware.placers.greedy import Greedy
 from servesim.hardware.search import Search
 
@@ -37,6 +45,9 @@ class MinCost:
     context: int = 1024
     prefill_tokens: int = 0
     share: float = 0.8
+
+    def __post_init__(self) -> None:
+        require_within("share", self.share, 0, 1)
 
     def place(self, graph: OpGraph, site: Site) -> Placed:
         """Where each operator runs.

@@ -26,6 +26,9 @@ class Lengths(Protocol):
         """``count`` lengths."""
 
 
+#: Nobody has more tokens or requests than that.
+MOST = 10**9
+
 LENGTHS: Registry[Lengths] = Registry("length distribution", "servesim.runtime.lengths")
 
 
@@ -57,6 +60,17 @@ def require_positive(name: str, value: float) -> None:
     """
     if not value > 0:
         raise InputError(f"{name} must be above 0, not {value}")
+
+
+def require_count(name: str, value: float) -> None:
+    """Refuse a number of tokens, or of requests, that is not above zero or above a billion.
+
+    Raises:
+        InputError: it is.
+    """
+    require_positive(name, value)
+    if value > MOST:
+        raise InputError(f"{name} must be at most {MOST}, not {value}")
 
 
 def _parse(text: str) -> tuple[str, dict[str, Any]]:

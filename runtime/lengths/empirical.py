@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from servesim.errors import InputError
-from servesim.runtime.lengths import LENGTHS, Tokens, require_positive
+from servesim.runtime.lengths import LENGTHS, MOST, Tokens, require_count
 
 
 @LENGTHS.register("empirical")
@@ -33,7 +33,7 @@ class Empirical:
         if bool(self.values) == (self.path is not None):
             raise InputError("give either values or a path, not both or none")
         for value in self.values:
-            require_positive("each length", value)
+            require_count("each length", value)
 
     def sample(self, rng: np.random.Generator, count: int) -> Tokens:
         """``count`` independent draws."""
@@ -60,8 +60,8 @@ class Empirical:
     def _length(path: Path, line: int, text: str | None) -> int:
         try:
             value = int(float(text or ""))
-        except ValueError:
+        except (OverflowError, ValueError):
             value = 0
-        if value < 1:
-            raise InputError(f"{path}:{line}: a length must be at least 1, not {text!r}")
+        if not 1 <= value <= MOST:
+            raise InputError(f"{path}:{line}: a length must be from 1 to {MOST}, not {text!r}")
         return value

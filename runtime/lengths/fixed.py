@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from servesim.runtime.lengths import LENGTHS, Tokens, require_positive
+from servesim.runtime.lengths import LENGTHS, Tokens, require_count
 
 
 @LENGTHS.register("fixed")
@@ -17,7 +17,7 @@ class Fixed:
     tokens: int
 
     def __post_init__(self) -> None:
-        require_positive("tokens", self.tokens)
+        require_count("tokens", self.tokens)
 
     def sample(self, rng: np.random.Generator, count: int) -> Tokens:
         """``count`` times the same."""

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from servesim.errors import InputError
-from servesim.runtime.lengths import LENGTHS, Tokens, require_positive
+from servesim.runtime.lengths import LENGTHS, Tokens, require_count
+
+#: Of lengths that are 22 thousand times as long, or as short, one standard deviation away.
+_MOST_SIGMA = 10
 
 
 @LENGTHS.register("lognormal")
@@ -28,12 +31,14 @@ class Lognormal:
     high: int | None = None
 
     def __post_init__(self) -> None:
-        require_positive("mean", self.mean)
-        require_positive("low", self.low)
-        if self.sigma < 0:
-            raise InputError(f"sigma must not be negative, not {self.sigma}")
-        if self.high is not None and self.high < self.low:
-            raise InputError(f"high ({self.high}) must not be below low ({self.low})")
+        require_count("mean", self.mean)
+        require_count("low", self.low)
+        if not 0 <= self.sigma <= _MOST_SIGMA:
+            raise InputError(f"sigma must be from 0 to {_MOST_SIGMA}, not {self.sigma}")
+        if self.high is not None:
+            require_count("high", self.high)
+            if self.high < self.low:
+                raise InputError(f"high ({self.high}) must not be below low ({self.low})")
 
     def sample(self, rng: np.random.Generator, count: int) -> Tokens:
         """``count`` independent draws."""

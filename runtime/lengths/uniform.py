@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from servesim.errors import InputError
-from servesim.runtime.lengths import LENGTHS, Tokens, require_positive
+from servesim.runtime.lengths import LENGTHS, Tokens, require_count
 
 
 @LENGTHS.register("uniform")
@@ -19,7 +19,8 @@ class Uniform:
     high: int
 
     def __post_init__(self) -> None:
-        require_positive("low", self.low)
+        require_count("low", self.low)
+        require_count("high", self.high)
         if self.high < self.low:
             raise InputError(f"high ({self.high}) must not be below low ({self.low})")
 

@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 import inspect
 import json
+import math
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from servesim.scenario.fields import alternatives, field_types
+from servesim.fields import alternatives, field_types
 
 #: An entry of an ``Attributes:`` section: a name at the least indent, its text to the next one.
 _ENTRY = re.compile(r"^(\w[\w, ]*): (.*)$")
@@ -71,6 +72,34 @@ def _help(text: str, default: Any) -> str:
     plain = text.removesuffix(".").replace("``", "").replace("%", "%%")
     known = default is not None and default is not dataclasses.MISSING
     return f"{plain} (default: {str(default).lower()})" if known else plain
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a flag that takes whole numbers from ``least`` on."""
+
+    def whole(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, at least {least}, not {text!r}"
+            )
+        return value
+
+    return whole
+
+
+def above_zero(text: str) -> float:
+    """The type of a flag that takes finite numbers above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
 
 
 def json_table(text: str) -> dict[str, Any]:

@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ServesimError as error:
         sys.stderr.write(f"servesim: {error}\n")
         return 2
+    except MemoryError as error:
+        sys.stderr.write(f"servesim: not enough memory here: {error or 'it asks for too much'}\n")
+        return 2
     except BrokenPipeError:
         return 0
     except OSError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from servesim.errors import InputError, UnsupportedError
+from servesim.fields import field_types
 from servesim.graph.batch import BatchShape
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.expert import has_experts
@@ -34,7 +35,6 @@ from servesim.scenario.encoder import (
 )
 from servesim.scenario.energy import clocked_costs
 from servesim.scenario.expert_offload import expert_offload_of
-from servesim.scenario.fields import field_types
 from servesim.scenario.graphs import resident_graph, served_graph
 from servesim.scenario.host import host_times
 from servesim.scenario.measured_costs import measured_costs

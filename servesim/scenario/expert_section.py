@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from servesim.errors import InputError
-from servesim.scenario.fields import NameOrPath
+from servesim.fields import NameOrPath
 
 
 @dataclass(frozen=True, slots=True)

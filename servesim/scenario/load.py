@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from servesim.errors import InputError, UnknownNameError
+from servesim.fields import checked, checked_table, replaced
 from servesim.registry import Registry
-from servesim.scenario.fields import checked, checked_table, replaced
 from servesim.scenario.sections import Instance, Plugin
 
 T = TypeVar("T")

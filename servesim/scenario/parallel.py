@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from servesim.errors import InputError, UnsupportedError
+from servesim.fields import checked_table, field_types
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.context import kv_heads, share_context
@@ -23,7 +24,6 @@ from servesim.runtime.parallel.shares import PrefillShareStepModel
 from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.step_model import CompiledStepModel
 from servesim.scenario.energy import powered_step_model
-from servesim.scenario.fields import checked_table, field_types
 from servesim.scenario.sections import HardwareSection, Instance, ModelSection
 
 #: Tensors that vLLM sends from stage to stage: hidden states and residual.

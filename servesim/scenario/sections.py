@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from servesim.errors import InputError, UnsupportedError
+from servesim.fields import NameOrPath
 from servesim.runtime.config import EngineConfig
 from servesim.scenario.expert_section import ExpertOffloadSection
-from servesim.scenario.fields import NameOrPath
 
 
 @dataclass(frozen=True, slots=True)

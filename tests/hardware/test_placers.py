@@ -70,6 +70,28 @@ def test_by_layer_divides_the_block():
     for text in ("3-9", "2-1", "all"):
         with pytest.raises(InputError):
             PLACERS.build("by_layer", {"layers": {text: "other"}}).place(graph(), site())
+    with pytest.raises(InputError, match="layer 2 is placed twice: on other and gpu"):
+        twice = {"1-2": "other", "2-3": "gpu"}
+        PLACERS.build("by_layer", {"layers": twice}).place(graph(), site())
+
+
+@pytest.mark.parametrize("kind", ["greedy", "min_cost"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decodes": -1}, "decodes must be from 1 to 1000000, not -1"),
+        ({"decodes": 10**20}, "decodes must be from 1"),
+        ({"decodes": float("nan")}, "decodes must be an integer, not nan"),
+        ({"context": 0}, "context must be from 1"),
+        ({"context": "x"}, "context must be an integer, not 'x'"),
+        ({"share": "x"}, "share must be a number, not 'x'"),
+        ({"share": float("nan")}, "share must be from 0 to 1, not nan"),
+        ({"share": 1.5}, "share must be from 0 to 1, not 1.5"),
+    ],
+)
+def test_options_that_no_step_has_are_refused(kind, options, message):
+    with pytest.raises(InputError, match=message):
+        PLACERS.build(kind, options).place(graph(), site())
 
 
 def test_memory_fit_fills_the_fastest_first():

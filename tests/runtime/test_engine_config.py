@@ -25,6 +25,7 @@ def test_options_by_name() -> None:
         ({"block_size": True}, "block_size must be a whole number, not True"),
         ({"max_model_len": 0}, "max_model_len must be at least 1"),
         ({"num_gpu_blocks_override": 1}, "num_gpu_blocks_override must be at least 2"),
+        ({"prefix_cache_retention_interval": -1}, "must be at least 0, not -1"),
         ({"gpu_memory_utilization": 1.1}, r"in \(0, 1\], not 1.1"),
         ({"kv_cache_dtype": "fp9"}, "unknown dtype 'fp9'"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "at least max_num_seqs"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from servesim.errors import InputError
@@ -21,9 +23,21 @@ def test_requests_wait_for_their_turn() -> None:
 def test_two_servers_take_two_at_a_time() -> None:
     desk = Desk(FrontEnd(request_s=1.0, api_server_count=2))
     assert [desk.through(0.0, 9) for _ in range(4)] == [1.0, 1.0, 2.0, 2.0]
+    # More servers than there are requests, or than a list can hold: nobody waits.
+    desk = Desk(FrontEnd(request_s=1.0, api_server_count=10**20))
+    assert [desk.through(0.0, 9) for _ in range(4)] == [1.0] * 4
 
 
-@pytest.mark.parametrize("table", [{"request_s": -1.0}, {"api_server_count": 0}])
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"request_s": -1.0},
+        {"request_s": math.inf},
+        {"prompt_token_s": math.nan},
+        {"response_s": 1e9},
+        {"api_server_count": 0},
+    ],
+)
 def test_impossible_values_are_refused(table: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(table))):
         FrontEnd(**table)  # type: ignore[arg-type]

@@ -135,6 +135,14 @@ def test_lengths_from_a_column_of_a_file(tmp_path: Path) -> None:
         ({"mean": 3}, "need a kind"),
         ({"kind": "empirical"}, "either values or a path"),
         ({"kind": "empirical", "values": [3, 0]}, "above 0, not 0"),
+        ({"kind": "empirical", "path": 3}, "path must be a path, not 3"),
+        ({"kind": "empirical", "values": [10**20]}, "each length must be at most"),
+        (10**20, "tokens must be at most 1000000000, not"),
+        ({"kind": "uniform", "low": 1, "high": 10**20}, "high must be at most"),
+        ({"kind": "uniform", "low": 1, "high": float("nan")}, "high must be an integer, not nan"),
+        ({"kind": "fixed", "tokens": True}, "tokens must be an integer, not True"),
+        ({"kind": "lognormal", "mean": "x"}, "mean must be a number, not 'x'"),
+        ({"kind": "lognormal", "mean": 3, "sigma": 1e308}, "sigma must be from 0 to 10"),
     ],
 )
 def test_lengths_refused(option: Any, message: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from servesim import Scenario, simulate
 from servesim.cli.main import _command_names, main
+from servesim.fields import field_types
 from servesim.hardware.host import HostTime
 from servesim.hardware.placers import PLACERS
 from servesim.runtime.autoscaling import Autoscaling
@@ -23,7 +24,6 @@ from servesim.runtime.tiers.eviction import EVICTIONS
 from servesim.runtime.tiers.options import Tier
 from servesim.runtime.workloads import WORKLOADS
 from servesim.scenario.expert_section import ExpertOffloadSection
-from servesim.scenario.fields import field_types
 from servesim.scenario.files import REQUEST_COLUMNS, STEP_COLUMNS, TIER_COLUMNS
 from servesim.scenario.load import TOP_LEVEL
 from servesim.scenario.sections import (

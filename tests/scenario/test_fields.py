@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from servesim.errors import InputError, UnknownNameError
-from servesim.scenario.fields import NameOrPath, checked_table, replaced
+from servesim.fields import NameOrPath, checked_table, replaced
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from servesim.cli.flags import above_zero, at_least
 from servesim.cli.render_profile import profile_bar, show_outcome
 from servesim.graph.opgraph import OpGraph
 from servesim.hardware.measure.plan import Limits
@@ -25,6 +26,8 @@ DEFAULT_MODELS = (
 )
 #: Operators whose weights take more of the memory than this are not measured by default.
 _WEIGHT_SHARE = 0.05
+#: Contexts are measured at every factor of four below the longest; there must be some.
+_LEAST_CONTEXT = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,26 +49,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernels", default="torch", metavar="torch|vllm", help="whose kernels (default: torch)"
     )
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads")
+    parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads")
     parser.add_argument(
-        "--seconds", type=float, default=600.0, metavar="S", help="time to measure (default: 600)"
+        "--seconds",
+        type=above_zero,
+        default=600.0,
+        metavar="S",
+        help="time to measure (default: 600)",
     )
     limits = Limits()
     parser.add_argument(
-        "--max-num-batched-tokens", type=int, default=limits.tokens, metavar="N", help="of a step"
+        "--max-num-batched-tokens",
+        type=at_least(1),
+        default=limits.tokens,
+        metavar="N",
+        help="of a step",
     )
     parser.add_argument(
-        "--max-num-seqs", type=int, default=limits.sequences, metavar="N", help="of a step"
+        "--max-num-seqs", type=at_least(1), default=limits.sequences, metavar="N", help="of a step"
     )
     parser.add_argument(
-        "--max-model-len", type=int, default=limits.context, metavar="N", help="of a sequence"
+        "--max-model-len",
+        type=at_least(_LEAST_CONTEXT),
+        default=limits.context,
+        metavar="N",
+        help="of a sequence",
     )
     parser.add_argument(
-        "--block-size", type=int, default=128, metavar="N", help="tokens of a block (default: 128)"
+        "--block-size",
+        type=at_least(1),
+        default=128,
+        metavar="N",
+        help="tokens of a block (default: 128)",
     )
     parser.add_argument(
         "--max-weight-mb",
-        type=float,
+        type=above_zero,
         default=None,
         metavar="X",
         help="leave out operators of larger weights (default: a twentieth of the memory)",

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
-from servesim.cli.flags import json_table
+from servesim.cli.flags import above_zero, at_least, json_table
 from servesim.errors import InputError
+from servesim.hardware.load import load_device
 from servesim.validation.live.architectures import ARCHITECTURES, Architecture, architecture
-from servesim.validation.live.compare import compare_folder
+from servesim.validation.live.compare import compare_folder, no_recordings
 from servesim.validation.live.engine import EngineSetup
 from servesim.validation.live.host import fit_device_host
 from servesim.validation.live.loads import LOADS, load_called
@@ -50,10 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the interpreter that has it (default: this one)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what it runs on")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="cores of a CPU engine")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="equal runs of a load")
     parser.add_argument(
-        "--seconds", type=float, default=20.0, metavar="S", help="of arrivals in each run"
+        "--threads", type=at_least(1), default=1, metavar="N", help="cores of a CPU engine"
+    )
+    parser.add_argument(
+        "--repeats", type=at_least(1), default=3, metavar="N", help="equal runs of a load"
+    )
+    parser.add_argument(
+        "--seconds", type=above_zero, default=20.0, metavar="S", help="of arrivals in each run"
     )
     parser.add_argument(
         "--options", type=json_table, default={}, metavar="JSON", help="engine options"
@@ -64,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"device to simulate (default: {DEVICE} beside the recordings, measured if missing)",
     )
     parser.add_argument(
-        "--profile-seconds", type=float, default=600.0, metavar="S", help="time to measure it"
+        "--profile-seconds", type=above_zero, default=600.0, metavar="S", help="time to measure it"
     )
 
 
@@ -73,8 +79,12 @@ def run(args: argparse.Namespace) -> int:
     folder = args.data or args.out
     if folder is None:
         raise InputError("give --out DIR to record a live engine, or --data DIR to compare")
+    if args.hardware is not None:
+        load_device(args.hardware)  # raises here, not once everything is recorded
     if args.data is None:
         _record(args, folder)
+    elif not recordings(folder):
+        raise no_recordings(folder)
     if args.hardware is None and not (folder / DEVICE).exists():
         _profile(args, folder)
         _say(f"time of the host: {fit_device_host(folder) or 'not fitted'}")
@@ -90,9 +100,11 @@ def _record(args: argparse.Namespace, out: Path) -> None:
         args.seconds,
     )
     setup = EngineSetup(args.engine_python, args.device, args.threads, args.options)
-    for one in _architectures(args.model):
-        done = [path for path in recordings(out) if path.parts[-3] == one.name]
-        if len(done) >= args.repeats * len(campaign.loads):
+    architectures = _architectures(args.model)
+    out.mkdir(parents=True, exist_ok=True)  # raises here, not once something is recorded
+    for one in architectures:
+        done = Counter(path.parts[-3:-1] for path in recordings(out))
+        if all(done[one.name, load.name] >= args.repeats for load in campaign.loads):
             _say(f"{one.name}: recorded before")
             continue
         with tempfile.TemporaryDirectory() as scratch:
