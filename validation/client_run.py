@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 from servesim.errors import InputError
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 
+#: What reading a client's file raises where something in it is of another shape or type.
+MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+#: Tokens that no request has more of.
+_MOST_TOKENS = 10**9
 #: Requests that a note names.
 _NAMED = 5
 
@@ -101,9 +106,9 @@ def _checked(one: MeasuredRequest | Failed) -> MeasuredRequest | Failed:
     """``one``, failed if its numbers are no request's."""
     if isinstance(one, Failed):
         return one
-    if one.prompt_tokens < 1 or one.output_tokens < 1:
+    if not (1 <= one.prompt_tokens <= _MOST_TOKENS and 1 <= one.output_tokens <= _MOST_TOKENS):
         return Failed(one.id, f"{one.prompt_tokens} prompt and {one.output_tokens} output tokens")
-    if not one.arrival_s < one.first_token_s <= one.finished_s:
+    if not one.arrival_s < one.first_token_s <= one.finished_s < math.inf:
         return Failed(one.id, "its times are out of order")
     return one
 

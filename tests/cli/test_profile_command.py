@@ -51,6 +51,12 @@ def test_a_device_file_of_this_machine(
         (("--only", "norn"), "did you mean 'norm'"),
         (("--kernels", "torchh"), "did you mean 'torch'"),
         (("--threads", "100000"), "--threads must be 1 to "),
+        (("--threads", "0"), "--threads: must be a whole number, at least 1, not '0'"),
+        (("--seconds", "nan"), "--seconds: must be a number above 0, not 'nan'"),
+        (("--seconds", "-1"), "--seconds: must be a number above 0, not '-1'"),
+        (("--max-model-len", "0"), "--max-model-len: must be a whole number, at least 16"),
+        (("--max-num-seqs", "x"), "--max-num-seqs: must be a whole number, at least 1, not 'x'"),
+        (("--max-weight-mb", "inf"), "--max-weight-mb: must be a number above 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

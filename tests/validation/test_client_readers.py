@@ -126,6 +126,31 @@ def test_a_result_without_detail_says_how_to_get_it(tmp_path: Path) -> None:
         read_run(write(tmp_path / "bench.json", ragged))
 
 
+@pytest.mark.parametrize("value", [None, -1, 1e300, "x", True, {}])
+def test_a_result_with_another_type_is_refused(tmp_path: Path, value: Any) -> None:
+    for key in ("input_lens", "ttfts", "itls", "start_times", "errors"):
+        path = write(tmp_path / "bench.json", {**BENCH, key: value})
+        with pytest.raises(InputError, match=f"{key} must be a list"):
+            read_run(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("input_lens", 1e300, " prompt and "),
+        ("ttfts", float("inf"), "its times are out of order"),
+        ("start_times", float("nan"), "its times are out of order"),
+    ],
+)
+def test_a_request_with_impossible_numbers_is_left_out(
+    tmp_path: Path, key: str, value: float, reason: str
+) -> None:
+    path = write(tmp_path / "bench.json", {**BENCH, key: [value, *BENCH[key][1:]]})
+    run = read_run(path)
+    assert len(run.requests) == 1
+    assert any(reason in note for note in run.notes)
+
+
 def test_a_report_of_guidellm(tmp_path: Path) -> None:
     plain = {**guide_request(1.7e9 + 2), "prompt_tokens": 7}
     unstreamed = guide_request(1.7e9)
@@ -209,6 +234,9 @@ def test_records_that_do_not_do(tmp_path: Path) -> None:
     write(path, aiperf_record(5, request_latency={"value": 1.5, "unit": "h"}))
     with pytest.raises(InputError, match="unit 'h' is none of"):
         read_run(path)
+    write(path, {**aiperf_record(5), "metadata": "x"})
+    with pytest.raises(InputError, match="no records of AIPerf"):
+        read_run(path, form="aiperf")
     write(path, FAILED)
     with pytest.raises(InputError, match="no finished requests; 1 of 1 requests left out"):
         read_run(path)

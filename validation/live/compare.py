@@ -83,7 +83,7 @@ def compare_folder(folder: Path, device: str | None = None) -> LiveComparison:
     """
     paths = recordings(folder)
     if not paths:
-        raise InputError(f"no recorded runs (ARCHITECTURE/LOAD/N.json.gz) in {folder}")
+        raise no_recordings(folder)
     device = device or str(folder / DEVICE)
     loads: list[LoadComparison] = []
     steps: dict[str, Mapping[str, StepErrors]] = {}
@@ -101,6 +101,11 @@ def compare_folder(folder: Path, device: str | None = None) -> LiveComparison:
         loads += [one for one, _ in compared]
         steps[model] = step_errors(StepTimes.joined(times for _, times in compared))
     return LiveComparison(folder.name, first.about, tuple(loads), steps, failures)
+
+
+def no_recordings(folder: Path) -> InputError:
+    """What is wrong with a folder without recordings."""
+    return InputError(f"no recorded runs (ARCHITECTURE/LOAD/N.json.gz) in {folder}")
 
 
 def held_out(model: str) -> bool:

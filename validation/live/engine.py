@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from servesim.errors import InputError, UnsupportedError
 from servesim.validation.live.loads import Request
 from servesim.validation.live.vllm_names import CORES, MARK, RECORD
 
+#: The line of a traceback that says what went wrong; some go on below it.
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
 _HERE = Path(__file__).resolve().parent
 
 
@@ -125,7 +128,10 @@ class LiveEngine:
                 found: dict[str, Any] = json.loads(line[len(MARK) :])
                 return found
         said = [text for text in self._log.read_text(encoding="utf-8").splitlines() if text.strip()]
-        raise InputError(f"the engine stopped: {said[-1] if said else 'it said nothing'}")
+        errors = [text for text in said if _ERROR.match(text)]
+        raise InputError(
+            f"the engine stopped: {(errors or said or ['it said nothing'])[-1].strip()}"
+        )
 
     def __enter__(self) -> LiveEngine:
         return self

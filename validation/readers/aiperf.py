@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
-from servesim.validation.client_run import ClientLog, Failed, one_line
+from servesim.validation.client_run import MALFORMED, ClientLog, Failed, one_line
 from servesim.validation.json_files import find_document, json_documents
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.readers import READERS
@@ -44,14 +44,15 @@ class AiPerf:
         rows = json_documents(path)
         if set(rows[0]) >= _AVERAGED:
             raise InputError(f"{path}: a summary; give the records of requests ({_RECORDS})")
-        measured = [row for row in rows if _phase(row) == _PHASE]
+        try:
+            measured = [row for row in rows if _phase(row) == _PHASE]
+            outcomes = list(_outcomes(measured))
+            model = _model(path)
+        except MALFORMED as error:
+            raise InputError(f"{path}: no records of AIPerf: {error!r}") from error
         warm = len(rows) - len(measured)
         notes = (f"{warm} requests of the warm-up left out",) if warm else ()
-        try:
-            outcomes = list(_outcomes(measured))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: no records of AIPerf: {error!r}") from error
-        return ClientLog(_name(path), _model(path), "AIPerf", outcomes, notes).run()
+        return ClientLog(_name(path), model, "AIPerf", outcomes, notes).run()
 
 
 def _records(path: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
+from servesim.validation.client_run import MALFORMED
 from servesim.validation.json_files import read_json
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.readers import READERS
@@ -51,7 +52,7 @@ class Blis:
                 clock="server",
                 source="inference-sim/training, vLLM 0.15.1 on H100 SXM",
             )
-        except (KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise InputError(f"{path}: {error!r}") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
+from servesim.validation.client_run import MALFORMED
 from servesim.validation.json_files import json_documents, read_object
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.readers import READERS
@@ -68,5 +69,5 @@ def _request(row: dict[str, Any], where: str) -> MeasuredRequest:
             output_tokens=int(row["output_tokens"]),
             prefix_block_ids=tuple(row.get("prefix_block_ids", ())),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise InputError(f"{where}: {error!r}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
-from servesim.validation.client_run import ClientLog, Failed, one_line, the_part
+from servesim.validation.client_run import MALFORMED, ClientLog, Failed, one_line, the_part
 from servesim.validation.json_files import find_document, json_documents
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.readers import READERS
@@ -52,9 +52,10 @@ class GuideLlm:
             benchmark = the_part(benchmarks, self.part, str(path), map(_kind, benchmarks))
             _require_whole(benchmark)
             outcomes = list(_outcomes(benchmark["requests"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            model = _model(report, benchmark)
+        except MALFORMED as error:
             raise InputError(f"{path}: no report of GuideLLM: {error!r}") from error
-        return ClientLog(path.stem, _model(report, benchmark), "GuideLLM", outcomes).run()
+        return ClientLog(path.stem, model, "GuideLLM", outcomes).run()
 
 
 def _file(path: Path) -> Path:

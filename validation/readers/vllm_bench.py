@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
-from servesim.validation.client_run import ClientLog, Failed, one_line, the_part
+from servesim.validation.client_run import MALFORMED, ClientLog, Failed, one_line, the_part
 from servesim.validation.json_files import find_document, json_documents
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.readers import READERS
@@ -47,14 +47,16 @@ class VllmBench:
                 f"{path}: {', '.join(missing)} missing: benchmark with --save-detailed, by a vLLM "
                 "that keeps start_times"
             )
+        if others := [key for key in _DETAIL if not isinstance(result[key], list)]:
+            raise InputError(f"{path}: {', '.join(others)} must be a list, an entry a request")
         lengths = {key: len(result[key]) for key in _DETAIL}
         if len(set(lengths.values())) > 1:
             raise InputError(f"{path}: lists of unequal lengths: {lengths}")
         try:
             outcomes = list(_outcomes(result))
-        except (TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise InputError(f"{path}: {error}") from error
-        return ClientLog(path.stem, result["model_id"], "vllm bench serve", outcomes).run()
+        return ClientLog(path.stem, str(result["model_id"]), "vllm bench serve", outcomes).run()
 
 
 def _outcomes(result: Mapping[str, Any]) -> Iterator[MeasuredRequest | Failed]:
