@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from servesim.validation.json_files import read_object
 
 #: Version of the file format.
 FORMAT = 1
+#: Tokens that no request has more of.
+_MOST_TOKENS = 10**9
 #: Name of the device file beside the recordings.
 DEVICE = "device.toml"
 
@@ -113,7 +116,7 @@ def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
             repeat=int(data["repeat"]),
             engine=dict(data["engine"]),
             requests=tuple(
-                LiveRequest(i, *row)
+                _request(i, *row)
                 for i, row in enumerate(_rows(requests, LiveRequest.__slots__[1:]))
             ),
             steps=tuple(_step(*row) for row in _rows(steps, LiveStep.__slots__)),
@@ -122,7 +125,7 @@ def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
         wrong = _misfit(run)
     except KeyError as error:
         raise InputError(f"{name}: no {error.args[0]!r}") from error
-    except (TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
     if wrong is not None:
         raise InputError(f"{name}: {wrong}")
@@ -149,6 +152,11 @@ def _rows(table: Mapping[str, list[Any]], columns: tuple[str, ...]) -> list[tupl
 
 def _misfit(run: LiveRun) -> str | None:
     """What cannot be of a run in which every request finished."""
+    times = [s for step in run.steps for s in (step.start_s, step.end_s, step.model_s)]
+    for r in run.requests:
+        times += (r.arrival_s, r.queued_s, r.scheduled_s, r.first_token_s, r.finished_s)
+    if not all(map(math.isfinite, times)):
+        return "a time is not finite"
     starts = [step.start_s for step in run.steps]
     if starts != sorted(starts):
         return "steps are not in order of their start"
@@ -170,4 +178,13 @@ def _step(
     free: int,
 ) -> LiveStep:
     rows = tuple((int(a), int(b), int(c)) for a, b, c in scheduled)
-    return LiveStep(start, end, model, rows, tuple(preempted), free)
+    return LiveStep(float(start), float(end), float(model), rows, tuple(preempted), int(free))
+
+
+def _request(number: int, *row: float) -> LiveRequest:
+    """Five times, then the tokens of the prompt and of the output."""
+    arrival, queued, scheduled, first, finished = map(float, row[:5])
+    prompt, output = map(int, row[5:])
+    if not (1 <= prompt <= _MOST_TOKENS and 1 <= output <= _MOST_TOKENS):
+        raise ValueError(f"request {number} has {prompt} prompt and {output} output tokens")
+    return LiveRequest(number, arrival, queued, scheduled, first, finished, prompt, output)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from live_recordings import write_recordings
+from live_recordings import recording, served, write_device, write_recordings
 
 from servesim.cli.main import main
 from servesim.cli.render_live import live_remarks, live_tables
@@ -29,6 +29,7 @@ from servesim.validation.live.host import (
     host_samples,
     with_host,
 )
+from servesim.validation.live.recorded import from_json
 from servesim.validation.live.spread import Repeated
 from servesim.validation.report.sections import live as section
 
@@ -241,3 +242,24 @@ def test_recordings_are_compared_by_command(
     printed = capsys.readouterr().out
     assert "2 of 2" in printed
     assert "dense-gqa" in printed
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "message"),
+    [
+        ("requests", "arrival_s", "x", "could not convert string to float: 'x'"),
+        ("requests", "finished_s", float("nan"), "a time is not finite"),
+        ("requests", "output_tokens", 1e300, "request 0 has "),
+        ("requests", "prompt_tokens", None, "NoneType"),
+        ("steps", "start_s", float("inf"), "a time is not finite"),
+        ("steps", "model_s", "x", "could not convert string to float: 'x'"),
+    ],
+)
+def test_recordings_of_other_types_are_refused(
+    tmp_path: Path, table: str, column: str, value: Any, message: str
+) -> None:
+    recorded = recording(served(write_device(tmp_path)))
+    columns = recorded[table]
+    changed = {**columns, column: [value, *columns[column][1:]]}
+    with pytest.raises(InputError, match=f"broken: .*{message}"):
+        from_json({**recorded, table: changed}, "broken")
