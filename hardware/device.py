@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,12 +92,16 @@ class Device:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"device {self.name}: kind is {self.kind!r}, not one of {KINDS}")
+        tiers = (self.memory, self.cache) if self.cache is not None else (self.memory,)
         for what, value in (
-            ("capacity_bytes", self.memory.capacity_bytes),
-            ("bandwidth", self.memory.bandwidth),
+            *(("capacity_bytes", tier.capacity_bytes) for tier in tiers),
+            *(("bandwidth", tier.bandwidth) for tier in tiers),
+            ("cores", self.cores),
             *self.peak_flops.items(),
         ):
-            if not value > 0:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"device {self.name}: {what} must be a number, not {value!r}")
+            if not 0 < value < math.inf:
                 raise InputError(f"device {self.name}: {what} must be positive, not {value}")
 
     @property

@@ -75,6 +75,17 @@ def test_a_file_of_ones_own(tmp_path):
         (SHEET.replace('"gpu"', '"toaster"'), "toaster"),
         (SHEET.replace("bandwidth = 1e12", "bandwidth = -1"), "must be positive, not -1"),
         (SHEET.replace("bandwidth = 1e12", 'bandwidth = "1"'), "must be a number, not '1'"),
+        (SHEET.replace("bandwidth = 1e12", "bandwidth = inf"), "must be positive, not inf"),
+        (SHEET.replace("100e12", '"x"'), "bf16 must be a number, not 'x'"),
+        ("cores = -1\n" + SHEET, "cores must be positive, not -1"),
+        (
+            SHEET + '[cache]\nname = "L2"\nbandwidth = 1e13\ncapacity_bytes = nan',
+            "capacity_bytes must be positive, not nan",
+        ),
+        (
+            SHEET + '[scale_up]\nname = "x"\nbandwidth = 1e9\nlatency = inf',
+            "latency must be at most 3600 seconds: inf",
+        ),
         (
             SHEET + '[scale_up]\nname = "x"\nbandwidth = 0\nlatency = 0',
             "bandwidth must be positive",
