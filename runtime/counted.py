@@ -27,19 +27,13 @@ def serve_counted(scheduler: Scheduler, plan: Plan) -> int | None:
     needing = decodes.needing_block()
     if scheduler.held_back or budget < 0 or len(needing) * cache.groups > cache.free:
         return None
-    if not scheduler.prefilling:
-        _move_windows(scheduler)
-        _take_decode_blocks(scheduler, needing, decodes.filling_block())
-        return budget
-    in_order = next(iter(scheduler.prefilling)) > decodes.last_ticket
-    grants = _prefill_grants(scheduler, budget, may_cut=in_order)
+    grants, in_order = _prefill_grants(scheduler, budget)
     if grants is None:
         return None
     if (_new_blocks(grants, cache.block_size) + len(needing)) * cache.groups > cache.free:
         return None
     plan.prefills = grants
-    _move_windows(scheduler)
-    if in_order:
+    if in_order and not (isinstance(cache, GroupedCache) and cache.moves):
         _take_decode_blocks(scheduler, needing, decodes.filling_block())
         _take_prefill_blocks(scheduler, grants)
     else:
@@ -47,32 +41,26 @@ def serve_counted(scheduler: Scheduler, plan: Plan) -> int | None:
     return budget - plan.prefill_tokens
 
 
-def _move_windows(scheduler: Scheduler) -> None:
-    """Give back the blocks of decodes that their next token does not see any more."""
-    cache, decodes = scheduler.cache, scheduler.decodes
-    if isinstance(cache, GroupedCache):
-        cache.move_waiting(lambda seq: decodes.computed(seq) if seq.decoding else seq.computed)
-        for seq in decodes.in_phases(cache.moving):
-            cache.move_windows(seq, decodes.computed(seq))
-
-
-def _prefill_grants(scheduler: Scheduler, budget: int, *, may_cut: bool) -> list[Grant] | None:
-    """What running prefills get out of ``budget``.
+def _prefill_grants(scheduler: Scheduler, budget: int) -> tuple[list[Grant] | None, bool]:
+    """What running prefills get out of ``budget``, and whether all were admitted after the decodes.
 
     None if it is too little and may not be cut, because a decode behind might then get nothing.
     """
+    may_cut = not scheduler.prefilling or (
+        next(iter(scheduler.prefilling)) > scheduler.decodes.last_ticket
+    )
     grants: list[Grant] = []
     for seq in scheduler.prefilling.values():
         want = scheduler.chunk(seq.known - seq.computed)
         if want > budget and not may_cut:
-            return None
+            return None, may_cut
         if budget == 0:
             break
         grant = scheduler.encodable(Grant(seq, seq.computed, min(want, budget)), grants)
         if grant.new:
             grants.append(grant)
             budget -= grant.new
-    return grants
+    return grants, may_cut
 
 
 def _new_blocks(grants: list[Grant], size: int) -> int:
@@ -111,14 +99,30 @@ def _take_decode_blocks(
 def _take_blocks_by_ticket(
     scheduler: Scheduler, needing: list[Sequence], grants: list[Grant]
 ) -> None:
-    """Blocks for decodes and prefills that were admitted in mixed order."""
-    filling = scheduler.decodes.filling_block()
+    """Blocks for decodes and prefills in the order of their admission.
+
+    Where windows move, each sequence gives back what its next token does not see any more before it
+    takes: what the blocks held that others then take depends on it.
+    """
+    cache, decodes = scheduler.cache, scheduler.decodes
+    moving = {seq.ticket for seq in _moving(scheduler)}
+    needs = {seq.ticket: [seq] for seq in needing}
+    fills = {seq.ticket: [seq] for seq in decodes.filling_block()}
     prefills = {grant.seq.ticket: grant for grant in grants}
-    tickets = {*prefills, *(seq.ticket for seq in (*needing, *filling))}
+    tickets = {*prefills, *needs, *fills, *moving}
     for ticket in sorted(ticket for ticket in tickets if ticket is not None):
-        seq = scheduler.running[ticket]
         if ticket in prefills:
             _take_prefill_blocks(scheduler, [prefills[ticket]])
-        else:
-            needs, fills = ([seq] if seq in some else [] for some in (needing, filling))
-            _take_decode_blocks(scheduler, needs, fills)
+            continue
+        if isinstance(cache, GroupedCache) and ticket in moving:
+            seq = scheduler.running[ticket]
+            cache.move_windows(seq, decodes.computed(seq) if seq.decoding else seq.computed)
+        _take_decode_blocks(scheduler, needs.get(ticket, []), fills.get(ticket, []))
+
+
+def _moving(scheduler: Scheduler) -> list[Sequence]:
+    """Sequences that may hold blocks which their next token does not see any more."""
+    cache = scheduler.cache
+    if not isinstance(cache, GroupedCache):
+        return []
+    return [*cache.take_waiting(), *scheduler.decodes.in_phases(cache.moving)]

@@ -8,7 +8,7 @@ A recurrent state is one block, and nothing of it can be reused (vLLM's default 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass, field
 
@@ -103,14 +103,18 @@ class GroupedCache:
         self._waiting |= self._chunked
         self._chunked.clear()
         if not self._every_token:
-            self.move_waiting(lambda seq: seq.computed)
+            for seq in self.take_waiting():
+                self.move_windows(seq, seq.computed)
 
-    def move_waiting(self, computed: Callable[[Sequence], int]) -> None:
-        """Move the windows that chunks of prompts left behind, given everyone's tokens."""
+    @property
+    def moves(self) -> bool:
+        """Whether some sequence may give back blocks in this step."""
+        return bool(self.moving or self._waiting)
+
+    def take_waiting(self) -> list[Sequence]:
+        """Running sequences whose windows chunks of their prompts left behind, no longer noted."""
         waiting, self._waiting = self._waiting, {}
-        for seq in waiting.values():
-            if seq.index in self._tables and seq.ticket is not None:
-                self.move_windows(seq, computed(seq))
+        return [s for s in waiting.values() if s.index in self._tables and s.ticket is not None]
 
     def find(self, seq: Sequence) -> list[int]:
         """Blocks of the first group for the longest prefix that all groups have."""

@@ -253,6 +253,23 @@ def test_counted_decodes_are_the_visited_ones_and_all_blocks_come_back(
     )
 
 
+def test_windows_move_in_turn_when_others_take_what_they_held() -> None:
+    # Little is blank: whose blocks the prefills take decides what the last request finds.
+    shapes = [(0.0, 33, 21, 0), (0.0, 1, 1, 0), (0.01, 1, 1, 0), (0.02, 1, 1, 0)]
+    shapes += [(0.03, 18, 16, 0), (0.04, 17, 2, 3), (0.04, 1, 1, 0), (0.09, 55, 4, 0)]
+    shapes += [(0.09, 41, 2, 2), (0.09, 9, 2, 0), (0.09, 29, 1, 3)]
+    requests = [
+        RequestSpec(number, at, prompt, output, tuple(range(1000, 1000 + shared)), SIZE)
+        for number, (at, prompt, output, shared) in enumerate(shapes)
+    ]
+    options: dict[str, Any] = {"async_scheduling": False, "enable_prefix_caching": True}
+    counted, visited = (
+        run(requests, LAYOUTS[2], 100, visit_all=visit_all, **options)
+        for visit_all in (False, True)
+    )
+    assert everything(counted) == everything(visited)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(LAYOUTS), st.data())
 def test_blocks_held_and_free_are_all_blocks(
