@@ -47,11 +47,16 @@ def measured_run(run: LiveRun, config: Mapping[str, Any], device: str) -> Measur
         hardware=device,
         model=run.model,
         hf_config=config,
-        engine={name: value for name, value in run.engine.items() if name in _OPTIONS},
+        engine=_options(run.engine),
         requests=requests,
         clock="client",
         source=str(run.about.get("machine", "")),
     )
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a simulation takes of recorded options, without those the engine chose by itself."""
+    return {name: v for name, v in given.items() if name in _OPTIONS and v is not None}
 
 
 def batch_of(step: LiveStep, run: LiveRun) -> BatchShape:

@@ -135,3 +135,8 @@ def test_a_token_that_came_later_than_its_step_is_seen(one: Served, recorded: Re
     late["requests"]["first_token_s"][3] = late["steps"]["end_s"][at + 3]
     replay = replay_times(from_json(late, "late"), one)
     assert (replay.requests - replay.within, replay.worst_steps > 1) == (1, True)
+
+
+def test_options_that_the_engine_chose_by_itself_have_our_defaults(device: str) -> None:
+    chosen = served(device, {**ENGINE, "long_prefill_token_threshold": None})
+    assert chosen.config.long_prefill_token_threshold == 0
