@@ -171,7 +171,8 @@ class GroupedCache:
         """Take the blocks that are missing for ``tokens``, if free, once the window has moved."""
         tables = self._tables.get(seq.index)
         if tables is None:
-            tables = [_Table(group, self._ends(seq)) for group in self._kinds]
+            ends = self._ends(seq)
+            tables = [_Table(group, ends) for group in self._kinds]
             self._tables[seq.index] = tables
         if not seq.decoding:
             self._note_chunk(seq)
@@ -283,9 +284,9 @@ class GroupedCache:
         return self._retention.keeps(table.group, table.ends, i)
 
     def _ends(self, seq: Sequence) -> tuple[int, ...]:
-        """Where a prefix of ``seq`` may end: before its prompt's last token, and where it parts
-        from what others have of it, if windows had less."""
-        return (seq.spec.prompt_tokens - 1, self._parting.get(seq.index, 0))
+        """Where a prefix of ``seq``, now admitted, may end: before its prompt's last token, and
+        where it parts from what others have of it, if windows had less."""
+        return (seq.spec.prompt_tokens - 1, self._parting.pop(seq.index, 0))
 
     def _hold(self, block: int) -> None:
         if block in self._holders:
