@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .errors import InputError, UnknownNameError
 from .fields import checked, field_types
@@ -25,6 +25,29 @@ def require_known(kind: str, options: Iterable[str], cls: Any) -> None:
     for name in options:
         if name not in known:
             raise UnknownNameError(kind, name, known)
+
+
+class Named(Protocol):
+    """What has a name to be found by."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+def called(kind: str, name: str, known: Iterable[N]) -> N:
+    """The one of ``known`` whose name is ``name``.
+
+    Raises:
+        UnknownNameError: there is none; the message calls them a ``kind``.
+    """
+    by_name = {one.name: one for one in known}
+    if name not in by_name:
+        raise UnknownNameError(kind, name, by_name)
+    return by_name[name]
 
 
 class Registry(Generic[T]):

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from servesim.errors import UnknownNameError
+from servesim.registry import called
 
 _FOLDER = Path(__file__).resolve().parent / "models"
 
@@ -64,7 +64,4 @@ def architecture(name: str) -> Architecture:
     Raises:
         UnknownNameError: there is none.
     """
-    for found in ARCHITECTURES:
-        if found.name == name:
-            return found
-    raise UnknownNameError("architecture", name, [a.name for a in ARCHITECTURES])
+    return called("architecture", name, ARCHITECTURES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from servesim.errors import UnknownNameError
+from servesim.registry import called
 
 #: Arrival in seconds, prompt token ids, output tokens.
 Request = tuple[float, list[int], int]
@@ -58,7 +58,4 @@ def load_called(name: str) -> Load:
     Raises:
         UnknownNameError: there is none.
     """
-    for found in LOADS:
-        if found.name == name:
-            return found
-    raise UnknownNameError("load", name, [load.name for load in LOADS])
+    return called("load", name, LOADS)
