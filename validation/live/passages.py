@@ -7,6 +7,7 @@ took the request and when the step of its first token ended, on the same clock.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,5 +104,5 @@ def _first_tokens(steps: Iterable[Any], prompts: Mapping[str, int]) -> dict[str,
 
 def _waited(busy: Sequence[tuple[float, float]], taken: float) -> bool:
     """Whether a step ended just before a request was taken."""
-    i = int(np.searchsorted([start for start, _ in busy], taken)) - 1
+    i = bisect_left(busy, (taken,)) - 1
     return i >= 0 and taken - busy[i][1] < _IDLE_S
