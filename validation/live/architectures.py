@@ -38,8 +38,8 @@ class Architecture:
         return self.place or _FOLDER / self.name
 
 
-#: Dense GQA, a mixture of experts, and a gated-delta-net hybrid shape the cost model; sliding
-#: windows, latent attention (MLA), and a vocabulary that outweighs the layers are held out.
+#: The first six shape the cost model. Held out are full attention with layer norms and parallel
+#: residuals, experts beside a shared one, and norms after the blocks under a large vocabulary.
 ARCHITECTURES = (
     Architecture("dense-gqa", True),
     Architecture("moe", True),
@@ -52,9 +52,12 @@ ARCHITECTURES = (
             "enable_prefix_caching": False,  # which is not simulated for recurrent states
         },
     ),
-    Architecture("sliding-window", False, kv_tokens=15360),
-    Architecture("mla", False, options={"block_size": 16}),
-    Architecture("big-vocabulary", False),
+    Architecture("sliding-window", True, kv_tokens=15360),
+    Architecture("mla", True, options={"block_size": 16}),
+    Architecture("big-vocabulary", True),
+    Architecture("mha-layernorm", False),
+    Architecture("shared-experts", False),
+    Architecture("post-norm", False),
 )
 
 
