@@ -32,6 +32,8 @@ FORMS: dict[str, type] = {
     "moe": MoeForm,
     "recurrent": RecurrentForm,
 }
+#: Keys of a calibration beside the families.
+_HEAD = ("borrow", "date", "held_out")
 #: Keys of a calibration entry that are not coefficients.
 NOTES = frozenset({"source", "held_out", "range", "origins", "borrowed"})
 #: A size this factor outside the fitted range still counts as inside: the forms are smooth.
@@ -92,10 +94,10 @@ class CalibratedCost:
 
         entries = {family: dict[str, Entry]() for family in FORMS}
         for family, tables in coefficients.items():
-            if family in {"borrow", "date"}:
+            if family in _HEAD:
                 continue
             if family not in FORMS:
-                raise UnknownNameError("calibration table", family, [*FORMS, "borrow", "date"])
+                raise UnknownNameError("calibration table", family, [*FORMS, *_HEAD])
             for key, table in tables.items():
                 entries[family][key] = _entry(
                     FORMS[family], table, f"{device.name}: {family}.{key}"

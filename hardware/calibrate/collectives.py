@@ -158,6 +158,14 @@ def to_toml(fits: Sequence[CollectiveFit], source: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def pooled_error(fits: Iterable[CollectiveFit]) -> dict[str, float]:
+    """Held-out errors of all operations and numbers of ranks together, as a device file notes."""
+    errors = np.concatenate([fit.held_out_error for fit in fits])
+    sizes = np.abs(errors)
+    values = {"median": np.median(sizes), "p90": np.quantile(sizes, 0.9), "bias": np.median(errors)}
+    return {"kernels": len(errors)} | {name: round(float(v), 4) for name, v in values.items()}
+
+
 def _summary(name: str, fits: Sequence[CollectiveFit]) -> str:
     errors = np.abs(np.concatenate([getattr(fit, name) for fit in fits]))
     return f"[{np.median(errors):.3f}, {np.quantile(errors, 0.9):.3f}]"

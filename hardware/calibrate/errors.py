@@ -56,6 +56,12 @@ def error_lines(rows: Sequence[Row], predict: Callable[[Row], float]) -> Iterabl
         yield error_line(group, predict, origin, regime)
 
 
+def note(line: ErrorLine) -> dict[str, float]:
+    """``line`` as it stands in a device file."""
+    errors = {name: round(getattr(line, name), 4) for name in ("median", "p90", "bias")}
+    return {"kernels": line.kernels, **errors}
+
+
 def _quantile(ordered: Sequence[float], share: float) -> float:
     position = share * (len(ordered) - 1)
     low = int(position)

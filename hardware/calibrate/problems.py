@@ -233,8 +233,13 @@ def predictor(form: str, machine: MachineFor) -> Seconds:
         dtype = row.work.dtype
         if dtype not in machines:
             machines[dtype] = machine(dtype)
-        if family in ("gemm", "decode"):
-            return float(made.seconds(row.work, machines[dtype], row.resident))
-        return float(made.seconds(row.work, machines[dtype]))
+        return form_seconds(family, made, row, machines[dtype])
 
     return seconds
+
+
+def form_seconds(family: str, form: Any, row: Row, machine: Machine) -> float:
+    """Time of a row by a form object of ``family``, with what its benchmark left in the cache."""
+    if family in ("gemm", "decode"):
+        return float(form.seconds(row.work, machine, row.resident))
+    return float(form.seconds(row.work, machine))

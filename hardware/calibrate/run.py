@@ -7,19 +7,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from servesim.errors import InputError
-from servesim.graph.work import AttentionWork, GemmWork
-from servesim.hardware.calibrate.errors import ErrorLine, error_line, error_lines
-from servesim.hardware.calibrate.fit import Fit, Problem, Scale, fit, scaled, thinned
+from servesim.graph.work import AttentionWork
+from servesim.hardware.calibrate.errors import ErrorLine, error_line, error_lines, note
+from servesim.hardware.calibrate.fit import Fit, Problem, Scale, fit, scaled
 from servesim.hardware.calibrate.problems import built_form, problem
-from servesim.hardware.calibrate.row import SERVING, Row, held_out
+from servesim.hardware.calibrate.row import SERVING, Row
+from servesim.hardware.calibrate.split import by_form, is_joint, serving, split
 from servesim.hardware.calibrate.surfaces import describes, with_surfaces
 from servesim.hardware.calibrated import machine_of
 from servesim.hardware.device import Device
 from servesim.hardware.forms.extent import extent
-from servesim.hardware.forms.prefill import decodes_as_blocks
 
-#: How far clocks may exceed those of the data sheet's peak.
-_BOOST = 1.15
 #: Scale of benchmarks that launch one kernel over and over, for a device without any measurement of
 #: kernels in a model's order: as fitted on RTX PRO 6000, which has both (``origins`` of its
 #: ``gemm.bf16``; its attention shows no such offset). The part by which a factor differs from one
@@ -28,11 +26,6 @@ _BENCHMARK_SCALES = {"gemm": Scale(1.0, -2.4e-6)}
 #: Coefficients of decodes that only batches of unequal contexts tell: value and source where a
 #: device has none.
 _UNEQUAL = {"skew": (0.2, "decode.bf16_128 of rtx_pro_6000")}
-#: Held-out rows an error table looks at, for each form.
-_MOST_TESTED = 6000
-#: Regimes no serving system meets, or whose measurement depends on the benchmark's own caching:
-#: reported, not fitted.
-OUTSIDE = ("outside serving sizes", "weights partly in cache", "partly in cache")
 
 
 @dataclass(frozen=True)
@@ -75,52 +68,17 @@ def calibrate(
     Raises:
         InputError: no row is left to fit.
     """
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        form = row.form
-        work = row.work
-        if isinstance(work, AttentionWork) and _joint(form, joint) and decodes_as_blocks(work):
-            form = form.replace("decode.", "prefill.")
-        groups.setdefault(form, []).append(replace(row, form=form))
     results = []
-    for form in sorted(groups):
+    for form, believed in by_form(device, rows, joint).items():
         if only and not form.startswith(tuple(only)):
             continue
-        asked = problem(form, lambda dtype: machine_of(device, dtype), _joint(form, joint))
-        believed = _believable(groups[form], device)
+        asked = problem(form, lambda dtype: machine_of(device, dtype), is_joint(form, joint))
         result = _form_result(form, asked, believed, exclude_models, progress)
         if result is not None:
             results.append(result)
     if not results:
         raise InputError(f"{device.name}: no table has enough kernels to fit a form")
     return results
-
-
-def _joint(form: str, joint: bool) -> bool:
-    """Whether ``joint`` holds of ``form``: 8-bit caches and latents need other kernels."""
-    return joint and not form.endswith("latent") and ".fp8" not in form
-
-
-def _believable(rows: Sequence[Row], device: Device) -> list[Row]:
-    """``rows`` that stay below the device's peaks; none of a table that often does not.
-
-    A table where every tenth kernel beats peak arithmetic measured something else than it says.
-    Products whose weights came faster than memory delivers were fused with their neighbours.
-    """
-    possible = [
-        row
-        for row in rows
-        if row.work.flops <= _BOOST * device.flops_for(row.work.dtype) * row.seconds
-    ]
-    if len(possible) < 0.9 * len(rows):
-        return []
-    return [
-        row
-        for row in possible
-        if not isinstance(row.work, GemmWork)
-        or (1.0 - row.resident) * row.work.weight_bytes
-        <= _BOOST * device.memory.bandwidth * row.seconds
-    ]
 
 
 def _form_result(
@@ -133,10 +91,8 @@ def _form_result(
     """The fit of one form; None when too few rows are left for its coefficients."""
     borrowed = _borrowed_scales(form, rows)
     rows = scaled(rows, borrowed)
-    kept = [row for row in rows if row.model not in exclude_models]
-    inside = [row for row in kept if not row.regime.startswith(OUTSIDE)]
-    kept_out = _held_out_shapes(kept)
-    fitting = [row for row in inside if row.shape not in kept_out]
+    parts = split(rows, exclude_models)
+    fitting = parts.fitting
     if len(fitting) < 2 * len(asked.parameters):
         return None
     progress(f"{form}: {len(fitting)} kernels")
@@ -146,22 +102,19 @@ def _form_result(
     if not describes(asked, fitted, fitting):
         progress(f"{form}: left out, its tables measured something else than the form describes")
         return None
-    tested = [row for row in rows if row.model in exclude_models]
-    if not tested:
-        tested = [row for row in kept if row.shape in kept_out]
-    tested = scaled(thinned(tested, _MOST_TESTED, seed=1), fitted.origins)
+    tested = scaled(parts.tested, fitted.origins)
 
     def predict(row: Row) -> float:
         return asked.seconds(fitted.coefficients, row)
 
-    serving = [row for row in tested if not row.regime.startswith(OUTSIDE)]
+    judged = serving(tested)
     return FormResult(
         form=form,
         fitted=replace(fitted, origins=borrowed | fitted.origins),
-        ranges=_ranges(inside),
+        ranges=_ranges(serving(parts.kept)),
         held_out=list(error_lines(tested, predict)),
-        total=error_line(serving, predict, "all", "serving") if serving else None,
-        sources=sorted({row.origin for row in kept}),
+        total=error_line(judged, predict, "all", "serving") if judged else None,
+        sources=sorted({row.origin for row in parts.kept}),
         borrowed={name: lent[name][1] for name in lent if name in asked.choices},
     )
 
@@ -190,13 +143,6 @@ def _borrowed_scales(form: str, rows: Sequence[Row]) -> dict[str, Scale]:
     return dict.fromkeys(sorted(origins), scale)
 
 
-def _held_out_shapes(rows: Sequence[Row]) -> set[str]:
-    """Shapes kept out of the fit; every fifth where chance would keep none or all of them."""
-    shapes = sorted({row.shape for row in rows if row.shape})
-    chosen = {shape for shape in shapes if held_out(shape)}
-    return chosen if 0 < len(chosen) < len(shapes) else set(shapes[4::5])
-
-
 def _ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
     ranges: dict[str, tuple[float, float]] = {}
     for row in rows:
@@ -210,13 +156,7 @@ def as_table(result: FormResult, source: str) -> dict[str, Any]:
     """``result`` as it stands in a device file."""
     table: dict[str, Any] = {"source": source}
     if result.total is not None:
-        line = result.total
-        table["held_out"] = {
-            "kernels": line.kernels,
-            "median": round(line.median, 4),
-            "p90": round(line.p90, 4),
-            "bias": round(line.bias, 4),
-        }
+        table["held_out"] = note(result.total)
     table["range"] = {name: [low, high] for name, (low, high) in result.ranges.items()}
     if result.fitted.origins:
         table["origins"] = {o: list(scale) for o, scale in result.fitted.origins.items()}

@@ -9,28 +9,43 @@ from typing import Any
 
 _START = "# Fitted by `servesim calibrate`"
 COLLECTIVE = "collective"
+#: Table of errors by family.
+HELD_OUT = "held_out"
+
+Tables = Mapping[str, Mapping[str, Any]]
 
 
-def calibration_text(tables: Mapping[str, Mapping[str, Any]], head: Mapping[str, str]) -> str:
-    """TOML of ``[calibration]``: ``head`` values, then a table for each form."""
+def calibration_text(tables: Tables, head: Mapping[str, str], errors: Tables | None = None) -> str:
+    """TOML of ``[calibration]``: ``head`` values, ``errors`` by family, a table for each form."""
     lines = [f"{_START} on {head.get('date', 'an unknown date')}."]
     lines += ["[calibration]", *(f"{k} = {_value(v)}" for k, v in head.items())]
-    for form, table in tables.items():
+    for form, table in (({HELD_OUT: errors} if errors else {}) | dict(tables)).items():
         lines += ["", f"[calibration.{form}]"]
         lines += [f"{key} = {_value(value)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
 
 
-def other_tables(path: Path, only: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Tables of the device file at ``path`` whose forms start with none of ``only``.
+def written(path: Path) -> dict[str, Any]:
+    """``[calibration]`` of the device file at ``path``; empty where it has none."""
+    found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("calibration", {})
+    return found
+
+
+def by_family(tables: Tables) -> dict[str, dict[str, Any]]:
+    """``tables`` of forms as a device file nests them, numbers as written there."""
+    nested = tomllib.loads(calibration_text(tables, {}))["calibration"]
+    return dict(nested)
+
+
+def other_tables(families: Mapping[str, Any], only: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Tables of a ``[calibration]`` whose forms start with none of ``only``.
 
     Collectives are not among them.
     """
-    families = tomllib.loads(path.read_text(encoding="utf-8")).get("calibration", {})
     return {
         form: table
         for family, tables in families.items()
-        if isinstance(tables, dict) and family != COLLECTIVE
+        if isinstance(tables, dict) and family not in (COLLECTIVE, HELD_OUT)
         for key, table in tables.items()
         if not (form := f"{family}.{key}").startswith(tuple(only))
     }

@@ -242,12 +242,16 @@ def test_one_command_makes_a_device_file_and_a_part_of_it_anew(
     command = ["calibrate", "--device", str(out), "--data", str(tmp_path), "--out", str(out)]
     assert main(command) == 0
     whole = load_device(str(out)).calibration
-    assert set(whole) == {"date", "moe", "collective"}
+    assert set(whole) == {"date", "held_out", "moe", "collective"}
+    of_its_only_form = whole["moe"]["bf16"]["held_out"]
+    assert whole["held_out"]["moe"] == pytest.approx(of_its_only_form, abs=1e-3)
+    assert set(whole["held_out"]) == {"moe", "collective"}
     assert whole["collective"]["all_reduce"]["ranks_2"][0] == pytest.approx(10, rel=0.1)
     assert main([*command, "--only", "collective", "--source", "again"]) == 0
     part = load_device(str(out)).calibration
     assert part["collective"]["source"] == "again"
     assert part["moe"] == whole["moe"]
+    assert part["held_out"] == whole["held_out"]
 
 
 def test_the_command_says_in_one_line_what_is_missing(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.row import Row
-from servesim.hardware.calibrate.write import COLLECTIVE
+from servesim.hardware.calibrate.write import COLLECTIVE, Tables
 from servesim.hardware.device import Device
 from servesim.models.config import resolve
+
+if TYPE_CHECKING:
+    from servesim.hardware.calibrate.collectives import CollectiveFit
 
 HELP = "fit a device's cost model to measured kernels"
 
@@ -61,26 +65,20 @@ def run(args: argparse.Namespace) -> int:
     """Fit, then write or print coefficients and errors."""
     from servesim.hardware.calibrate.report import report_text
     from servesim.hardware.calibrate.run import as_table, calibrate
-    from servesim.hardware.calibrate.write import (
-        calibration_text,
-        other_tables,
-        replace_calibration,
-    )
+    from servesim.hardware.calibrate.write import replace_calibration
     from servesim.hardware.load import load_device
 
     device = load_device(args.device)
-    excluded = {resolve(model).name for model in args.exclude_model}
+    rows: list[Row] = []
     results = []
     if args.only != [COLLECTIVE]:
+        excluded = _excluded(args)
         rows = _rows(args.data, device)
         results = calibrate(device, rows, excluded, args.joint_attention, args.only, _progress)
     tables = {r.form: as_table(r, args.source or ", ".join(r.sources)) for r in results}
-    if args.only and args.out:
-        tables = dict(sorted((tables | other_tables(args.out, args.only)).items()))
-    head = {"date": datetime.date.today().isoformat()}
-    if args.borrow:
-        head["borrow"] = load_device(args.borrow).name
-    text, collectives = calibration_text(tables, head), _collectives(args, device)
+    fits = _collective_fits(args, device)
+    text = _calibration(args, device, rows, tables, fits)
+    collectives = _collectives(args, fits)
     if args.out:
         replace_calibration(args.out, text, collectives)
     else:
@@ -93,6 +91,58 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _excluded(args: argparse.Namespace) -> set[str]:
+    return {resolve(model).name for model in args.exclude_model}
+
+
+def _calibration(
+    args: argparse.Namespace,
+    device: Device,
+    rows: Sequence[Row],
+    fitted: Tables,
+    fits: Sequence[CollectiveFit],
+) -> str:
+    """``[calibration]`` with the forms just ``fitted`` and, with ``--only``, others of the file."""
+    from servesim.hardware.calibrate.collectives import pooled_error
+    from servesim.hardware.calibrate.write import (
+        HELD_OUT,
+        by_family,
+        calibration_text,
+        other_tables,
+        written,
+    )
+    from servesim.hardware.load import load_device
+
+    before = written(args.out) if args.out else {}
+    tables = dict(sorted(((other_tables(before, args.only) if args.only else {}) | fitted).items()))
+    nested = by_family(tables)
+    errors = {f: e for f, e in before.get(HELD_OUT, {}).items() if f in {*nested, COLLECTIVE}}
+    errors |= _family_errors(args, device, rows, nested, fitted)
+    if fits:
+        errors[COLLECTIVE] = pooled_error(fits)
+    borrow = load_device(args.borrow).name if args.borrow else before.get("borrow")
+    head = {"date": datetime.date.today().isoformat()} | ({"borrow": borrow} if borrow else {})
+    return calibration_text(tables, head, dict(sorted(errors.items())))
+
+
+def _family_errors(
+    args: argparse.Namespace,
+    device: Device,
+    rows: Sequence[Row],
+    tables: Mapping[str, Mapping[str, Any]],
+    fitted: Iterable[str],
+) -> dict[str, dict[str, float]]:
+    """Errors of the families of which a form was ``fitted``, over all forms in ``tables``."""
+    from servesim.hardware.calibrate.errors import note
+    from servesim.hardware.calibrate.judge import family_errors, held_out_rows
+    from servesim.hardware.calibrate.split import by_form
+
+    families = {form.split(".", maxsplit=1)[0] for form in fitted}
+    groups = by_form(device, rows, args.joint_attention)
+    tested = held_out_rows({f: tables[f] for f in sorted(families)}, groups, _excluded(args))
+    return {f: note(line) for f, line in family_errors(device, tables, tested).items()}
+
+
 def _rows(folders: Sequence[Path], device: Device) -> list[Row]:
     from servesim.hardware.calibrate.sources import measured_rows
 
@@ -101,21 +151,29 @@ def _rows(folders: Sequence[Path], device: Device) -> list[Row]:
     return [row for folder in folders for row in measured_rows(folder, cache, _geometry, costs)]
 
 
-def _collectives(args: argparse.Namespace, device: Device) -> str:
-    """The fitted collectives as TOML; empty where there are no tables of them."""
+def _collective_fits(args: argparse.Namespace, device: Device) -> list[CollectiveFit]:
+    """Fitted collectives; none where there are no tables of them, or other forms are asked for."""
     from servesim.hardware.calibrate.collectives import (
         fit_collectives,
         has_collectives,
         read_kernel_tables,
-        to_toml,
     )
 
     folders = [folder for folder in args.data if has_collectives(folder)]
-    if not folders or (args.only and COLLECTIVE not in args.only):
-        return ""
+    if args.only and COLLECTIVE not in args.only:
+        return []
     on_host_link = device.peer_link is not None and not device.peer_link.peer_access
     samples = [s for folder in folders for s in read_kernel_tables(folder, on_host_link)]
-    return to_toml(fit_collectives(samples), args.source or ", ".join(f.name for f in folders))
+    return fit_collectives(samples)
+
+
+def _collectives(args: argparse.Namespace, fits: Sequence[CollectiveFit]) -> str:
+    """The fitted collectives as TOML; empty without any."""
+    from servesim.hardware.calibrate.collectives import has_collectives, to_toml
+
+    folders = (folder.name for folder in args.data if has_collectives(folder))
+    source = args.source or ", ".join(folders)
+    return to_toml(fits, source) if fits else ""
 
 
 def _progress(form: str) -> None:
