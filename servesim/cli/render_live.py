@@ -8,6 +8,7 @@ from rich.table import Table
 
 from servesim.cli.render import columns, percent
 from servesim.validation.live.compare import LiveComparison, LoadComparison
+from servesim.validation.live.pace import NOTICEABLE
 from servesim.validation.live.spread import LATENCIES, Repeated
 
 
@@ -26,6 +27,9 @@ def live_remarks(comparison: LiveComparison) -> Iterator[str]:
         for number, decisions in enumerate(load.decisions, 1):
             if decisions.first_difference is not None:
                 yield f"{load.model} {load.load} {number}: {decisions.first_difference}"
+    for model, slower in comparison.slower.items():
+        if slower > NOTICEABLE:
+            yield f"{model}: the machine was {percent(slower)} slower than at its fastest"
     for model, why in comparison.failures.items():
         yield f"{model} was not simulated: {why}"
 

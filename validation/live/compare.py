@@ -15,6 +15,7 @@ from servesim.validation.json_files import read_object
 from servesim.validation.live.architectures import ARCHITECTURES
 from servesim.validation.live.decisions import Decisions, replay_decisions
 from servesim.validation.live.loads import LOADS
+from servesim.validation.live.pace import slower_by
 from servesim.validation.live.recorded import DEVICE, LiveRun, load, recordings
 from servesim.validation.live.replay import Replay, replay_times
 from servesim.validation.live.served import measured_run, serve_live
@@ -57,6 +58,8 @@ class LiveComparison:
         about: date, versions, machine and command of the first.
         loads: what could be compared, by architecture and load.
         steps: errors over all steps of each architecture, by kind.
+        slower: architecture -> by how much the machine was slower, in the median of the moments
+            before its runs, than at its fastest; for recordings that noted it.
         failures: architecture -> why it could not be simulated.
     """
 
@@ -64,6 +67,7 @@ class LiveComparison:
     about: Mapping[str, Any]
     loads: tuple[LoadComparison, ...]
     steps: Mapping[str, Mapping[str, StepErrors]]
+    slower: Mapping[str, float]
     failures: Mapping[str, str]
 
     @property
@@ -88,10 +92,12 @@ def compare_folder(folder: Path, device: str | None = None) -> LiveComparison:
     loads: list[LoadComparison] = []
     steps: dict[str, Mapping[str, StepErrors]] = {}
     failures: dict[str, str] = {}
+    paces: dict[str, list[Mapping[str, float]]] = {}
     first = load(paths[0])
     load_device(device)  # raises here, not once an architecture
     for model, group in groupby(paths, key=lambda path: path.parts[-3]):
         runs = [load(path) for path in group]
+        paces[model] = [run.pace for run in runs if run.pace]
         config = read_object(folder / model / "config.json")
         try:
             compared = [_compared(some, config, device) for some in _by_load(runs)]
@@ -100,7 +106,8 @@ def compare_folder(folder: Path, device: str | None = None) -> LiveComparison:
             continue
         loads += [one for one, _ in compared]
         steps[model] = step_errors(StepTimes.joined(times for _, times in compared))
-    return LiveComparison(folder.name, first.about, tuple(loads), steps, failures)
+    slower = slower_by(paces)
+    return LiveComparison(folder.name, first.about, tuple(loads), steps, slower, failures)
 
 
 def no_recordings(folder: Path) -> InputError:

@@ -13,6 +13,7 @@ from servesim.hardware.measure.machine import cpu_name
 from servesim.validation.live.architectures import Architecture
 from servesim.validation.live.engine import EngineSetup, LiveEngine
 from servesim.validation.live.loads import Load, Request
+from servesim.validation.live.pace import machine_pace
 from servesim.validation.live.recorded import FORMAT, save
 
 #: What every engine is given unless the architecture says otherwise.
@@ -86,14 +87,24 @@ def record(
             for load, requests in wanted.items():
                 say(f"{architecture.name}: {load.name} {repeat}, {len(requests)} requests")
                 name = f"{load.name}-{repeat}"
+                about: dict[str, Any] = {
+                    "model": architecture.name,
+                    "load": load.name,
+                    "repeat": repeat,
+                }
+                about["pace"] = _pace(setup)
                 seen = engine.run(name, requests)
-                about = {"model": architecture.name, "load": load.name, "repeat": repeat}
                 run = _form(seen, _lines(engine.record), about, setup, engine.version)
                 files.append(folder / load.name / f"{repeat}.json.gz")
                 save(run, files[-1])
     engine.record.unlink()
     engine.record.with_suffix(".log").unlink()
     return files
+
+
+def _pace(setup: EngineSetup) -> dict[str, float] | None:
+    """Of the engine's cores; an accelerator is nobody else's."""
+    return machine_pace(setup.cores()[0]) if setup.device == "cpu" else None
 
 
 def _warm_up(options: Mapping[str, Any], vocabulary: int) -> list[Request]:

@@ -6,12 +6,13 @@ import gzip
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
 from servesim.validation.json_files import read_object
+from servesim.validation.live.pace import LIMITS
 
 #: Version of the file format.
 FORMAT = 1
@@ -77,6 +78,7 @@ class LiveRun:
         repeat: which of several equal runs, from 1.
         engine: options by vLLM's names; ``num_gpu_blocks_override`` are the blocks it reported.
         about: date, versions, machine and command of the measurement.
+        pace: seconds of ``pace.LIMITS`` just before the run; empty if they were not noted.
     """
 
     model: str
@@ -86,6 +88,7 @@ class LiveRun:
     requests: tuple[LiveRequest, ...]
     steps: tuple[LiveStep, ...]
     about: Mapping[str, Any]
+    pace: Mapping[str, float] = field(default_factory=dict)
 
 
 def load(path: Path) -> LiveRun:
@@ -107,7 +110,7 @@ def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
         InputError: a column is missing, columns differ in length, or requests and steps do not
             fit each other.
     """
-    known = {"format", "model", "load", "repeat", "engine", "requests", "steps"}
+    known = {"format", "model", "load", "repeat", "engine", "requests", "steps", "pace"}
     try:
         requests, steps = data["requests"], data["steps"]
         run = LiveRun(
@@ -121,6 +124,7 @@ def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
             ),
             steps=tuple(_step(*row) for row in _rows(steps, LiveStep.__slots__)),
             about={key: value for key, value in data.items() if key not in known},
+            pace=_pace(data.get("pace")),
         )
         wrong = _misfit(run)
     except KeyError as error:
@@ -167,6 +171,15 @@ def _misfit(run: LiveRun) -> str | None:
         if request.queued_s > last[request.id]:
             return f"request {request.id} is queued after its last step"
     return None
+
+
+def _pace(given: Mapping[str, float] | None) -> dict[str, float]:
+    if given is None:
+        return {}
+    pace = {limit: float(given[limit]) for limit in LIMITS}
+    if not all(0 < seconds < math.inf for seconds in pace.values()):
+        raise ValueError(f"pace {pace} is not of positive times")
+    return pace
 
 
 def _step(

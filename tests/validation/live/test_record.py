@@ -19,6 +19,8 @@ from servesim.validation.live.loads import LOADS, Request, load_called
 from servesim.validation.live.record import Campaign, record
 from servesim.validation.live.recorded import load, recordings
 
+PACE = {"copy_s": 0.006, "compute_s": 0.003}
+
 #: Seconds of a step of the engine below, of the model in it, and between two steps.
 STEP_S, MODEL_S, BETWEEN_S = 0.010, 0.008, 0.001
 
@@ -77,6 +79,8 @@ def test_runs_are_told_apart_and_timed_from_their_own_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "LiveEngine", Engine)
+    monkeypatch.setattr(recording, "machine_pace", lambda cores: PACE)
+    monkeypatch.setattr(EngineSetup, "cores", lambda self: ([1], [0]))
     said: list[str] = []
     setup = EngineSetup(Path("python"), options={"max_num_seqs": 4, "max_num_batched_tokens": 8})
     campaign = Campaign((load_called("light"), load_called("busy")), 2, seconds=2.0, flood=4)
@@ -94,6 +98,7 @@ def test_runs_are_told_apart_and_timed_from_their_own_start(
     run = load(files[1])
     assert (run.model, run.load, run.repeat) == ("dense-gqa", "busy", 1)
     assert run.about["engine_version"] == "9.9"
+    assert run.pace == PACE
     # Of a KV cache of 6,144 tokens in blocks of 32; what the engine reports counts.
     assert run.engine["num_gpu_blocks_override"] == 6144 // 32 - 1
     assert run.engine["max_num_seqs"] == 4

@@ -13,6 +13,7 @@ from servesim.validation.live.compare import (
     held_out,
 )
 from servesim.validation.live.figures import figures as charts
+from servesim.validation.live.pace import NOTICEABLE
 from servesim.validation.live.spread import LATENCIES, Repeated
 from servesim.validation.report.markdown import percent, signed, table
 
@@ -137,10 +138,14 @@ def _steps(comparison: LiveComparison) -> str:
                 ]
             )
     heads = ["model", "steps of", "steps", "median error", "bias", "operators", "host"]
+    slower = [
+        f"{model} {percent(by)}" for model, by in comparison.slower.items() if by > NOTICEABLE
+    ]
+    remark = f"\n\nThe machine was slower than at its fastest before runs of: {', '.join(slower)}."
     return (
         "Each recorded step, predicted alone: the median of the absolute errors and the bias of "
         "the sum; *operators*: their sum against what the worker took; *host*: the measured share "
-        "outside the worker.\n\n" + table(heads, rows, 2)
+        "outside the worker.\n\n" + table(heads, rows, 2) + (remark if slower else "")
     )
 
 
