@@ -5,12 +5,14 @@ from __future__ import annotations
 from servesim.errors import UnknownNameError
 
 #: Bits an element takes, block scales included where the format has them
-#: (MXFP4: one 8-bit scale per 32, OCP MX v1.0; NVFP4: one 8-bit scale per 16).
+#: (MXFP4: one 8-bit scale per 32, OCP MX v1.0; NVFP4: one 8-bit scale per 16). Blocks of an
+#: ``fp8_block`` matrix have scales of any size, so those are counted beside it: only other kernels.
 BITS: dict[str, float] = {
     "fp32": 32.0,
     "fp16": 16.0,
     "bf16": 16.0,
     "fp8": 8.0,
+    "fp8_block": 8.0,
     "int8": 8.0,
     "int4": 4.0,
     "mxfp4": 4.25,

@@ -133,7 +133,7 @@ def _fp8(values: Values) -> QuantisationScheme:
     """FP8 of DeepSeek and Qwen (blocks), or one scale a matrix."""
     block = values.get("weight_block_size")
     columns, rows = block if block else (None, None)
-    form = WeightFormat("fp8", "fp8", rows, columns, _FLOAT)
+    form = WeightFormat("fp8_block" if block else "fp8", "fp8", rows, columns, _FLOAT)
     return QuantisationScheme(
         "fp8", form, _ignored(values, "modules_to_not_convert", "ignored_layers")
     )
@@ -215,6 +215,7 @@ def _compressed_format(weights: Values, activations: Values | None) -> WeightFor
         return WeightFormat(weight, compute, _rows(group_size), 1, _HALF, zero_point)
     if strategy == "block":
         columns, rows = weights["block_structure"]
+        weight = "fp8_block" if weight == "fp8" else weight
         return WeightFormat(weight, compute, rows, columns, _FLOAT)
     raise UnsupportedError(f"compressed-tensors with strategy {strategy!r}")
 

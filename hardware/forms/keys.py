@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from servesim.graph.work import AttentionWork, GemmWork, MoeWork
 
-#: Bytes of scales beyond this share of an FP8 matrix mean a scale a block, not a channel.
-_BLOCK_SCALES = 1e-4
+
+def gemm_key(work: GemmWork | MoeWork) -> str:
+    """Format of the weights of a dense product, or of experts."""
+    return "bf16" if work.weight == "fp16" else work.weight
 
 
-def gemm_key(work: GemmWork) -> str:
-    """Format of the weights; ``fp8_block`` when blocks of them have scales."""
-    return _weight_key(work.weight, work.scale_bytes, work.batch * work.n * work.k)
-
-
-def moe_key(work: MoeWork) -> str:
-    """As :func:`gemm_key`."""
-    elements = work.matrices * work.hidden * work.intermediate
-    return _weight_key(work.weight, work.scale_bytes_per_expert, elements)
-
-
-def _weight_key(weight: str, scale_bytes: float, elements: float) -> str:
-    if weight == "fp8" and scale_bytes > _BLOCK_SCALES * elements:
-        return "fp8_block"
-    return "bf16" if weight == "fp16" else weight
+moe_key = gemm_key
 
 
 def attention_key(work: AttentionWork) -> str:

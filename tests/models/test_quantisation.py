@@ -9,6 +9,7 @@ import pytest
 from small_graphs import HIDDEN, INTERMEDIATE, VOCAB, model
 
 from servesim.errors import InputError, ServesimError, UnknownNameError, UnsupportedError
+from servesim.graph.batch import BatchShape
 from servesim.graph.op import STREAM, Op
 from servesim.graph.opgraph import CacheGroup, OpGraph
 from servesim.graph.ops.experts import Experts
@@ -19,6 +20,8 @@ from servesim.graph.passes.quantise import (
     apply_quantisation,
     with_kv_cache,
 )
+from servesim.graph.work import GemmWork, MoeWork
+from servesim.hardware.forms.keys import gemm_key, moe_key
 from servesim.models.config import resolve
 from servesim.models.quantisation import parse, quantise, scheme_for
 
@@ -47,7 +50,7 @@ INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "s
         ({"quant_method": "fp8"}, WeightFormat("fp8", "fp8")),
         (
             {"quant_method": "fp8", "weight_block_size": [128, 64]},
-            WeightFormat("fp8", "fp8", rows=64, columns=128),
+            WeightFormat("fp8_block", "fp8", rows=64, columns=128),
         ),
         ({"quant_method": "fbgemm_fp8"}, WeightFormat("fp8", "fp8", columns=1)),
         (
@@ -59,6 +62,10 @@ INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "s
             WeightFormat("int8", None, None, 1, 2.0),
         ),
         (compressed(FP8, TOKEN), WeightFormat("fp8", "fp8", columns=1)),
+        (
+            compressed({**FP8, "strategy": "block", "block_structure": [128, 64]}, TOKEN),
+            WeightFormat("fp8_block", "fp8", rows=64, columns=128),
+        ),
         (
             compressed(INT8, {**TOKEN, "type": "int"}),
             WeightFormat("int8", "int8", columns=1),
@@ -117,6 +124,23 @@ def test_weight_only_formats_compute_as_the_model_does() -> None:
     assert arithmetic(apply_quantisation(graph, scheme)) == {"bf16"}
     scheme = QuantisationScheme("fp8", WeightFormat("fp8", "fp8"))
     assert arithmetic(apply_quantisation(graph, scheme)) == {"fp8"}
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        (compressed(FP8, TOKEN), "fp8"),
+        ({"quant_method": "fbgemm_fp8"}, "fp8"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block"),
+    ],
+    ids=["channel", "fbgemm", "block"],
+)
+def test_only_blocks_run_the_kernels_of_blocks(values: Any, key: str) -> None:
+    ops = apply_quantisation(model(moe=True), parse(values)).blocks[1].ops
+    works = [op.work(BatchShape.of([(4, 0)])) for op in ops]
+    keys = {gemm_key(w) for w in works if isinstance(w, GemmWork) and w.label != "router"}
+    keys |= {moe_key(w) for w in works if isinstance(w, MoeWork)}
+    assert keys == {key}
 
 
 def test_experts_are_quantised_and_routers_are_not() -> None:
