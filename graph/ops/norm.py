@@ -12,6 +12,10 @@ from servesim.graph.ops import KINDS
 from servesim.graph.ops.base import HoldsWeights, split_units
 from servesim.graph.work import MemoryWork
 
+#: Operations an element: of the plain RMS norm, of one that adds one to its weights in every call
+#: (Gemma's), and of the layer norm, which takes the mean off and shifts.
+_OPERATIONS = {"": 4.0, "offset": 5.0, "layer": 7.0}
+
 
 @KINDS.register("norm")
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Norm(HoldsWeights):
         addends: tensors added to the input first (1: fused residual-add-norm, written back).
         weights: weight elements (scale, and shift of a layer norm).
         gated: multiplied by an activated gate (gated norms of recurrent mixers).
+        function: ``""`` for RMS, ``offset`` for RMS by one and its weights, ``layer``.
     """
 
     kind: ClassVar[str] = "norm"
@@ -33,6 +38,7 @@ class Norm(HoldsWeights):
     weights: int = 0
     gated: bool = False
     dtype: str = "bf16"
+    function: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,7 +51,8 @@ class Norm(HoldsWeights):
         one = rows * self.width * bytes_per_element(self.dtype)
         reads = one * (1 + self.addends + self.gated) + self.weight_bytes
         writes = one * (2 if self.addends else 1)
-        flops = rows * self.width * (4.0 + self.addends + 2.0 * self.gated)
+        one_element = _OPERATIONS[self.function] + self.addends + 2.0 * self.gated
+        flops = rows * self.width * one_element
         return MemoryWork("norm", rows, reads, writes, flops, self.dtype, label, self.groups)
 
     def local(self, ranks: int) -> Norm:

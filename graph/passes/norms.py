@@ -15,6 +15,7 @@ _BEFORE = frozenset(
      "aten.maximum", "getitem", "aten.rsqrt", "aten.sqrt", "aten.var_mean",
      "aten.linalg_vector_norm"}
 )  # fmt: skip
+_CENTRES = frozenset({"aten.native_layer_norm", "aten.var", "aten.var_mean", "aten.sub"})
 _SCALES = frozenset({"aten.mul", "aten.add", "aten.div", "aten.sub"})
 _WHOLE = frozenset(
     {"norm", "aten.native_layer_norm", "aten._fused_rms_norm", "aten.native_group_norm"}
@@ -25,7 +26,7 @@ def collapse_norms(graph: TraceGraph) -> None:
     """Replace each normalisation by a ``norm`` node.
 
     The node's attributes: ``width`` (elements normalised together), ``groups`` (such vectors a
-    row of tokens) and ``parameters``.
+    row of tokens), ``function`` (see ``Norm``) and ``parameters``.
     """
     users = graph.users()
     taken: set[int] = set()
@@ -57,6 +58,7 @@ def _is_root(node: Node) -> bool:
 def _mark_whole(graph: TraceGraph, node: Node) -> None:
     source = graph.nodes[node.inputs[0]] if node.inputs else node
     shape = node.shape or source.shape
+    node.attrs.setdefault("function", _function([node]))
     node.target, node.shape = "norm", shape
     node.attrs.setdefault("width", shape[-1])
     node.attrs["groups"] = max(1, node.numel // max(1, graph.rows * shape[-1]))
@@ -120,11 +122,19 @@ def _collapse(graph: TraceGraph, found: set[int]) -> None:
     parameters: dict[str, int] = {}
     for n in order:
         parameters |= parameters_of(graph.nodes[n])
+    function = _function([graph.nodes[n] for n in order])
     last.target = "norm"
     last.inputs = tuple(inputs)
     width = last.shape[-1]
     last.attrs = {
         "parameters": parameters,
+        "function": function,
         "width": width,
         "groups": max(1, last.numel // max(1, graph.rows * width)),
     }
+
+
+def _function(nodes: list[Node]) -> str:
+    if any(base_name(n.target) in _CENTRES for n in nodes):
+        return "layer"
+    return "offset" if any(n.attrs.get("offset") for n in nodes) else ""

@@ -53,6 +53,8 @@ def simplify(graph: TraceGraph) -> None:
             static_reads.add(node.id)
             if _reads_positions(graph, node, data):
                 node.attrs["positional"] = True
+            if any(_adds_one(graph.nodes[i]) for i in node.inputs if i not in data):
+                node.attrs["offset"] = True
         node.attrs["operands"] = len(node.inputs)
         node.attrs["read_views"] = tuple(sources)
         node.inputs = tuple(sources)
@@ -146,6 +148,11 @@ def _union(maps: object) -> dict[str, int]:
     for one in maps:  # type: ignore[attr-defined]
         merged |= one
     return merged
+
+
+def _adds_one(node: Node) -> bool:
+    """``1 + weight``: Gemma's norms keep their weights so."""
+    return base_name(node.target) == "aten.add" and node.attrs.get("args") == [1.0]
 
 
 def _reads_positions(graph: TraceGraph, node: Node, data: set[int]) -> bool:

@@ -66,7 +66,9 @@ class Specs:
 
     def _norm(self, node: Node, addends: int) -> Norm:
         a = node.attrs
-        return Norm(a["width"], a["groups"], addends, self._own(node), dtype=self._dtype)
+        own = self._own(node)
+        function = a.get("function", "")
+        return Norm(a["width"], a["groups"], addends, own, dtype=self._dtype, function=function)
 
     def _embedding(self, node: Node) -> Embedding:
         width = node.shape[-1]

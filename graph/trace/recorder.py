@@ -199,6 +199,10 @@ def _norm(args: Any, kwargs: Any) -> tuple[str, dict[str, Any]]:
     return "norm", {}
 
 
+def _layer_norm(args: Any, kwargs: Any) -> tuple[str, dict[str, Any]]:
+    return "norm", {"function": "layer"}
+
+
 def _sdpa(args: Any, kwargs: Any) -> tuple[str, dict[str, Any]]:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
     given = dict(zip(names, args, strict=False)) | kwargs
@@ -217,10 +221,10 @@ _F = torch.nn.functional
 _WHOLE: dict[Callable[..., Any], Callable[[Any, Any], tuple[str, dict[str, Any]]]] = {
     _F.linear: _linear,
     _F.embedding: _embedding,
-    _F.layer_norm: _norm,
+    _F.layer_norm: _layer_norm,
     _F.rms_norm: _norm,
-    _F.group_norm: _norm,
-    torch.layer_norm: _norm,
+    _F.group_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
     torch.rms_norm: _norm,
     _F.scaled_dot_product_attention: _sdpa,
 }

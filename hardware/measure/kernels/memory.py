@@ -28,15 +28,18 @@ class Rows:
 
 
 def norm(spec: Any, room: Room) -> Rows:
-    """RMS norm of each group, after adding the residual and before the gate where there are."""
-    from torch.nn.functional import rms_norm, silu
+    """The norm of each group, after adding the residual and before the gate where there are."""
+    from torch.nn.functional import layer_norm, rms_norm, silu
 
     weight = random((spec.width,), spec.dtype, room.device)
 
+    def normed(x: Any) -> Any:
+        if spec.function == "layer":
+            return layer_norm(x, (spec.width,), weight, weight)
+        return rms_norm(x, (spec.width,), weight + 1 if spec.function == "offset" else weight)
+
     def run(x: Any, added: Any, gate: Any) -> Any:
-        if added is not None:
-            x = added.add_(x)
-        x = rms_norm(x, (spec.width,), weight)
+        x = normed(x if added is None else added.add_(x))
         return x * silu(gate) if gate is not None else x
 
     def bind(tokens: int) -> Call:
@@ -48,8 +51,9 @@ def norm(spec: Any, room: Room) -> Rows:
 
 
 def pointwise(spec: Any, room: Room) -> Rows:
-    """Rotary embedding, gated activation, router, or an addition of the same size."""
-    kernel = {"rotary": _rotary, "activation": _activation, "router": _router}.get(spec.kernel)
+    """Rotary embedding, activation, router, or an addition or product of the same size."""
+    activation = partial(_activation, gelu=spec.function == "gelu")
+    kernel = {"rotary": _rotary, "activation": activation, "router": _router}.get(spec.kernel)
     width = max(2, round(spec.reads))
 
     def bind(tokens: int) -> Call:
@@ -66,11 +70,14 @@ def _rotary(x: Any, writes: int) -> Any:
     return torch.cat((first * 0.8 - second * 0.6, second * 0.8 + first * 0.6), dim=-1).to(x.dtype)
 
 
-def _activation(x: Any, writes: int) -> Any:
-    from torch.nn.functional import silu
+def _activation(x: Any, writes: int, gelu: bool) -> Any:
+    """Of the first half, times the second, or of the whole where as much is written as read."""
+    from torch.nn import functional
 
-    gate, up = x[..., :writes], x[..., -writes:]
-    return silu(gate) * up
+    function = functional.gelu if gelu else functional.silu
+    if writes >= x.shape[-1]:
+        return function(x)
+    return function(x[..., :writes]) * x[..., -writes:]
 
 
 def _router(x: Any, writes: int) -> Any:
@@ -82,7 +89,8 @@ def _router(x: Any, writes: int) -> Any:
 
 
 def _plain(x: Any, writes: int) -> Any:
-    return x[..., :writes] * 1.5
+    first = x[..., :writes]
+    return first + x[..., -writes:] if 2 * writes <= x.shape[-1] else first * 1.5
 
 
 def embedding(spec: Any, room: Room) -> Rows:

@@ -45,14 +45,18 @@ class Linear:
 
 
 def norm(spec: Any, room: Room) -> Rows:
-    """RMSNorm; two of them where a fused operator stands for those of queries and keys."""
-    from vllm.model_executor.layers.layernorm import RMSNorm
+    """RMSNorm or Gemma's; two where a fused operator stands for those of queries and keys.
+
+    Layer norms are torch's.
+    """
+    from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 
     config()
-    count = max(1, spec.weights // spec.width) if spec.groups > 1 else 1
-    layers = [made(lambda: RMSNorm(spec.width)) for _ in range(count)]
-    if spec.gated:
+    if spec.gated or spec.function == "layer":
         return memory.norm(spec, room)
+    count = max(1, spec.weights // spec.width) if spec.groups > 1 else 1
+    layer = GemmaRMSNorm if spec.function == "offset" else RMSNorm
+    layers = [made(lambda: layer(spec.width)) for _ in range(count)]
 
     def bind(tokens: int) -> Call:
         rows = spec.groups // count
