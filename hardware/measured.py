@@ -20,7 +20,15 @@ from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
-from servesim.hardware.shapes import Terms, batch_terms, count_of, kind_of, shape_of, size_terms
+from servesim.hardware.shapes import (
+    Terms,
+    batch_terms,
+    count_of,
+    covers,
+    kind_of,
+    shape_of,
+    size_terms,
+)
 from servesim.hardware.tables.grid import Curve
 
 #: Families whose shapes have a curve each, and those that have a sum.
@@ -90,9 +98,10 @@ class MeasuredCost:
         if (curve := self.curves.get(shape)) is not None:
             source = Source.MEASURED if count <= curve.xs[-1] else Source.EXTRAPOLATED
             return self._bounded(work, curve.at(count), source)
-        if (sums := self.sums.get(shape)) is not None:
+        if (sums := self.sums.get(shape)) is not None and covers(sums, work):
             return self._bounded(work, summed(sums, batch_terms(work)), Source.MEASURED)
-        if (sums := self.sums.get((work.family, kind_of(work)))) is not None:
+        sums = self.sums.get((work.family, kind_of(work)))
+        if sums is not None and covers(sums, work):
             return self._bounded(work, summed(sums, size_terms(work)), Source.CALIBRATED)
         return self.fallback.cost(work)
 

@@ -70,6 +70,22 @@ def batch_terms(work: Work) -> Terms:
     return _recurrent_batch(work) if isinstance(work, RecurrentWork) else {}
 
 
+def covers(coefficients: Terms, work: Work) -> bool:
+    """Whether a sum was fitted to prefills, where there are some, and to decodes likewise.
+
+    Kernels of one phase alone may have been measured; what the other takes is then not known.
+    """
+    phases = {
+        ("prefill", "scan"): getattr(work, "prefills", ()),
+        ("decode", "update"): getattr(work, "decodes", 0),
+    }
+    return all(
+        any(name.startswith(names) for name in coefficients)
+        for names, present in phases.items()
+        if present
+    )
+
+
 def size_terms(work: Work) -> Terms:
     """Of kernels of any shape: calls, rows, bytes and FLOP by name."""
     sizes: dict[type, Callable[[Any], Terms]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 
 from servesim.graph.work import (
     AttentionWork,
@@ -36,3 +37,8 @@ def work_of(name: str) -> Work:
         values["prefills"] = tuple(tuple(pair) for pair in values["prefills"])
     made: Work = cls(**values, label="")
     return made
+
+
+def kernels_in(names: Iterable[str]) -> dict[str, Work]:
+    """The works among ``names``, which may be those of probes, too."""
+    return {name: work_of(name) for name in names if name.startswith("{")}

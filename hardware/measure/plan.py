@@ -108,6 +108,11 @@ def thinned(groups: Sequence[Group]) -> list[Group]:
     return found
 
 
+def too_heavy(op: Op, limits: Limits) -> bool:
+    """Whether its weights exceed the limit; look-ups are cut to a part of their table."""
+    return op.spec.weight_bytes > limits.weight_bytes and op.kind != "embedding"
+
+
 def _bare(spec: OpSpec) -> OpSpec:
     """``spec`` without what does not change its kernel (names of merged layers, tying)."""
     plain: dict[str, Any] = {"parts": (), "tied": False, "source": ""}
@@ -116,7 +121,7 @@ def _bare(spec: OpSpec) -> OpSpec:
 
 
 def _works(op: Op, limits: Limits) -> Iterator[Work]:
-    if op.spec.weight_bytes > limits.weight_bytes and op.kind != "embedding":
+    if too_heavy(op, limits):
         return
     for batch in _batches(op, limits):
         if not op.runs(batch):

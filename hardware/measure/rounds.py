@@ -10,6 +10,7 @@ from statistics import median
 from servesim.errors import UnsupportedError
 from servesim.graph.work import Work
 from servesim.hardware.measure.bench import Bench, Maker, Room
+from servesim.hardware.measure.naming import kernels_in
 from servesim.hardware.measure.noise import Estimate, estimate
 from servesim.hardware.measure.plan import Group
 from servesim.hardware.measure.store import Store
@@ -43,7 +44,7 @@ class Session:
 
     Attributes:
         makers: kernels by kind of operator.
-        refused: why a kind of operator could not be measured.
+        refused: why a kernel could not be measured, by name.
     """
 
     makers: Mapping[str, Maker]
@@ -59,7 +60,7 @@ class Session:
         """Measure ``groups`` round after round; what is quiet rests, what is known is not redone.
 
         A round that time is too short for is cut off; interrupting loses nothing but the kernel
-        at hand.
+        at hand. A kernel that fails is noted and not tried again.
         """
         number = 0
         while True:
@@ -74,24 +75,21 @@ class Session:
             if not self._round(number, waiting):
                 return
 
-    def estimates(self, groups: Sequence[Group]) -> dict[str, tuple[Work, Estimate]]:
-        """Work and time by name of all that was measured of ``groups``."""
+    def estimates(self) -> dict[str, tuple[Work, Estimate]]:
+        """Work and time by name of all that the store holds, of earlier invocations, too."""
         return {
             name: (work, estimate(self.store.rounds[name]))
-            for group in groups
-            for name, work in group.works.items()
-            if name in self.store.rounds
+            for name, work in kernels_in(self.store.rounds).items()
         }
 
     def _open(self, group: Group, number: int) -> list[str]:
         """Kernels of ``group`` that have fewer than ``number`` rounds and are not settled."""
-        if group.family in self.refused:
-            return []
         known = self.store.rounds
         return [
             name
             for name in group.works
-            if len(known.get(name, ())) < number
+            if name not in self.refused
+            and len(known.get(name, ())) < number
             and not (name in known and estimate(known[name]).settled)
         ]
 
@@ -118,10 +116,14 @@ class Session:
     def _group(self, group: Group, names: Sequence[str]) -> int:
         try:
             bench = self._bench(group)
-            for name in names:
+        except Exception as error:
+            self.refused |= dict.fromkeys(names, _reason(error))
+            return len(names)
+        for name in names:
+            try:
                 self.store.add(name, self.once(bench.calls(group.works[name])))
-        except UnsupportedError as error:
-            self.refused[group.family] = str(error)
+            except Exception as error:
+                self.refused[name] = _reason(error)
         return len(names)
 
     def _bench(self, group: Group) -> Bench:
@@ -138,3 +140,9 @@ class Session:
         count = min(_MOST_CALLS, max(_FEWEST_CALLS, int(_ROUND_S / each)))
         rotated = [calls[i % len(calls)] for i in range(count)]
         return median(self.timer.seconds(rotated))
+
+
+def _reason(error: Exception) -> str:
+    """Why a kernel failed, in one line: libraries explain at length."""
+    text = (str(error).strip() or "no reason given").splitlines()[0]
+    return text if isinstance(error, UnsupportedError) else f"{type(error).__name__}: {text}"

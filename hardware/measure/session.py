@@ -23,6 +23,7 @@ from servesim.hardware.measure.probes import Probe, probes
 from servesim.hardware.measure.rounds import Progress, Session
 from servesim.hardware.measure.store import Store
 from servesim.hardware.measure.timer import Timer
+from servesim.hardware.measure.unmeasured import Unmeasured, unmeasured
 
 STORE, DEVICE_FILE = "kernels.jsonl", "device.toml"
 #: Copies of weights and caches fill the last-level cache so many times over.
@@ -62,14 +63,14 @@ class Outcome:
     Attributes:
         kernels: work and time by name.
         peaks: seconds of the probes.
-        refused: why a kind of operator was not measured.
+        unmeasured: what has no kernel here, failed or is too large.
         missing: planned kernels that time was too short for.
         interrupted: whether the user stopped it.
     """
 
     kernels: dict[str, tuple[Work, Estimate]]
     peaks: dict[Probe, Estimate]
-    refused: dict[str, str]
+    unmeasured: list[Unmeasured]
     missing: int
     draw: Draw | None
     interrupted: bool
@@ -100,8 +101,8 @@ def measure(
     cycled, most = _CYCLES * machine.cache_bytes, _MEMORY_SHARE * machine.memory_bytes
     room = Room(order.device, cycled, most, order.block_size)
     about = header(machine, order.kernels) | {"block_size": order.block_size}
+    known = makers(order.kernels)
     with Store(folder / STORE, about) as store:
-        known = makers(order.kernels)
         session = Session(known, room, timer, store, deadline, tell.progress)
         interrupted = False
         peaks: dict[Probe, Estimate] = {}
@@ -118,9 +119,11 @@ def measure(
             session.run(groups)
         except KeyboardInterrupt:
             interrupted = True
-        found = session.estimates(groups)
-    planned = sum(len(g.works) for g in groups if g.family not in session.refused)
-    return Outcome(found, peaks, session.refused, planned - len(found), drawn, interrupted)
+        found = session.estimates()
+    planned = {name for group in groups for name in group.works}
+    lacking = unmeasured(graphs, order.limits, order.only, groups, session.refused)
+    missing = len(planned - found.keys() - session.refused.keys())
+    return Outcome(found, peaks, lacking, missing, drawn, interrupted)
 
 
 def conclude(

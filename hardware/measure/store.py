@@ -71,6 +71,9 @@ class Store:
             if found.get(key) != wanted.get(key)
         ]
         if different:
-            raise InputError(f"{self.path} belongs to another measurement: {'; '.join(different)}")
+            raise InputError(
+                f"{self.path} belongs to another measurement: {'; '.join(different)}; "
+                "measure into a new folder"
+            )
         for row in rows:
             self.rounds.setdefault(row["kernel"], []).append(row["seconds"])

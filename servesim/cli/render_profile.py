@@ -73,8 +73,9 @@ def show_outcome(console: Console, outcome: Outcome, fitted: Fitted, path: Path)
     _show_peaks(console, outcome)
     _show_kernels(console, outcome)
     _show_errors(console, fitted)
-    for family, why in outcome.refused.items():
-        console.print(f"not measured: {family}: {escape(why)}")
+    for lacking in outcome.unmeasured:
+        what = f"{lacking.kind} ({', '.join(lacking.shapes)}; {lacking.kernels:,} kernels)"
+        console.print(f"not measured: {escape(what)}: {escape(lacking.why)}", highlight=False)
     if outcome.missing:
         hint = "the same command goes on"
         console.print(f"{outcome.missing} kernels were not reached; {hint}")

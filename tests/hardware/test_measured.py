@@ -71,6 +71,16 @@ def test_recurrent_scans_and_updates_add_up(costs):
     assert costs.cost(both).seconds == pytest.approx(1e-5 + 50e-7 + 2e-6 + 4e-6)
 
 
+def test_what_only_decodes_were_measured_of_does_not_tell_what_prefills_take(tmp_path):
+    sums = '[measured.recurrent]\n"bf16 ssd 4 8x8" = {update = 2e-6, decodes = 1e-6}\n'
+    costs = loaded(tmp_path, sums).cost_model
+    decodes, both = (
+        costs.cost(RecurrentWork("ssd", new, new > 0, 4, 4, 8, 8, 1.0, 1.0, 1.0)) for new in (0, 50)
+    )
+    assert (decodes.seconds, decodes.source) == (pytest.approx(6e-6), Source.MEASURED)
+    assert both.source is Source.ANALYTICAL
+
+
 def test_nothing_takes_no_time(costs):
     assert costs.cost(GemmWork(0, 128, 64)).seconds == 0.0
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from servesim.errors import UnsupportedError
 from servesim.graph.work import RecurrentWork, Work
 from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.kernels.tensors import copies, random
@@ -22,6 +23,8 @@ class Recurrent:
     """
 
     def __init__(self, spec: Any, room: Room) -> None:
+        if room.device != "cpu":
+            raise UnsupportedError("torch has no kernels of recurrent mixers for GPUs")
         self.spec, self.room = spec, room
 
     def calls(self, work: Work) -> Sequence[Call]:

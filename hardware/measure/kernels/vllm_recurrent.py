@@ -1,4 +1,4 @@
-"""vLLM's recurrent mixers on a CPU: causal convolution, gated delta rule."""
+"""vLLM's recurrent mixers on a CPU: causal convolution, gated delta rule, and the others' bench."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from servesim.errors import UnsupportedError
 from servesim.graph.work import RecurrentWork, Work
 from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.kernels.tensors import random
+from servesim.hardware.measure.kernels.vllm_scans import SelectiveScan, StateSpace
 from servesim.hardware.measure.kernels.vllm_setup import config
 from servesim.hardware.measure.timer import Call
 
@@ -28,6 +29,8 @@ class Recurrent:
         parts: dict[str, Callable[[Any, Room], Any]] = {
             "short_conv": _Convolution,
             "gated_delta": _DeltaRule,
+            "ssd": StateSpace,
+            "selective_scan": SelectiveScan,
         }
         if spec.recurrence not in parts:
             raise UnsupportedError(f"no bench of vLLM's for the recurrence {spec.recurrence}")

@@ -120,8 +120,28 @@ def test_what_has_no_kernel_is_named_and_the_rest_measured(tmp_path, groups):
     makers = {"norm": refuses, "lm_head": Bench}
     found = session(tmp_path, Clock(lambda _: 1e-3), makers=makers)
     found.run(groups)
-    assert found.refused == {"norm": "not on this device"}
-    assert {work.family for work, _ in found.estimates(groups).values()} == {"gemm"}
+    assert set(found.refused) == {name for g in groups if g.family == "norm" for name in g.works}
+    assert set(found.refused.values()) == {"not on this device"}
+    assert {work.family for work, _ in found.estimates().values()} == {"gemm"}
+
+
+def test_one_kernel_that_fails_is_noted_and_the_others_of_its_operator_measured(tmp_path, groups):
+    tried = []
+
+    class Fails(Bench):
+        def calls(self, work):
+            if work.m == 2:
+                tried.append(work)
+                raise RuntimeError("CUDA out of memory.\nTried to allocate 1 GiB")
+            return super().calls(work)
+
+    makers = {"norm": Bench, "lm_head": Fails}
+    found = session(tmp_path, Clock(lambda _: 1e-3), makers=makers)
+    found.run(groups)
+    assert list(found.refused.values()) == ["RuntimeError: CUDA out of memory."]
+    assert len(tried) == 1
+    measured = {work.m for work, _ in found.estimates().values() if work.family == "gemm"}
+    assert measured == {1, 3, 4}
 
 
 def test_progress_counts_up_and_time_left_falls(tmp_path, groups, monkeypatch):

@@ -16,6 +16,7 @@ from servesim.hardware.measure.machine import Machine
 from servesim.hardware.measure.plan import Limits
 from servesim.hardware.measure.session import Listener, Order, conclude, measure
 from servesim.hardware.measure.timer import CpuTimer
+from servesim.hardware.measure.unmeasured import Unmeasured
 
 pytest.importorskip("torch")
 pytest.importorskip("scipy")
@@ -34,7 +35,7 @@ def test_measured_kernels_become_a_device_that_knows_them(tmp_path, graph, monke
     tell = Listener()
     outcome = measure(order(), MACHINE, CpuTimer(), [graph], tmp_path, tell)
     fitted = conclude(outcome, MACHINE, ORIGIN, out, tell)
-    assert not outcome.refused
+    assert not outcome.unmeasured
     assert outcome.missing == 0
     device = load_device(str(out))
     assert (device.name, device.title, device.kind) == ("device", "toy machine", "cpu")
@@ -69,6 +70,31 @@ def test_interrupting_keeps_what_is_there_and_writes_a_file(tmp_path, graph, mon
     assert outcome.kernels
     conclude(outcome, MACHINE, ORIGIN, tmp_path / "device.toml", Listener())
     load_device(str(tmp_path / "device.toml"))
+
+
+def test_a_smaller_order_adds_to_what_is_there_and_takes_nothing_away(tmp_path, graph, monkeypatch):
+    monkeypatch.setattr("servesim.hardware.measure.rounds._ROUND_S", 1e-4)
+    first = order(only=["norm", "sampler"])
+    before = measure(first, MACHINE, CpuTimer(), [graph], tmp_path, Listener())
+    small = Order("cpu", "torch", 20.0, Limits(4, 2, 64), only=["norm"])
+    after = measure(small, MACHINE, CpuTimer(), [graph], tmp_path, Listener())
+    assert before.kernels.keys() == after.kernels.keys()
+    assert after.missing == 0
+
+
+def test_kernels_nobody_provides_are_named_before_the_folder_is_looked_at(tmp_path, graph):
+    (tmp_path / "kernels.jsonl").write_text(json.dumps({"format": 1, "machine": "other"}) + "\n")
+    wrong = Order("cpu", "torchh", 20.0, LIMITS)
+    with pytest.raises(InputError, match="did you mean 'torch'"):
+        measure(wrong, MACHINE, CpuTimer(), [graph], tmp_path, Listener())
+
+
+def test_operators_too_large_are_listed_by_name(tmp_path, graph, monkeypatch):
+    monkeypatch.setattr("servesim.hardware.measure.rounds._ROUND_S", 1e-4)
+    limits = Limits(tokens=4, sequences=2, context=64, weight_bytes=1e5)
+    asked = Order("cpu", "torch", 20.0, limits, only=["lm_head", "sampler"])
+    found = measure(asked, MACHINE, CpuTimer(), [graph], tmp_path, Listener()).unmeasured
+    assert found == [Unmeasured("lm_head", ("bf16 1000x64",), 1, "weights exceed 0.1 MB")]
 
 
 def test_no_operator_to_measure_is_an_error(tmp_path, graph):
