@@ -1,4 +1,4 @@
-"""What an engine's own process takes of a step, beside the operators."""
+"""What a step of an engine takes beside its operators, each of them timed alone."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from servesim.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class HostTime:
-    """Host seconds of a step, linear in what the host goes through one by one.
+    """Seconds of a step beside its operators, linear in what there is to go through.
 
     Attributes:
         step_s: whatever the step: scheduling, preparing inputs, handing tokens on.
         per_sequence_s: for each sequence in the step.
         per_operator_s: for each operator of the model, where each is launched from Python.
-        per_prefill_operator_s: more for each in a step with prefills, where a kernel is prepared
-            anew for each number of tokens.
+        operator_share: more for each second of operators timed one by one, again and again: in a
+            step each finds the caches, and the core its code, as the others left them.
 
     Raises:
         InputError: a negative or unknown time.
@@ -25,7 +25,7 @@ class HostTime:
     step_s: float = 0.0
     per_sequence_s: float = 0.0
     per_operator_s: float = 0.0
-    per_prefill_operator_s: float = 0.0
+    operator_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -33,9 +33,5 @@ class HostTime:
                 raise InputError(f"host: {name} must not be negative: {getattr(self, name)}")
 
     def step_seconds(self, operators: int) -> float:
-        """Of any step through a model of ``operators``, its sequences left out."""
+        """Of any step through a model of ``operators``, whatever is in it."""
         return self.step_s + self.per_operator_s * operators
-
-    def prefill_seconds(self, operators: int) -> float:
-        """What a step with prefills takes more."""
-        return self.per_prefill_operator_s * operators

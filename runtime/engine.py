@@ -219,8 +219,8 @@ class Engine:
         if plan is None:
             self._require_idle()
             return False
-        host_s = self._instance.host_seconds(plan.sequences, prefills=bool(plan.prefills))
-        seconds = self._seconds(plan) + host_s
+        seconds = self._seconds(plan)
+        seconds += self._instance.host_seconds(plan.sequences, seconds)
         tiers = self.tiers
         end = now + seconds if tiers is None else tiers.recalled_s(now, seconds, self._end_known)
         self._begin(plan, now, end)

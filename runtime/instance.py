@@ -35,8 +35,8 @@ class Instance:
         adapter_load_s: seconds to bring a LoRA adapter to the device before a step that needs it.
         encoder: of images; requests with some are refused where there is none.
         embedding_bytes_per_token: what is sent of an image that was encoded here.
-        host_s, host_per_sequence_s, host_prefill_s: of the host a step, more for each sequence in
-            it, and more if there are prefills; asynchronous scheduling hides it behind the device.
+        host_s, host_per_sequence_s, host_share: of the host a step, more for each sequence in it,
+            and for each second of its operators; asynchronous scheduling hides it all.
 
     Raises:
         InputError: too few blocks.
@@ -58,7 +58,7 @@ class Instance:
     adapter_load_s: float = 0.0
     host_s: float = 0.0
     host_per_sequence_s: float = 0.0
-    host_prefill_s: float = 0.0
+    host_share: float = 0.0
     encoder: Encoder | None = None
     embedding_bytes_per_token: float = 0.0
 
@@ -66,12 +66,11 @@ class Instance:
         if self.blocks < 2:
             raise InputError(f"num_gpu_blocks must be at least 2, not {self.blocks}")
 
-    def host_seconds(self, sequences: int, *, prefills: bool) -> float:
-        """Host seconds of a step that the device waits for."""
+    def host_seconds(self, sequences: int, operators_s: float) -> float:
+        """What a step takes beside the ``operators_s`` of its operators."""
         if self.config.async_scheduling:
             return 0.0
-        more = self.host_prefill_s if prefills else 0.0
-        return self.host_s + self.host_per_sequence_s * sequences + more
+        return self.host_s + self.host_per_sequence_s * sequences + self.host_share * operators_s
 
     @property
     def blocks(self) -> int:

@@ -12,7 +12,7 @@ HOST_STEP_S = 1.1e-3
 
 
 def host_times(section: HardwareSection, device: Device, graph: OpGraph) -> dict[str, float]:
-    """Fields of an engine: seconds of a step, of each sequence in it, and of one with prefills.
+    """Fields of an engine: seconds of a step, of each sequence in it, and a second of operators.
 
     What the section says is all there is; else the device's measured times hold, if it has any.
     """
@@ -24,5 +24,5 @@ def host_times(section: HardwareSection, device: Device, graph: OpGraph) -> dict
     return {
         "host_s": device.host.step_seconds(operators),
         "host_per_sequence_s": device.host.per_sequence_s,
-        "host_prefill_s": device.host.prefill_seconds(operators),
+        "host_share": device.host.operator_share,
     }

@@ -146,9 +146,7 @@ def test_host_times_of_a_device_file(tmp_path):
     host = load_device(write(tmp_path, SHEET + "[host]\nstep_s = 1e-3\nper_sequence_s = 1e-5")).host
     assert host == HostTime(1e-3, 1e-5)
     assert host.step_seconds(operators=100) == pytest.approx(1e-3)
-    each = HostTime(1e-3, 0.0, 2e-6, 4e-6)
-    assert each.step_seconds(50) == pytest.approx(1.1e-3)
-    assert each.prefill_seconds(50) == pytest.approx(2e-4)
+    assert HostTime(1e-3, 0.0, 2e-6, 0.1).step_seconds(50) == pytest.approx(1.1e-3)
     assert load_device(write(tmp_path, SHEET)).host is None
     with pytest.raises(InputError, match="per_sequence_s must not be negative"):
         load_device(write(tmp_path, SHEET + "[host]\nper_sequence_s = -1"))

@@ -132,10 +132,10 @@ def test_the_host_shows_only_where_nothing_hides_it() -> None:
     assert last_s(ahead=True) == pytest.approx(4 * 1.0)
 
 
-def test_the_host_takes_its_time_for_each_sequence_and_for_prefills() -> None:
+def test_the_host_takes_its_time_for_each_sequence_and_second_of_operators() -> None:
     config = EngineConfig(max_num_seqs=8, max_num_batched_tokens=64, async_scheduling=False)
     model = LinearStepModel(base_s=1.0)
-    host = {"host_s": 0.25, "host_per_sequence_s": 0.125, "host_prefill_s": 2.0}
+    host = {"host_s": 0.25, "host_per_sequence_s": 0.125, "host_share": 0.5}
     engine = Instance(config, model, 100, **host)
     records = simulate(Given([request(0, 0.0, 10, 4), request(1, 0.0, 10, 2)]), [engine])
-    assert list(records.requests.finished_s) == [3.5 + 1.5 + 2 * 1.375, 3.5 + 1.5]
+    assert list(records.requests.finished_s) == [2 * 2.0 + 2 * 1.875, 2 * 2.0]

@@ -32,15 +32,16 @@ class HostSample:
     Attributes:
         operators: of the model.
         steps: how many there are.
-        seconds: mean of what they took beyond what the operators are said to take. It is the mean
-            that adds up to the length of a run: steps that something held up count, too.
+        operators_s: mean of what the operators are said to take.
+        seconds: mean of what they took beyond that. It is the mean that adds up to the length of a
+            run: steps that something held up count, too.
     """
 
     architecture: str
     sequences: int
-    prefills: bool
     operators: int
     steps: int
+    operators_s: float
     seconds: float
 
 
@@ -64,7 +65,7 @@ def fit_host(samples: Sequence[HostSample]) -> HostTime:
     """
     if not samples:
         raise InputError("no recorded steps to fit the host's time to")
-    columns = np.array([(1.0, s.sequences, s.operators, s.operators * s.prefills) for s in samples])
+    columns = np.array([(1.0, s.sequences, s.operators, s.operators_s) for s in samples])
     seconds, steps = np.array([s.seconds for s in samples]), np.array([s.steps for s in samples])
     if len({s.operators for s in samples}) == 1:
         columns[:, 2] = 0.0  # cannot be told from the constant
@@ -106,7 +107,7 @@ def with_host(text: str, host: HostTime) -> str:
 
 
 def _samples_of(folder: Path, architecture: str) -> Iterator[HostSample]:
-    found: dict[tuple[int, bool], list[float]] = {}
+    found: dict[tuple[int, bool], list[tuple[float, float]]] = {}
     operators = 0
     config = folder / architecture / "config.json"
     for path in recordings(folder):
@@ -116,14 +117,14 @@ def _samples_of(folder: Path, architecture: str) -> Iterator[HostSample]:
         served = serve_live(run, read_object(config), str(folder / DEVICE))
         operators = sum(len(block.ops) * block.count for block in served.graph.blocks)
         times = step_times(run, served)
-        rows = zip(times.sequences, times.kinds, times.measured - times.operators, strict=True)
-        for sequences, kind, seconds in rows:
+        rows = zip(times.sequences, times.kinds, times.operators, times.measured, strict=True)
+        for sequences, kind, operators_s, measured in rows:
             key = int(sequences), kind != KINDS.index("decode")
-            found.setdefault(key, []).append(float(seconds))
-    for (sequences, prefills), beyond in sorted(found.items()):
-        if len(beyond) >= _FEWEST:
-            mean = float(np.mean(beyond))
-            yield HostSample(architecture, sequences, prefills, operators, len(beyond), mean)
+            found.setdefault(key, []).append((operators_s, measured - operators_s))
+    for (sequences, _), steps in sorted(found.items()):
+        if len(steps) >= _FEWEST:
+            means = map(float, np.mean(steps, axis=0))
+            yield HostSample(architecture, sequences, operators, len(steps), *means)
 
 
 def _non_negative(columns: Times, wanted: Times) -> Times:

@@ -75,14 +75,17 @@ def step_times(run: LiveRun, served: Served) -> StepTimes:
     """
     engine, model = served.engines[0], served.step_model
     batches = [batch_of(step, run) for step in run.steps]
+    operators = np.array([model.seconds(batch) for batch in batches])
     begin, end = spans(run)
     return StepTimes(
         np.array([_kind(batch) for batch in batches], dtype=np.float64),
         np.array([batch.sequences for batch in batches], dtype=np.float64),
         end - begin,
         np.array([step.model_s for step in run.steps]),
-        np.array([model.seconds(batch) for batch in batches]),
-        np.array([engine.host_seconds(b.sequences, prefills=bool(b.prefills)) for b in batches]),
+        operators,
+        np.array(
+            [engine.host_seconds(b.sequences, s) for b, s in zip(batches, operators, strict=True)]
+        ),
     )
 
 

@@ -139,7 +139,7 @@ def test_the_host_time_that_was_put_in_is_fitted(folder: Path) -> None:
     assert host.step_s == pytest.approx(2e-3, rel=1e-2)
     assert host.per_sequence_s == pytest.approx(1e-4, rel=2e-2)
     assert host.per_operator_s == 0  # of one model it cannot be told from the step's
-    assert host.per_prefill_operator_s < 1e-7
+    assert host.operator_share < 5e-3  # nor from the few microseconds that operators differ
     assert host_samples(folder, ["mla"]) == []
     with pytest.raises(InputError, match="no recorded steps"):
         fit_host([])
@@ -164,24 +164,24 @@ def test_the_fitted_host_time_goes_into_the_device_file(folder: Path, tmp_path: 
 
 
 def test_time_for_each_operator_is_told_apart_over_several_models() -> None:
-    def sample(sequences: int, operators: int, prefills: bool, noise: float) -> HostSample:
-        seconds = 1e-3 + 2e-5 * sequences + (4e-6 + 1e-5 * prefills) * operators
-        return HostSample("", sequences, prefills, operators, 100, seconds * (1 + noise))
+    def sample(sequences: int, operators: int, operators_s: float, noise: float) -> HostSample:
+        seconds = 1e-3 + 2e-5 * sequences + 4e-6 * operators + 0.1 * operators_s
+        return HostSample("", sequences, operators, 100, operators_s, seconds * (1 + noise))
 
     rng = np.random.default_rng(0)
     samples = [
-        sample(n, k, p, 0.01 * rng.normal())
+        sample(n, k, s, 0.01 * rng.normal())
         for n in range(1, 33)
         for k in (100, 250, 400)
-        for p in (False, True)
+        for s in (5e-3, 2e-2)
     ]
-    samples += [HostSample("", 40, True, 400, 5, 1.0)]  # a machine that was busy
+    samples += [HostSample("", 40, 400, 5, 2e-2, 1.0)]  # a machine that was busy
     host = fit_host(samples)
     assert host.step_s == pytest.approx(1e-3, rel=0.05)
     assert host.per_sequence_s == pytest.approx(2e-5, rel=0.05)
     assert host.per_operator_s == pytest.approx(4e-6, rel=0.05)
-    assert host.per_prefill_operator_s == pytest.approx(1e-5, rel=0.05)
-    falling = [HostSample("", n, False, 1, 10, 1e-3 - 1e-5 * n) for n in range(1, 9)]
+    assert host.operator_share == pytest.approx(0.1, rel=0.05)
+    falling = [HostSample("", n, 1, 10, 0.0, 1e-3 - 1e-5 * n) for n in range(1, 9)]
     assert fit_host(falling).per_sequence_s == 0  # nothing takes negative time
 
 

@@ -35,8 +35,9 @@ live` and held against their simulation with the device file measured on the sam
 was run {repeats} times; the *spread* is the largest less the smallest of the measured runs, over
 their mean, and an error is *beyond* it by what it exceeds it. Architectures that are **held out**
 were named before any run, and nothing is fitted to theirs: the device file knows its kernels from
-measurements of kernels, and the host's time ([host]) from steps of the others. That the host takes
-time for each operator, and more with prefills, was seen in trial runs of all of them. Aimed at on
+measurements of kernels, and what a step takes beside them ([host]: a time for each step, sequence
+and operator, and a share of the operators' time) from steps of the others, by which that form was
+chosen, too: it predicted best each of them left out. Aimed at on
 those held out: step times within 10 % in the median; means of TPOT and E2E within 6 % beyond the
 spread."""
 
