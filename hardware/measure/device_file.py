@@ -82,12 +82,13 @@ def measured_device(
     )
 
 
-def device_text(device: Device, fitted: Fitted, origin: Origin) -> str:
-    """The whole device file."""
+def device_text(device: Device, fitted: Fitted, origin: Origin, collectives: str = "") -> str:
+    """The whole device file; ``collectives`` is the text of their table."""
     parts = [_head(device, origin), _measured(fitted.measured)]
     if fitted.calibration:
         head = {"date": origin.date}
         parts.append(calibration_text(dict(sorted(fitted.calibration.items())), head))
+    parts.append(collectives)
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
@@ -120,6 +121,10 @@ def _head(device: Device, origin: Origin) -> str:
     lines += ["", "[host_link]  # estimate: as fast as memory, a launch away"]
     lines += [f'name = "{link.name}"', f"bandwidth = {link.bandwidth:.4g}"]
     lines += [f"latency = {link.latency:.4g}"]
+    if (peers := device.scale_up) is not None:
+        lines += ["", "[scale_up]  # the fastest stream and the quickest message between two ranks"]
+        lines += [f'name = "{peers.name}"', f"bandwidth = {peers.bandwidth:.4g}"]
+        lines += [f"latency = {peers.latency:.4g}"]
     lines += ["", "[efficiency]  # of kernels that were not measured: shares large products and"]
     lines += ["# weights streamed for few rows reach, and what an empty kernel takes"]
     lines += [f"compute = {e.compute:.3f}", f"memory = {e.memory:.3f}", f"launch = {e.launch:.4g}"]

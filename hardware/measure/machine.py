@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,30 @@ def use_threads(threads: int) -> None:
     """
     import torch
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if not 1 <= threads <= (allowed or 1):
+    allowed = _cores()
+    if not 1 <= threads <= allowed:
         raise InputError(f"--threads must be 1 to {allowed}, the cores of this process: {threads}")
     torch.set_num_threads(threads)
+
+
+def enough_devices(device: str, ranks: Collection[int], threads: int) -> None:
+    """Check that every rank has a GPU, or cores, of its own.
+
+    Raises:
+        InputError: it has not.
+    """
+    import torch
+
+    most = torch.cuda.device_count() if device == "cuda" else _cores() // threads
+    if (wanted := max(ranks, default=1)) > most:
+        what = "GPUs" if device == "cuda" else f"times {threads} of the cores of this process"
+        raise InputError(f"--ranks {wanted}: there are only {most} {what}")
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _gpu() -> Machine:

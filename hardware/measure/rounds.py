@@ -82,6 +82,11 @@ class Session:
             for name, work in kernels_in(self.store.rounds).items()
         }
 
+    def settled(self, group: Group) -> bool:
+        """Whether nothing of ``group`` would be measured again."""
+        known = self.store.rounds
+        return all(name in known and estimate(known[name]).settled for name in group.works)
+
     def _open(self, group: Group, number: int) -> list[str]:
         """Kernels of ``group`` that have fewer than ``number`` rounds and are not settled."""
         known = self.store.rounds

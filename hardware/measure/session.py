@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnsupportedError
 from servesim.graph.opgraph import OpGraph
-from servesim.graph.work import Work
+from servesim.graph.work import CollectiveWork, Work
 from servesim.hardware.load import load_device
+from servesim.hardware.measure import collectives
 from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.device_file import Origin, device_text, measured_device
 from servesim.hardware.measure.fitting import Fitted, Line, fit_all, line_of
@@ -20,6 +22,7 @@ from servesim.hardware.measure.noise import Estimate, estimate
 from servesim.hardware.measure.plan import Group, Limits, plan, thinned
 from servesim.hardware.measure.power import Draw, draw
 from servesim.hardware.measure.probes import Probe, probes
+from servesim.hardware.measure.ranks import OwnClock, Ranks
 from servesim.hardware.measure.rounds import Progress, Session
 from servesim.hardware.measure.store import Store
 from servesim.hardware.measure.timer import Timer
@@ -30,6 +33,8 @@ STORE, DEVICE_FILE = "kernels.jsonl", "device.toml"
 _CYCLES = 3.0
 #: No kernel's operands take more than this share of memory.
 _MEMORY_SHARE = 0.1
+#: Collectives get no more than this share of the time.
+_BETWEEN_SHARE = 0.2
 #: Seconds a kernel costs beside its calls: making operands, in a group of many.
 _SETUP_S = 0.02
 
@@ -45,6 +50,8 @@ class Order:
         only: kinds of operator; all without any.
         command: what was typed, for the device file.
         block_size: tokens of a block of the KV cache.
+        ranks: numbers of processes to measure collectives between.
+        threads: CPU threads, of each process.
     """
 
     device: str
@@ -54,6 +61,8 @@ class Order:
     only: Collection[str] = ()
     command: str = "servesim profile"
     block_size: int = 128
+    ranks: Collection[int] = ()
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,13 @@ def measure(
             peaks = _probed(session, probes(room, machine.cache_bytes))
             drawn = _drawn(order, room, peaks)
             groups = affordable(plan(graphs, order.limits, order.only), peaks, order.seconds)
-            if not groups:
+            if not groups and not order.ranks:
                 raise InputError(
                     "nothing to measure: no model has such operators within the limits"
                 )
+            together = _between(session, order)
             session.run(groups)
+            groups += together
         except KeyboardInterrupt:
             interrupted = True
         found = session.estimates()
@@ -124,6 +135,27 @@ def measure(
     lacking = unmeasured(graphs, order.limits, order.only, groups, session.refused)
     missing = len(planned - found.keys() - session.refused.keys())
     return Outcome(found, peaks, lacking, missing, drawn, interrupted)
+
+
+def _between(session: Session, order: Order) -> list[Group]:
+    """Collectives, measured by processes that look at clocks of their own."""
+    found = [collectives.group(order.device, count) for count in order.ranks]
+    for group in found:
+        if session.settled(group):
+            continue
+        try:
+            with Ranks(order.kernels, order.device, group.spec.ranks, order.threads) as ranks:
+                makers = {group.family: partial(_same, ranks)}
+                until = time.monotonic() + _BETWEEN_SHARE * order.seconds / len(found)
+                own = replace(session, makers=makers, timer=OwnClock(), deadline=until)
+                own.run([group])
+        except UnsupportedError as error:  # they did not start
+            session.refused.update(dict.fromkeys(group.works, str(error)))
+    return found
+
+
+def _same(ranks: Ranks, spec: object, room: Room) -> Ranks:
+    return ranks
 
 
 def conclude(
@@ -134,15 +166,21 @@ def conclude(
     Raises:
         InputError: too little was measured for a device.
     """
-    seconds = {work: found.seconds for work, found in outcome.kernels.values()}
-    if not seconds or not any(p.what == "read" for p in outcome.peaks):
+    everything = {work: found.seconds for work, found in outcome.kernels.values()}
+    between = {w: s for w, s in everything.items() if isinstance(w, CollectiveWork)}
+    seconds = {w: s for w, s in everything.items() if w not in between}
+    if not everything or not any(p.what == "read" for p in outcome.peaks):
         raise InputError("too little was measured for a device file; give it more --seconds")
     peaks = {probe: found.seconds for probe, found in outcome.peaks.items()}
     device = measured_device(path.stem, machine, peaks, seconds, outcome.draw)
+    device = replace(device, scale_up=collectives.peer_link(between))
     fitted = fit_all(device, seconds, origin.source, tell.fitting)
+    fitted.errors += collectives.errors(between)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(device_text(device, fitted, origin), encoding="utf-8")
-    fitted.errors.append(_whole(path, outcome))
+    text = device_text(device, fitted, origin, collectives.collective_text(between, origin.source))
+    path.write_text(text, encoding="utf-8")
+    if seconds:
+        fitted.errors.append(_whole(path, seconds))
     return fitted
 
 
@@ -185,10 +223,8 @@ def _drawn(order: Order, room: Room, peaks: dict[Probe, Estimate]) -> Draw | Non
     return draw(largest.calls(room)[0])
 
 
-def _whole(path: Path, outcome: Outcome) -> Line:
+def _whole(path: Path, seconds: Mapping[Work, float]) -> Line:
     """How far the finished file is from all that was measured, noise included."""
     model = load_device(str(path)).cost_model
-    errors = [
-        model.cost(work).seconds / found.seconds - 1.0 for work, found in outcome.kernels.values()
-    ]
+    errors = [model.cost(work).seconds / found - 1.0 for work, found in seconds.items()]
     return line_of("all", "device file, not held out", errors)

@@ -56,6 +56,8 @@ def test_a_device_file_of_this_machine(
         (("--seconds", "-1"), "--seconds: must be a number above 0, not '-1'"),
         (("--max-model-len", "0"), "--max-model-len: must be a whole number, at least 16"),
         (("--max-num-seqs", "x"), "--max-num-seqs: must be a whole number, at least 1, not 'x'"),
+        (("--ranks", "1"), "--ranks: must be a whole number, at least 2, not '1'"),
+        (("--ranks", "2,100000"), "--ranks 100000: there are only "),
         (("--max-weight-mb", "inf"), "--max-weight-mb: must be a number above 0"),
     ],
 )

@@ -14,29 +14,51 @@ T = TypeVar("T")
 @cache
 def config() -> Any:
     """A configuration for eager execution; the first call sets up a group of one rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = _configured()
+    _join(found, 0, 1, f"tcp://127.0.0.1:{port}", "gloo")
+    return found
+
+
+def tensor_parallel(rank: int, ranks: int, address: str, backend: str) -> Any:
+    """The tensor-parallel group of all ``ranks``, whose rank ``rank`` this process becomes."""
+    from vllm.distributed.parallel_state import get_tp_group
+
+    _join(_configured(), rank, ranks, address, backend)
+    return get_tp_group()
+
+
+def _configured() -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     import torch
     import vllm.ir
-    from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
+    from vllm.config import CompilationConfig, VllmConfig
+
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.bfloat16)
+    found = VllmConfig(compilation_config=CompilationConfig(mode=0, custom_ops=["all"]))
+    # As its workers do: layers call their implementations directly, not through torch's operators.
+    found.kernel_config.ir_op_priority.set_default()
+    vllm.ir.set_default_torch_wrap(found.compilation_config.ir_enable_torch_wrap)
+    return found
+
+
+def _join(found: Any, rank: int, ranks: int, address: str, backend: str) -> None:
+    from vllm.config import set_current_vllm_config
     from vllm.distributed.parallel_state import (
         ensure_model_parallel_initialized,
         init_distributed_environment,
     )
 
-    torch.set_grad_enabled(False)
-    torch.set_default_dtype(torch.bfloat16)
-    found = VllmConfig(compilation_config=CompilationConfig(mode=0, custom_ops=["all"]))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # As its workers do: layers call their implementations directly, not through torch's operators.
-    found.kernel_config.ir_op_priority.set_default()
-    vllm.ir.set_default_torch_wrap(found.compilation_config.ir_enable_torch_wrap)
+    # What the engine's launcher sets: ranks that agree on a name share memory.
+    os.environ["LOCAL_WORLD_SIZE"] = str(ranks)
+    os.environ["VLLM_DIST_IDENT"] = address.rpartition(":")[2]
     with set_current_vllm_config(found):
-        init_distributed_environment(1, 0, f"tcp://127.0.0.1:{port}", 0, "gloo")
-        ensure_model_parallel_initialized(1, 1)
-    return found
+        init_distributed_environment(ranks, rank, address, rank, backend)
+        ensure_model_parallel_initialized(ranks, 1)
 
 
 def made(make: Callable[[], T]) -> T:

@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads")
     parser.add_argument(
+        "--ranks",
+        type=_ranks,
+        default=(),
+        metavar="N,...",
+        help="measure collectives between so many processes, e.g. 2,4",
+    )
+    parser.add_argument(
         "--seconds",
         type=above_zero,
         default=600.0,
@@ -95,7 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, fit, write and report."""
     from servesim.hardware.measure.device_file import Origin
-    from servesim.hardware.measure.machine import describe, use_threads, versions
+    from servesim.hardware.measure.machine import (
+        describe,
+        enough_devices,
+        use_threads,
+        versions,
+    )
     from servesim.hardware.measure.session import (
         DEVICE_FILE,
         Listener,
@@ -108,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(file=sys.stderr)
     timer = timer_for(args.device)
     use_threads(args.threads)
+    enough_devices(args.device, args.ranks, args.threads)
     machine = describe(args.device, args.threads)
     command = "servesim profile " + shlex.join(map(_plain, sys.argv[2:]))
     only = tuple(kind for kind in args.only.split(",") if kind)
@@ -119,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         _known(only),
         command,
         args.block_size,
+        args.ranks,
+        args.threads,
     )
     path = args.device_file or args.out / DEVICE_FILE
     with profile_bar(console) as bar:
@@ -151,6 +166,15 @@ def _known(only: tuple[str, ...]) -> tuple[str, ...]:
     for kind in only:
         KINDS.get(kind)
     return only
+
+
+def _ranks(text: str) -> tuple[int, ...]:
+    """Numbers of processes, ascending.
+
+    Raises:
+        argparse.ArgumentTypeError: one is no whole number of at least two.
+    """
+    return tuple(sorted({at_least(2)(word.strip()) for word in text.split(",")}))
 
 
 def _plain(word: str) -> str:
