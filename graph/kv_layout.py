@@ -31,24 +31,38 @@ class KvGroup:
         cache: what one of its layers keeps.
         block_size: tokens of a block.
         layers: layers that hold pages of it.
+        checkpoints: whether a recurrent state inside a prefill is kept without ending a step there.
     """
 
     cache: CacheGroup
     block_size: int
     layers: int
+    checkpoints: bool = False
 
     def blocks_for(self, tokens: int, max_num_batched_tokens: int) -> int:
         """Blocks a sequence of ``tokens`` may hold at once, its largest prefill chunk included."""
         if self.cache.kind == "state":
             return 1
+        blocks = math.ceil(tokens / self.block_size)
         if self.cache.window is None:
-            return math.ceil(tokens / self.block_size)
-        if self.cache.kind == "chunked":
-            kept = min(self.cache.window + max_num_batched_tokens, tokens)
-            return math.ceil(kept / self.block_size)
-        # A window may start inside a block: one more.
-        kept = min(self.cache.window - 1 + max_num_batched_tokens, tokens)
-        return math.ceil(kept / self.block_size) + 1
+            return blocks
+        return min(self.most_blocks(max_num_batched_tokens), blocks + self._spare)
+
+    def most_blocks(self, in_flight: int) -> int:
+        """Blocks that a sequence may hold of a window beside which ``in_flight`` tokens come in."""
+        kept = self._seen + in_flight
+        return math.ceil(kept / self.block_size) + self._spare
+
+    @property
+    def _seen(self) -> int:
+        """Earlier tokens that a token sees."""
+        window = self.cache.window or 0
+        return window if self.cache.kind == "chunked" else window - 1
+
+    @property
+    def _spare(self) -> int:
+        """1 for a window that may start inside a block; chunks start with one."""
+        return 0 if self.cache.kind == "chunked" else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from servesim.runtime.kv.grouped import GroupedCache
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.speculative import SpeculativeDecodes
+from servesim.runtime.visited import register
 
 if TYPE_CHECKING:
     from servesim.runtime.scheduler import Scheduler
@@ -33,11 +34,12 @@ def serve_counted(scheduler: Scheduler, plan: Plan) -> int | None:
     if (_new_blocks(grants, cache.block_size) + len(needing)) * cache.groups > cache.free:
         return None
     plan.prefills = grants
-    if in_order and not (isinstance(cache, GroupedCache) and cache.moves):
+    moving = _moving(scheduler)
+    if in_order and not moving:
         _take_decode_blocks(scheduler, needing, decodes.filling_block())
         _take_prefill_blocks(scheduler, grants)
     else:
-        _take_blocks_by_ticket(scheduler, needing, grants)
+        _take_blocks_by_ticket(scheduler, needing, grants, moving)
     return budget - plan.prefill_tokens
 
 
@@ -56,7 +58,7 @@ def _prefill_grants(scheduler: Scheduler, budget: int) -> tuple[list[Grant] | No
             return None, may_cut
         if budget == 0:
             break
-        grant = scheduler.encodable(Grant(seq, seq.computed, min(want, budget)), grants)
+        grant = scheduler.possible(Grant(seq, seq.computed, min(want, budget)), grants)
         if grant.new:
             grants.append(grant)
             budget -= grant.new
@@ -71,6 +73,7 @@ def _new_blocks(grants: list[Grant], size: int) -> int:
 
 def _take_prefill_blocks(scheduler: Scheduler, grants: list[Grant]) -> None:
     for seq, computed, new in grants:
+        scheduler.cache.settle(seq, scheduler.out(seq, computed))
         scheduler.cache.grow(seq, computed + new)
         scheduler.cache.register(seq, computed + new)
 
@@ -97,32 +100,35 @@ def _take_decode_blocks(
 
 
 def _take_blocks_by_ticket(
-    scheduler: Scheduler, needing: list[Sequence], grants: list[Grant]
+    scheduler: Scheduler, needing: list[Sequence], grants: list[Grant], moving: list[Sequence]
 ) -> None:
     """Blocks for decodes and prefills in the order of their admission.
 
     Where windows move, each sequence gives back what its next token does not see any more before it
     takes: what the blocks held that others then take depends on it.
     """
-    cache, decodes = scheduler.cache, scheduler.decodes
-    moving = {seq.ticket for seq in _moving(scheduler)}
+    decodes = scheduler.decodes
+    moves = {seq.ticket: seq for seq in moving}
     needs = {seq.ticket: [seq] for seq in needing}
     fills = {seq.ticket: [seq] for seq in decodes.filling_block()}
     prefills = {grant.seq.ticket: grant for grant in grants}
-    tickets = {*prefills, *needs, *fills, *moving}
+    tickets = {*prefills, *needs, *fills, *moves}
     for ticket in sorted(ticket for ticket in tickets if ticket is not None):
         if ticket in prefills:
             _take_prefill_blocks(scheduler, [prefills[ticket]])
             continue
-        if isinstance(cache, GroupedCache) and ticket in moving:
-            seq = scheduler.running[ticket]
-            cache.move_windows(seq, decodes.computed(seq) if seq.decoding else seq.computed)
+        if ticket in moves:
+            seq = moves[ticket]
+            scheduler.cache.settle(seq, scheduler.out(seq, decodes.computed(seq)))
         _take_decode_blocks(scheduler, needs.get(ticket, []), fills.get(ticket, []))
+        if ticket in moves:
+            register(scheduler, seq, decodes.computed(seq), 1)
 
 
 def _moving(scheduler: Scheduler) -> list[Sequence]:
-    """Sequences that may hold blocks which their next token does not see any more."""
+    """Decodes that may hold blocks which their next token does not see any more."""
     cache = scheduler.cache
-    if not isinstance(cache, GroupedCache):
+    if not isinstance(cache, GroupedCache) or not cache.moving:
         return []
-    return [*cache.take_waiting(), *scheduler.decodes.in_phases(cache.moving)]
+    ended = [seq for step in scheduler.ended for seq in step if seq in scheduler.decodes]
+    return [*ended, *scheduler.decodes.in_phases(cache.moving)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.counted import serve_counted
-from servesim.runtime.decodes import DecodeSet
+from servesim.runtime.decodes import DecodeSet, ticket_of
 from servesim.runtime.encoder import encodable
 from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.lora import AdapterSlots
@@ -55,6 +55,7 @@ class Scheduler:
         decodes: those of them that gain a token every step.
         prefilling: those that have several known tokens to compute, by ticket too.
         held_back: those of ``decodes`` that got no token in the last step, by index.
+        ended: of the last steps, the sequences whose prefill ended.
         received: sequences whose KV came from another instance: they hold their blocks, lack only
             their latest token, and are admitted before all others.
     """
@@ -76,6 +77,8 @@ class Scheduler:
         self.prefilling: dict[int, Sequence] = {}
         self.held_back: dict[int, Sequence] = {}
         self.received: deque[Sequence] = deque()
+        self.under_way: dict[int, int] = {}  # tokens of prompts whose step has not ended, by index
+        self.ended: deque[list[Sequence]] = deque([[], []], maxlen=2)
         self.adapters = AdapterSlots(config.max_loras) if config.enable_lora else None
         self._next_ticket = 0
         self._refused: tuple[Sequence, int] | None = None  # found no room in this epoch of the KV
@@ -107,9 +110,12 @@ class Scheduler:
 
     def update(self, plan: Plan) -> list[Sequence]:
         """Account for a step that has ended; returns the sequences that finished, in order."""
+        for seq, _, new in plan.prefills:
+            self.under_way[seq.index] -= new
+            if not self.under_way[seq.index]:
+                del self.under_way[seq.index]
         for seq in self.held_back.values():
             self.cache.register(seq, self.decodes_of(seq).computed(seq))
-        plan.finishing.sort(key=lambda seq: -1 if seq.ticket is None else seq.ticket)
         for seq in plan.finishing:
             if seq.ticket is None:  # preempted while its last token was under way
                 self.policy.remove(seq)
@@ -130,8 +136,20 @@ class Scheduler:
         alone = len(self.running) + len(self.policy) <= 1
         return tokens if alone or not 0 < most < tokens else most
 
-    def encodable(self, grant: Grant, others: Iterable[Grant]) -> Grant:
-        """``grant`` without what lies behind an image that the step cannot encode any more."""
+    def out(self, seq: Sequence, computed: int) -> int:
+        """Of the ``computed`` tokens of a running sequence, those whose steps have ended."""
+        if seq.index in self.under_way:
+            return computed - self.under_way[seq.index]
+        decodes = self.config.async_scheduling and seq.decoding and seq.index not in self.held_back
+        return computed - decodes
+
+    def possible(self, grant: Grant, others: Iterable[Grant]) -> Grant:
+        """``grant`` without what the step cannot compute of it.
+
+        Recurrent states are kept only where a step ends, and what lies behind an image waits until
+        that can be encoded.
+        """
+        grant = grant._replace(new=self.cache.cut(*grant))
         if not grant.seq.spec.images:
             return grant
         most = self.limits.max_num_batched_tokens
@@ -182,8 +200,10 @@ class Scheduler:
             computed = len(found) * config.block_size
             computed += cache.recall(seq, computed)
             want = self.chunk(seq.known - computed)
-            new = self.encodable(Grant(seq, computed, min(want, budget)), plan.prefills).new
-            if not new or (new < want and not config.enable_chunked_prefill):
+            if want > budget and not config.enable_chunked_prefill:
+                break
+            new = self.possible(Grant(seq, computed, min(want, budget)), plan.prefills).new
+            if not new:
                 break
             reserve = seq.known if config.scheduler_reserve_full_isl else 0
             if not cache.admit(seq, found, computed + new, reserve):
@@ -227,10 +247,13 @@ class Scheduler:
         plan.extra_tokens = decodes.extra_tokens - before
         for seq in self.held_back.values():
             decodes.add(seq)
+        self.ended.append([])
         for seq, computed, new in plan.prefills:
             seq.computed = computed + new
+            self.under_way[seq.index] = self.under_way.get(seq.index, 0) + new
             if seq.computed == seq.known:
                 self._end_prefill(seq, plan)
+        plan.finishing.sort(key=ticket_of)
         plan.running = len(self.running)
         plan.waiting = len(self.policy) + len(self.received)
         plan.free_blocks = self.cache.free
@@ -245,6 +268,7 @@ class Scheduler:
             plan.finishing.append(seq)
         else:
             self.decodes.add(seq)
+            self.ended[-1].append(seq)
 
     def _listing(self, plan: Plan) -> list[Grant]:
         grants = {grant.seq.index: grant for grant in plan.prefills}

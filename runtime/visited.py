@@ -49,13 +49,14 @@ def serve_visited(scheduler: Scheduler, plan: Plan) -> int:
         computed, want = _wants(scheduler, seq)
         new = want if seq.decoding else min(want, turn.budget)
         if not seq.decoding:
-            new = scheduler.encodable(Grant(seq, computed, new), turn.grants.values()).new
+            new = scheduler.possible(Grant(seq, computed, new), turn.grants.values()).new
         if new:
+            scheduler.cache.settle(seq, scheduler.out(seq, computed))
             reach = scheduler.decodes.reach(seq) if seq.decoding else computed + new
             if not _make_room(scheduler, seq, reach, turn, plan):
                 break
             turn.serve(Grant(seq, computed, new))
-            _register(scheduler, seq, computed, new)
+            register(scheduler, seq, computed, new)
         turn.position += 1
     plan.prefills = [grant for grant in turn.grants.values() if not grant.seq.decoding]
     _hold_back(scheduler, plan, turn.grants)
@@ -84,7 +85,7 @@ def _make_room(scheduler: Scheduler, seq: Sequence, tokens: int, turn: Round, pl
     return True
 
 
-def _register(scheduler: Scheduler, seq: Sequence, computed: int, new: int) -> None:
+def register(scheduler: Scheduler, seq: Sequence, computed: int, new: int) -> None:
     """Let others find the full blocks whose tokens are all known.
 
     With asynchronous scheduling the latest token of a decode is not, unless it was held back.

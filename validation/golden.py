@@ -2,18 +2,23 @@
 
 A recording holds the engine options, the requests with their token ids, and what vLLM decided step
 by step under a virtual clock: a step of T tokens over S sequences takes
-``step_base_s + step_per_token_s * T + step_per_seq_s * S``.
+``step_base_s + step_per_token_s * T + step_per_seq_s * S``. With asynchronous scheduling the next
+step is decided while one is under way. ``validation/live/scheduler_cases.py`` makes more of them.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from servesim.errors import InputError
+from servesim.graph.kv_layout import KvGroup
+from servesim.graph.opgraph import CacheGroup
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.kv import build_cache
 from servesim.runtime.kv.hashing import PrefixHasher
@@ -48,7 +53,7 @@ def replay(path: str | Path, *, visit_all: bool = False) -> GoldenResult:
     """Replay the recording at ``path`` and compare every step.
 
     Args:
-        path: a recording as JSON.
+        path: a recording as JSON, or that compressed.
         visit_all: use the plain reference instead of counted decodes.
 
     Raises:
@@ -56,11 +61,12 @@ def replay(path: str | Path, *, visit_all: bool = False) -> GoldenResult:
     """
     path = Path(path)
     try:
-        recording = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        recording = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
         expected = recording["steps"]
         decided = _decide(recording, visit_all=visit_all)
         difference = _first_difference(expected, decided)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"cannot read the recording {path}: {error}") from error
     except KeyError as error:
         raise InputError(f"{path} is not a scheduler recording: it has no {error}") from error
@@ -73,27 +79,34 @@ def _decide(recording: Mapping[str, Any], *, visit_all: bool) -> Iterator[dict[s
     """What servesim decides, step by step, in the recording's own terms."""
     case = recording["case"]
     config = _config(case, recording["block_size"])
-    cache = build_cache(config, case["num_gpu_blocks"])
+    cache = build_cache(config, case["num_gpu_blocks"], _groups(case))
     modes = SchedulerModes(visit_all=visit_all, listing=True)
     scheduler = Scheduler(config, SCHEDULERS.build(config.scheduling_policy), cache, modes)
     clock = LinearStepModel(case["step_base_s"], case["step_per_token_s"], case["step_per_seq_s"])
     arrivals = _sequences(recording)[::-1]
-    now = 0.0
+    under_way: deque[tuple[Plan, float, dict[str, Any]]] = deque()
+    now = end = 0.0
     while arrivals or scheduler.busy:
         if not scheduler.busy:
             now = max(now, arrivals[-1].spec.arrival_s)
         while arrivals and arrivals[-1].spec.arrival_s <= now:
             scheduler.add(arrivals.pop())
         plan = scheduler.schedule()
-        now += clock.seconds(plan.shape())
-        yield _step(plan, scheduler.update(plan))
+        if plan.listing or plan.preempted:
+            end = max(now, end) + clock.seconds(plan.shape())
+            under_way.append((plan, end, _step(plan)))
+        elif not under_way:
+            return  # nobody will ever be served
+        if len(under_way) > config.async_scheduling or not plan.listing:
+            done, now, step = under_way.popleft()
+            step["finished"] = [seq.spec.id for seq in scheduler.update(done)]
+            yield step
 
 
-def _step(plan: Plan, finished: list[Sequence]) -> dict[str, Any]:
+def _step(plan: Plan) -> dict[str, Any]:
     return {
         "scheduled": [[grant.seq.spec.id, grant.computed, grant.new] for grant in plan.listing],
-        "preempted": [seq.spec.id for seq in plan.preempted],
-        "finished": [seq.spec.id for seq in finished],
+        "preempted": sorted(seq.spec.id for seq in plan.preempted),
         "free_blocks_after_schedule": plan.free_blocks,
         "waiting": plan.waiting,
     }
@@ -108,8 +121,22 @@ def _config(case: Mapping[str, Any], block_size: int) -> EngineConfig:
         enable_prefix_caching=case["enable_prefix_caching"],
         long_prefill_token_threshold=case.get("long_prefill_token_threshold", 0),
         scheduling_policy=case.get("policy", "fcfs"),
-        async_scheduling=False,
+        async_scheduling=case.get("async_scheduling", False),
+        scheduler_reserve_full_isl=case.get("scheduler_reserve_full_isl", True),
+        prefix_cache_retention_interval=case.get("prefix_cache_retention_interval", 0),
     )
+
+
+def _groups(case: Mapping[str, Any]) -> list[KvGroup]:
+    """Layer groups of a recording; none where all layers keep every token."""
+    groups = []
+    for group in case.get("groups", ()):
+        kind, size = group["kind"], group["block_size"]
+        if kind == "state" and not case["enable_prefix_caching"]:
+            size = case["max_model_len"]
+        cache = CacheGroup(kind, (0,), 0.0 if kind == "state" else 1.0, group.get("window"))
+        groups.append(KvGroup(cache, size, 1, group.get("checkpoints", False)))
+    return groups
 
 
 def _sequences(recording: Mapping[str, Any]) -> list[Sequence]:
@@ -140,8 +167,9 @@ def _first_difference(
         if number == len(expected):
             return f"step {number}: recorded nothing, decided {step}"
         for name, value in step.items():
-            if value != expected[number][name]:
-                return f"step {number}, {name}: recorded {expected[number][name]}, decided {value}"
+            recorded = expected[number][name]
+            if value != (sorted(recorded) if name == "preempted" else recorded):
+                return f"step {number}, {name}: recorded {recorded}, decided {value}"
     if number + 1 < len(expected):
         return f"step {number + 1}: recorded {expected[number + 1]}, decided nothing"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from servesim.errors import UnsupportedError
 from servesim.graph.kv_layout import KvGroup
@@ -39,14 +40,29 @@ def build_cache(
             )
         return TieredCache(total, config.block_size, tiers)
     if len(groups) > 1 or any(group.cache.window for group in groups):
-        return GroupedCache(
-            total,
-            groups,
-            config.limits.max_num_batched_tokens,
-            caching=caching,
-            every_token=not config.async_scheduling,
-            retention=config.prefix_cache_retention_interval,
-        )
+        return _grouped(config, total, groups)
     if caching and all(group.cache.kind != "state" for group in groups):
         return PrefixCache(total, config.block_size)
     return CountingCache(total, config.block_size)
+
+
+def _grouped(config: EngineConfig, total: int, groups: Sequence[KvGroup]) -> GroupedCache:
+    """With caching, a recurrent state is kept at the ends of blocks as long as attention's."""
+    attention = [group.block_size for group in groups if group.cache.kind != "state"]
+    caching = config.enable_prefix_caching and bool(attention)
+    if caching:
+        groups = [
+            replace(group, block_size=min(attention)) if group.cache.kind == "state" else group
+            for group in groups
+        ]
+    step, threshold = config.limits.max_num_batched_tokens, config.long_prefill_token_threshold
+    lag = int(config.async_scheduling)
+    return GroupedCache(
+        total,
+        groups,
+        (1 + lag) * step,
+        caching=caching,
+        retention=config.prefix_cache_retention_interval,
+        most_new=min(step, threshold or step),
+        lag=lag,
+    )

@@ -28,11 +28,12 @@ class BlockIndex:
         """Whether others can find ``block``."""
         return block in self._keys
 
-    def enter(self, seq: Sequence, g: int, i: int, block: int) -> None:
-        """Let others find ``block``, number ``i`` of ``seq`` in group ``g``."""
+    def enter(self, seq: Sequence, g: int, i: int, block: int) -> int:
+        """Let others find ``block``, number ``i`` of ``seq`` in group ``g``; returns its key."""
         key = self._key(seq, g, i)
         self._blocks.setdefault(key, {})[block] = None
         self._keys[block] = key
+        return key
 
     def forget(self, block: int) -> None:
         """``block`` will hold something else."""
@@ -73,6 +74,10 @@ class BlockIndex:
         full = prefix // group.block_size
         return runs[full] >= full - first_block(group, prefix)
 
+    def last_key(self, seq: Sequence, g: int, prefix: int) -> int:
+        """The key of a group's last block before token ``prefix``."""
+        return self._key(seq, g, prefix // self._groups[g].block_size - 1)
+
     def _key(self, seq: Sequence, g: int, i: int) -> int:
         """Identity of what block ``i`` of group ``g`` holds."""
         last = (i + 1) * (self._groups[g].block_size // self._block_size) - 1
@@ -81,10 +86,20 @@ class BlockIndex:
 
 
 def first_block(group: KvGroup, computed: int) -> int:
-    """The first block that tokens after ``computed`` ones still see."""
-    window = group.cache.window
-    if window is None or group.cache.kind == "state":
+    """The first block that tokens after ``computed`` ones still see.
+
+    Of recurrent states the next token needs the last one.
+    """
+    cache, size = group.cache, group.block_size
+    if cache.kind == "state":
+        return max(0, computed - 1) // size
+    if cache.window is None:
         return 0
-    if group.cache.kind == "chunked":
-        return computed // window * window // group.block_size
-    return max(0, computed - window + 1) // group.block_size
+    if cache.kind == "chunked":
+        return computed // cache.window * cache.window // size
+    return max(0, computed - cache.window + 1) // size
+
+
+def keeps_all(group: KvGroup) -> bool:
+    """Whether later tokens see every block."""
+    return group.cache.window is None and group.cache.kind != "state"

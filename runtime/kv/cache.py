@@ -36,6 +36,9 @@ class KVCache(Protocol):
     def start_step(self) -> None:
         """Learn that a step is about to be scheduled."""
 
+    def cut(self, seq: Sequence, computed: int, new: int) -> int:
+        """Of ``new`` tokens after ``computed`` ones, how many a step may compute."""
+
     def find(self, seq: Sequence) -> list[int]:
         """Cached blocks that hold a prefix of ``seq``; never all its known tokens."""
 
@@ -50,6 +53,9 @@ class KVCache(Protocol):
 
         Refused (False) unless new blocks for ``reserve`` tokens are free.
         """
+
+    def settle(self, seq: Sequence, tokens: int) -> None:
+        """Learn that the first ``tokens`` of ``seq`` are out: what none after them sees is free."""
 
     def grow(self, seq: Sequence, tokens: int) -> bool:
         """Let ``seq`` hold ``tokens`` in all; refused (False) unless the blocks are free."""

@@ -30,6 +30,10 @@ class CountingCache:
     def start_step(self) -> None:
         """Nothing: blocks only change with their sequences."""
 
+    def cut(self, seq: Sequence, computed: int, new: int) -> int:
+        """All."""
+        return new
+
     def find(self, seq: Sequence) -> list[int]:
         """Nothing: no block outlives its sequence."""
         return []
@@ -41,6 +45,9 @@ class CountingCache:
     def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
         """Take blocks for ``tokens`` if those for ``reserve`` are free."""
         return blocks_for(reserve, self.block_size) <= self.free and self.grow(seq, tokens)
+
+    def settle(self, seq: Sequence, tokens: int) -> None:
+        """Nothing: later tokens see all of them."""
 
     def grow(self, seq: Sequence, tokens: int) -> bool:
         """Take the blocks that are missing for ``tokens``, if free."""

@@ -1,93 +1,76 @@
 """The KV cache of models whose layers keep different things: a block table for each layer group.
 
-vLLM's rules (``v1/core/kv_cache_coordinator.py``): all groups take blocks from one pool. A group
-whose layers see a window gives back the blocks that every later token is beyond. A prefix counts as
-cached if each group has what the next token needs of it: all of it, or the window's blocks.
-A recurrent state is one block, and nothing of it can be reused (vLLM's default for such models).
+vLLM's rules (0.32, ``v1/core/kv_cache_coordinator.py``): all groups take blocks from one pool. A
+group whose layers see a window, or keep a state, gives back the blocks that no later token needs. A
+prefix counts as cached if each group has what the next token needs of it: all of it, the window's
+blocks, or the state at its end.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from collections.abc import Sequence as Listed
-from dataclasses import dataclass, field
 
 from servesim.graph.kv_layout import KvGroup
-from servesim.runtime.kv.block_index import GONE, BlockIndex, first_block
+from servesim.runtime.kv.alignment import alignment
+from servesim.runtime.kv.block_index import GONE, BlockIndex, first_block, keeps_all
 from servesim.runtime.kv.cache import blocks_for
 from servesim.runtime.kv.pool import FreeList
 from servesim.runtime.kv.retention import Retention
+from servesim.runtime.kv.table import Table
 from servesim.runtime.sequence import Sequence
-
-
-@dataclass(slots=True)
-class _Table:
-    """The blocks of a sequence in one group.
-
-    Attributes:
-        blocks: from the start of the sequence on.
-        gone: leading blocks that were given back.
-        registered: leading blocks that are full and known by their identity.
-        group: whose blocks they are.
-        ends: tokens before which prefixes of the sequence may end.
-    """
-
-    group: KvGroup
-    ends: tuple[int, ...]
-    blocks: list[int] = field(default_factory=list)
-    gone: int = 0
-    registered: int = 0
 
 
 class GroupedCache:
     """Blocks of one pool in tables by layer group.
 
-    A window moves after each chunk of a prompt, and when its sequence needs a new block or, if
-    ``every_token``, as soon as a block is beyond it. vLLM counts tokens once they are out: with
-    asynchronous scheduling that is when the next block is needed.
-
     Args:
         groups: of the model; block sizes are multiples of the smallest, which is ``block_size``.
-        max_num_batched_tokens: the largest chunk, which a window must hold beside itself.
+        most_in_flight: tokens that steps compute before the first of them is out, which a window
+            must hold beside itself.
         caching: let blocks be found by the identity of their prefix.
         retention: vLLM's ``prefix_cache_retention_interval``.
+        most_new: tokens that a prefill may get in a step at most.
+        lag: tokens of a decode that are under way when its next one is scheduled.
 
     Attributes:
-        moving: numbers of computed tokens, modulo the block size, at which a decode's window leaves
-            a block before a new one is needed.
+        moving: numbers of computed tokens of a decode, modulo the block size, at which a block may
+            be one that it does not need any more.
     """
 
     def __init__(
         self,
         total: int,
         groups: Listed[KvGroup],
-        max_num_batched_tokens: int,
+        most_in_flight: int,
         *,
         caching: bool,
-        every_token: bool = False,
         retention: int | None = None,
+        most_new: int = 0,
+        lag: int = 0,
     ) -> None:
         self.total = self.free = total
         self.block_size = min(group.block_size for group in groups)
         self.groups = len(groups)
         self.epoch = 0
         self._kinds = groups
-        self._most_new = max_num_batched_tokens
-        self._order = range(len(groups))
-        self._step = max(group.block_size for group in groups) // self.block_size
-        self._retention = Retention(retention, self._step * self.block_size)
-        self._caching = caching and all(group.cache.kind != "state" for group in groups)
+        self._most_in_flight = most_in_flight
+        self._align = math.lcm(*(group.block_size for group in groups))
+        self._step = self._align // self.block_size
+        self._retention = Retention(retention, self._align)
+        self._caching = caching
+        self._alignment = alignment(groups, most_new, retention) if caching else None
+        self._states_in_flight = (1 + lag) * (1 + any(group.checkpoints for group in groups))
         self._pool = FreeList(total)
-        self._tables: dict[int, list[_Table]] = {}  # by sequence
+        self._tables: dict[int, list[Table]] = {}  # by sequence
         self._holders: dict[int, int] = {}  # by block
         self._index = BlockIndex(groups, self.block_size)
-        self._parting: dict[int, int] = {}  # tokens that groups without a window have of a sequence
-        self._windowed = any(group.cache.window for group in groups)
-        self._every_token = every_token
-        windows = {g.cache.window for g in groups if g.cache.kind == "window" and g.cache.window}
-        self.moving = sorted({(w - 1) % self.block_size for w in windows} if every_token else ())
-        self._chunked: dict[int, Sequence] = {}  # got a chunk of their prompt, by index
-        self._waiting: dict[int, Sequence] = {}  # of those, whose windows have yet to move
+        self._parting: dict[int, int] = {}  # tokens that not all groups have of a sequence
+        self._whole = [g for g, group in enumerate(groups) if keeps_all(group)]
+        self._parts = [g for g, group in enumerate(groups) if not keeps_all(group)]
+        self._fresh: set[int] = set()  # keys of states that are being computed
+        self.moving = _moving(groups, self.block_size, lag)
 
     @property
     def filled(self) -> int:
@@ -96,47 +79,45 @@ class GroupedCache:
 
     def blocks_of(self, tokens: int) -> int:
         """Most blocks that a sequence of ``tokens`` may hold at once."""
-        return sum(group.blocks_for(tokens, self._most_new) for group in self._kinds)
+        blocks = 0
+        for group in self._kinds:
+            most = group.blocks_for(tokens, self._most_in_flight)
+            if self._alignment is not None and group.cache.kind == "state":
+                most = min(blocks_for(tokens, group.block_size), 1 + self._states_in_flight)
+            blocks += most
+        return blocks
 
     def start_step(self) -> None:
-        """The chunks of prompts that the last step computed are out."""
-        self._waiting |= self._chunked
-        self._chunked.clear()
-        if not self._every_token:
-            for seq in self.take_waiting():
-                self.move_windows(seq, seq.computed)
+        """States of the last step are there now."""
+        if self._fresh:
+            self._fresh.clear()
+            self.epoch += 1
 
-    @property
-    def moves(self) -> bool:
-        """Whether some sequence may give back blocks in this step."""
-        return bool(self.moving or self._waiting)
-
-    def take_waiting(self) -> list[Sequence]:
-        """Running sequences whose windows chunks of their prompts left behind, no longer noted."""
-        waiting, self._waiting = self._waiting, {}
-        return [s for s in waiting.values() if s.index in self._tables and s.ticket is not None]
+    def cut(self, seq: Sequence, computed: int, new: int) -> int:
+        """Of ``new`` tokens, those that leave a state that can be found again."""
+        if self._alignment is None:
+            return new
+        return self._alignment.new(seq, computed, new, self._parting.get(seq.index, 0))
 
     def find(self, seq: Sequence) -> list[int]:
         """Blocks of the first group for the longest prefix that all groups have."""
         if not self._caching:
             return []
         limit = (seq.known - 1) // self.block_size
-        for g in self._order:
-            if limit and self._kinds[g].cache.window is None:
+        for g in self._whole:
+            if limit:
                 limit = self._index.prefix(seq, g, limit)
         limit -= limit % self._step
         self._parting.pop(seq.index, None)
-        if not limit:
-            return []
-        windows = [g for g in self._order if self._kinds[g].cache.window is not None]
-        runs = {g: self._index.runs(seq, g, limit) for g in windows}
-        if len(windows) < self.groups:
-            self._parting[seq.index] = limit * self.block_size
+        runs = {g: self._index.runs(seq, g, limit) for g in self._parts} if limit else {}
         for length in range(limit, 0, -self._step):
-            if all(self._index.suffices(g, runs[g], length * self.block_size) for g in windows):
-                self._parting.setdefault(seq.index, length * self.block_size)
-                return [self._index.first(seq, 0, i) for i in range(length)]
-        return []
+            if all(self._index.suffices(g, runs[g], length * self.block_size) for g in self._parts):
+                break
+        else:
+            length = 0
+        if length < limit and self._whole:
+            self._parting[seq.index] = limit * self.block_size
+        return [self._index.first(seq, 0, i) for i in range(length)]
 
     def recall(self, seq: Sequence, computed: int) -> int:
         """Nothing: there is no memory below."""
@@ -146,46 +127,48 @@ class GroupedCache:
         """Share what is there of the prefix ``found`` and take new blocks for the rest."""
         prefix = len(found) * self.block_size
         shared = [self._index.needed(seq, g, prefix) for g in range(self.groups)]
-        idle = sum(block not in self._holders for part in shared for block in part)
-        need = 0
-        for group in self._kinds:
-            most = group.blocks_for(reserve, self._most_new)  # one too many inside the window
-            wanted = min(most, blocks_for(reserve, group.block_size))
-            wanted = max(wanted, blocks_for(tokens, group.block_size))
-            need += max(0, wanted - prefix // group.block_size)
-        if need + idle > self.free:
+        if prefix and any(self._index.last_key(seq, g, prefix) in self._fresh for g in self._parts):
             return False
-        tables, ends = [], self._ends(seq)
+        idle = sum(block not in self._holders for part in shared for block in part)
+        extra = self._checkpoint(seq, prefix, reserve)
+        whole = sum(self._needed(group, prefix, reserve, extra) for group in self._kinds)
+        extra = self._checkpoint(seq, prefix, tokens)
+        tables = []
         for group, part in zip(self._kinds, shared, strict=True):
             full = prefix // group.block_size
             gone = full - len(part)
-            tables.append(_Table(group, ends, [GONE] * gone + part, gone, full))
+            tables.append(Table(group, [GONE] * gone + part, gone, full))
+        if max(whole, self._missing(tables, tokens, extra)) + idle > self.free:
+            return False
+        for part in shared:
             for block in part:
                 self._hold(block)
         self._tables[seq.index] = tables
-        self._take_for(tables, tokens)
-        self._note_chunk(seq)
+        self._take_for(tables, tokens, extra)
         return True
 
+    def settle(self, seq: Sequence, tokens: int) -> None:
+        """Give back the blocks that no token after the first ``tokens``, which are out, needs."""
+        if not self._parts:
+            return
+        self._register(seq, tokens - tokens % self._align)
+        for table in self._tables[seq.index]:
+            gone = min(first_block(table.group, tokens), len(table.blocks))
+            if gone > table.gone:
+                self._let_go(table, gone)
+                self.epoch += 1
+
     def grow(self, seq: Sequence, tokens: int) -> bool:
-        """Take the blocks that are missing for ``tokens``, if free, once the window has moved."""
+        """Take the blocks that are missing for ``tokens``, if free."""
         tables = self._tables.get(seq.index)
         if tables is None:
-            ends = self._ends(seq)
-            tables = [_Table(group, ends) for group in self._kinds]
-            self._tables[seq.index] = tables
-        if not seq.decoding:
-            self._note_chunk(seq)
-        computed = tokens - 1 if seq.decoding else seq.computed
-        if not self._missing(tables, tokens):
-            if self._every_token:
-                self.move_windows(seq, computed)
-            return True
-        self.register(seq, computed)
-        self.move_windows(seq, computed)
-        if self._missing(tables, tokens) > self.free:
+            tables = self._tables[seq.index] = [Table(group) for group in self._kinds]
+        extra = 0 if seq.decoding else self._checkpoint(seq, seq.computed, tokens)
+        missing = self._missing(tables, tokens, extra)
+        if missing > self.free:
             return False
-        self._take_for(tables, tokens)
+        if missing:
+            self._take_for(tables, tokens, extra)
         return True
 
     def extend(self, seqs: Collection[Sequence]) -> None:
@@ -195,18 +178,27 @@ class GroupedCache:
 
     def register(self, seq: Sequence, tokens: int) -> None:
         """Make the full blocks among the first ``tokens`` known by their identities."""
+        tokens -= tokens % self._align
+        self._register(seq, tokens)
+        if self._alignment is not None and tokens == self._alignment.last_end(
+            seq.spec.prompt_tokens
+        ):
+            self._touch(seq, tokens)
+
+    def _register(self, seq: Sequence, tokens: int) -> None:
         if not self._caching:
             return
-        for g, (group, table) in enumerate(zip(self._kinds, self._tables[seq.index], strict=True)):
-            full = tokens // group.block_size
-            ratio = group.block_size // self.block_size
-            shared = min(full, len(seq.shared) // ratio)
-            if table.registered < shared:
+        for g, table in enumerate(self._tables[seq.index]):
+            full = tokens // table.group.block_size
+            if table.registered >= full:
+                continue
+            ratio = table.group.block_size // self.block_size
+            # What all later tokens need and nobody shares is entered when its sequence loses it.
+            shared = min(full, len(seq.shared) // ratio) if g in self._whole else full
+            if table.registered < len(seq.shared) // ratio:
                 self.epoch += 1
-            for i in range(max(table.registered, table.gone), shared):
-                if self._keeps(table, i):
-                    self._index.enter(seq, g, i, table.blocks[i])
-            table.registered = max(table.registered, full)
+            self._enter(seq, g, table, max(table.registered, table.gone), shared)
+            table.registered = full
 
     def fill(self, seqs: Collection[Sequence]) -> None:
         """Make all blocks of each known."""
@@ -215,12 +207,12 @@ class GroupedCache:
 
     def release(self, seq: Sequence, *, returns: bool = False) -> None:
         """Take back all blocks of ``seq``, the last of each group first."""
-        for g, table in enumerate(self._tables.pop(seq.index, [])):
-            if returns and self._caching:
-                for i in range(table.gone, table.registered):
-                    if self._keeps(table, i):
-                        self._index.enter(seq, g, i, table.blocks[i])
+        tables = self._tables.pop(seq.index, [])
+        for g, table in enumerate(tables):
+            if returns and self._caching and g in self._whole:
+                self._enter(seq, g, table, table.gone, table.registered)
             self._let_go(table, len(table.blocks))
+        self._parting.pop(seq.index, None)
         self.epoch += 1
 
     def _room(self, seq: Sequence) -> int:
@@ -231,19 +223,41 @@ class GroupedCache:
             if group.block_size == self.block_size
         )
 
-    def _note_chunk(self, seq: Sequence) -> None:
-        if self._windowed:
-            self._chunked[seq.index] = seq
+    def _enter(self, seq: Sequence, g: int, table: Table, first: int, end: int) -> None:
+        """Let others find the blocks from ``first`` to before ``end`` that are worth keeping."""
+        ends = (seq.spec.prompt_tokens - 1, self._parting.get(seq.index, 0))
+        for i in range(first, end):
+            block = table.blocks[i]
+            if block != GONE and self._retention.keeps(table.group, ends, i):
+                key = self._index.enter(seq, g, i, block)
+                if table.group.cache.kind == "state":
+                    self._fresh.add(key)
 
-    def _missing(self, tables: list[_Table], tokens: int) -> int:
-        return sum(
-            max(0, blocks_for(tokens, group.block_size) - len(table.blocks))
-            for group, table in zip(self._kinds, tables, strict=True)
-        )
+    def _touch(self, seq: Sequence, tokens: int) -> None:
+        """As vLLM has it, the state before a prompt's last block is new as long as it is held."""
+        for g, table in enumerate(self._tables[seq.index]):
+            place = tokens // table.group.block_size - 1
+            if table.group.cache.kind == "state" and place >= 0 and table.blocks[place] != GONE:
+                self._fresh.add(self._index.last_key(seq, g, tokens))
 
-    def _take_for(self, tables: list[_Table], tokens: int) -> None:
-        for group, table in zip(self._kinds, tables, strict=True):
-            table.blocks += self._take(blocks_for(tokens, group.block_size) - len(table.blocks))
+    def _needed(self, group: KvGroup, prefix: int, reserve: int, checkpoint: int) -> int:
+        """Blocks beside those of ``prefix`` that a sequence of ``reserve`` tokens takes at most."""
+        most = blocks_for(reserve, group.block_size)
+        if group.cache.kind == "state":
+            return max(0, min(most - prefix // group.block_size, 1 + checkpoint))
+        if group.cache.window is not None:
+            most = min(most, group.most_blocks(self._most_in_flight))
+        return max(0, most - prefix // group.block_size)
+
+    def _checkpoint(self, seq: Sequence, start: int, end: int) -> int:
+        return 0 if self._alignment is None else self._alignment.checkpoint(seq, start, end)
+
+    def _missing(self, tables: list[Table], tokens: int, checkpoint: int) -> int:
+        return sum(table.missing(tokens, checkpoint) for table in tables)
+
+    def _take_for(self, tables: list[Table], tokens: int, checkpoint: int) -> None:
+        for table in tables:
+            table.extend(tokens, checkpoint, self._take)
 
     def _take(self, count: int) -> list[int]:
         if count <= 0:
@@ -255,38 +269,23 @@ class GroupedCache:
         self._holders.update(dict.fromkeys(blocks, 1))
         return blocks
 
-    def move_windows(self, seq: Sequence, computed: int) -> None:
-        """Give back the blocks that no token after ``computed`` ones sees."""
-        self._waiting.pop(seq.index, None)
-        for g, table in enumerate(self._tables[seq.index]):
-            gone = min(first_block(self._kinds[g], computed), len(table.blocks))
-            if gone > table.gone:
-                self._let_go(table, gone)
-                self.epoch += 1
-
-    def _let_go(self, table: _Table, end: int) -> None:
+    def _let_go(self, table: Table, end: int) -> None:
         """Give back the blocks before number ``end``, the last first."""
         for i in range(end - 1, table.gone - 1, -1):
             block = table.blocks[i]
+            if block == GONE:
+                continue
             table.blocks[i] = GONE
             self._holders[block] -= 1
             if self._holders[block]:
                 continue
             del self._holders[block]
             self.free += 1
-            if block in self._index or (i < table.registered and self._keeps(table, i)):
+            if block in self._index or (i < table.registered and keeps_all(table.group)):
                 self._pool.cached[block] = 0  # what it holds is in the index, if anyone can find it
             else:
                 self._pool.put_blank([block])
         table.gone = end
-
-    def _keeps(self, table: _Table, i: int) -> bool:
-        return self._retention.keeps(table.group, table.ends, i)
-
-    def _ends(self, seq: Sequence) -> tuple[int, ...]:
-        """Where a prefix of ``seq``, now admitted, may end: before its prompt's last token, and
-        where it parts from what others have of it, if windows had less."""
-        return (seq.spec.prompt_tokens - 1, self._parting.pop(seq.index, 0))
 
     def _hold(self, block: int) -> None:
         if block in self._holders:
@@ -295,3 +294,19 @@ class GroupedCache:
             del self._pool.cached[block]
             self._holders[block] = 1
             self.free -= 1
+
+
+def _moving(groups: Listed[KvGroup], block_size: int, lag: int) -> list[int]:
+    """Where a decode may leave a block behind, by ``first_block``."""
+    places = set()
+    for group in groups:
+        window = group.cache.window
+        if group.cache.kind == "state":
+            places.add((1 + lag) % block_size)
+        elif group.cache.kind == "chunked" and window:
+            places.update(
+                (i + lag) % block_size for i in range(0, block_size, math.gcd(window, block_size))
+            )
+        elif window:
+            places.add((window - 1 + lag) % block_size)
+    return sorted(places)

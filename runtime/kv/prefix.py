@@ -43,6 +43,10 @@ class PrefixCache:
     def start_step(self) -> None:
         """Nothing: blocks only change with their sequences."""
 
+    def cut(self, seq: Sequence, computed: int, new: int) -> int:
+        """All."""
+        return new
+
     def find(self, seq: Sequence) -> list[int]:
         """Cached blocks from the start of ``seq``, leaving at least one token to compute."""
         limit = (seq.known - 1) // self.block_size
@@ -72,6 +76,9 @@ class PrefixCache:
         seq.blocks = list(found)
         seq.registered = len(found)
         return self.grow(seq, tokens)
+
+    def settle(self, seq: Sequence, tokens: int) -> None:
+        """Nothing: later tokens see all of them."""
 
     def grow(self, seq: Sequence, tokens: int) -> bool:
         """Take the blocks that are missing for ``tokens``, if free."""

@@ -1,4 +1,4 @@
-"""Which of their full blocks the layers with a window let others find."""
+"""Which of their full blocks layers that see a window, or keep a state, let others find."""
 
 from __future__ import annotations
 
@@ -30,13 +30,25 @@ class Retention:
         Args:
             ends: tokens of the sequence before which a prefix may end, whatever the interval.
         """
-        window = group.cache.window
-        if self.interval is None or window is None or group.cache.kind != "window":
+        seen = _seen(group)
+        if seen is None:
             return True
-        seen = blocks_for(window - 1, group.block_size)
+        each = (self.align if self.interval is None else self.interval) // group.block_size
+        if each > 0 and block % each >= each - seen:
+            return True
+        if self.interval is None:
+            return False
         for tokens in ends:
             end = tokens // self.align * self.align // group.block_size
             if end - seen <= block < end:
                 return True
-        each = self.interval // group.block_size
-        return each > 0 and block % each >= each - seen
+        return False
+
+
+def _seen(group: KvGroup) -> int | None:
+    """Full blocks that the token after them needs; None for all that layers of ``group`` have."""
+    if group.cache.kind == "state":
+        return 1
+    if group.cache.kind == "window" and group.cache.window is not None:
+        return blocks_for(group.cache.window - 1, group.block_size)
+    return None

@@ -59,6 +59,7 @@ def prefill(kv: GroupedCache, seq: Sequence, tokens: int) -> int:
     kv.register(seq, tokens)
     seq.computed = tokens
     kv.start_step()
+    kv.settle(seq, tokens)
     return len(found)
 
 
@@ -95,6 +96,7 @@ def test_a_decode_in_a_window_holds_no_more_blocks_however_long() -> None:
     prefill(kv, seq, 8)
     seq.decoding = True
     for tokens in range(9, 400):
+        kv.settle(seq, tokens - 1)
         assert kv.grow(seq, tokens)
         full, window = -(-tokens // SIZE), kv.total - kv.free - -(-tokens // SIZE)
         assert kv.total - kv.free == full + window
@@ -103,18 +105,20 @@ def test_a_decode_in_a_window_holds_no_more_blocks_however_long() -> None:
     assert kv.free == kv.total
 
 
-@pytest.mark.parametrize(("every_token", "changes"), [(True, [1, -1]), (False, [0, 0])])
+@pytest.mark.parametrize(("lag", "changes"), [(0, [1, -1]), (1, [0, 0])])
 def test_a_window_leaves_a_block_once_the_last_token_that_sees_it_is_out(
-    every_token: bool, changes: list[int]
+    lag: int, changes: list[int]
 ) -> None:
     # With 11 tokens computed the next one, number 11, sees 4 to 11: not block 0. As recorded of
     # vLLM 0.32 with blocks of 32 and a window of 128: given back at 159, block 5 taken at 160.
-    kv = GroupedCache(100, (WINDOW,), 1000, caching=False, every_token=every_token)
+    kv = GroupedCache(100, (WINDOW,), 1000, caching=False, lag=lag)
+    assert kv.moving == [(7 + lag) % SIZE]
     seq = sequence(0, 8)
     prefill(kv, seq, 8)
     seq.decoding = True
     free = {}
     for tokens in range(9, 14):
+        kv.settle(seq, tokens - 1 - lag)
         assert kv.grow(seq, tokens)
         free[tokens] = kv.free
     assert [free[12] - free[11], free[13] - free[12]] == changes
