@@ -16,7 +16,9 @@ from servesim.hardware.forms.attention import AttentionForm
 from servesim.hardware.forms.decode import DecodeForm
 from servesim.hardware.forms.extent import decode_extent, extent, prefill_extent
 from servesim.hardware.forms.gemm import GemmForm
-from servesim.hardware.forms.keys import attention_key, gemm_key, moe_key
+from servesim.hardware.forms.keys import attention_key, form_kind, gemm_key, moe_key
+from servesim.hardware.forms.latent_decode import LatentDecodeForm
+from servesim.hardware.forms.latent_prefill import LatentPrefillForm
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
 from servesim.hardware.forms.moe import MoeForm
@@ -31,6 +33,11 @@ FORMS: dict[str, type] = {
     "memory": MemoryForm,
     "moe": MoeForm,
     "recurrent": RecurrentForm,
+}
+#: Forms that variants of a family have instead (``form_kind``).
+VARIANTS: dict[str, type] = {
+    "latent_decode": LatentDecodeForm,
+    "latent_prefill": LatentPrefillForm,
 }
 #: Keys of a calibration beside the families.
 _HEAD = ("borrow", "date", "held_out")
@@ -99,9 +106,8 @@ class CalibratedCost:
             if family not in FORMS:
                 raise UnknownNameError("calibration table", family, [*FORMS, *_HEAD])
             for key, table in tables.items():
-                entries[family][key] = _entry(
-                    FORMS[family], table, f"{device.name}: {family}.{key}"
-                )
+                form = VARIANTS.get(form_kind(family, key), FORMS[family])
+                entries[family][key] = _entry(form, table, f"{device.name}: {family}.{key}")
         if "borrow" in coefficients:
             _lend(entries, str(coefficients["borrow"]))
         return cls(device, entries, RooflineCost(device))

@@ -16,7 +16,7 @@ from servesim.graph.ops.norm import Norm
 from servesim.graph.ops.pointwise import Pointwise
 from servesim.graph.work import AttentionWork, GemmWork, Work
 from servesim.hardware.calibrate.kernel_tables import Table, read_records
-from servesim.hardware.calibrate.row import Row
+from servesim.hardware.calibrate.row import Row, resident_share
 from servesim.hardware.cost import CostModel
 from servesim.hardware.forms.keys import attention_key
 
@@ -27,10 +27,16 @@ HIDDEN, QUERY_RANK, RANK, NOPE, ROPE, VALUE = 7168, 1536, 512, 128, 64, 128
 _LEAST_SHARE = 0.3
 #: A latency this factor above that of a longer context was disturbed.
 _DISTURBED = 1.1
+#: Share of weights and latents in the last-level cache that makes a module another one.
+_LEAST_RESIDENT = 0.02
 
 
-def latent_rows(folder: Path, costs: CostModel) -> list[Row]:
-    """All rows of latent attention below ``folder``; ``costs`` of everything around it."""
+def latent_rows(folder: Path, cache_bytes: float, costs: CostModel) -> list[Row]:
+    """All rows of latent attention below ``folder``; ``costs`` of everything around it.
+
+    A benchmark runs one module over and over: where its weights and latents stay in the
+    last-level cache, it takes less than the module of a model.
+    """
     readers = {
         "mla_generation_module_perf": decode_module_rows,
         "mla_context_module_perf": prefill_module_rows,
@@ -39,22 +45,30 @@ def latent_rows(folder: Path, costs: CostModel) -> list[Row]:
     rows: list[Row] = []
     for path in sorted(folder.rglob("*_perf.*")):
         if path.stem in readers:
-            rows += readers[path.stem](read_records(path), path.parent.name, costs)
+            rows += readers[path.stem](read_records(path), path.parent.name, cache_bytes, costs)
     return rows
 
 
-def decode_module_rows(table: Table, origin: str, costs: CostModel) -> list[Row]:
+def decode_module_rows(
+    table: Table, origin: str, cache_bytes: float, costs: CostModel
+) -> list[Row]:
     """Decodes: batch_size sequences of ``step`` tokens before this one."""
     rows = []
     for r in _plain(table):
         count, keys = int(r["batch_size"]), int(r["step"]) + 1
         work = _decodes(r, count, keys)
-        others = _seconds(_around(count, work.heads, absorbed=True), costs)
-        rows += _rest(work, r["latency"] * 1e-3, others, origin)
+        around = _around(count, work.heads, absorbed=True)
+        weights = sum(other.weight_bytes for other in around if isinstance(other, GemmWork))
+        cycled = weights + work.decode_keys * work.kv_bytes_per_token
+        inside = resident_share(cycled, cache_bytes) < _LEAST_RESIDENT
+        seconds = r["latency"] * 1e-3
+        rows += _rest(work, seconds, _seconds(around, costs), origin, _regime(work, inside))
     return rows
 
 
-def prefill_module_rows(table: Table, origin: str, costs: CostModel) -> list[Row]:
+def prefill_module_rows(
+    table: Table, origin: str, cache_bytes: float, costs: CostModel
+) -> list[Row]:
     """Prefills of batch_size sequences of ``isl`` tokens, keys and values expanded."""
     rows = []
     for r in _plain(table):
@@ -64,11 +78,13 @@ def prefill_module_rows(table: Table, origin: str, costs: CostModel) -> list[Row
         prefills = ((new, int(r["step"])),) * count
         work = AttentionWork(prefills, 0, 0, 0, heads, heads, NOPE + ROPE, VALUE)
         others = _seconds(_around(count * new, heads, absorbed=False), costs)
-        rows += _rest(work, r["latency"] * 1e-3, others, origin)
+        rows += _rest(work, r["latency"] * 1e-3, others, origin, _regime(work))
     return rows
 
 
-def decode_kernel_rows(table: Table, origin: str, costs: CostModel) -> list[Row]:
+def decode_kernel_rows(
+    table: Table, origin: str, cache_bytes: float, costs: CostModel
+) -> list[Row]:
     """Decodes timed without their module, but launched by the host: short ones tell nothing."""
     floor = min(r["latency"] for r in table)
     least: dict[tuple[Any, ...], float] = {}
@@ -80,7 +96,7 @@ def decode_kernel_rows(table: Table, origin: str, costs: CostModel) -> list[Row]
         if r["latency"] < 2.0 * floor or r["latency"] > _DISTURBED * shortest:
             continue
         work = _decodes(r, int(r["batch_size"]), int(r["step"]) + 1)
-        rows += _rest(work, r["latency"] * 1e-3, 0.0, origin)
+        rows += _rest(work, r["latency"] * 1e-3, 0.0, origin, _regime(work))
     return rows
 
 
@@ -126,20 +142,20 @@ def _seconds(works: list[Work], costs: CostModel) -> float:
     return sum(costs.cost(work).seconds for work in works)
 
 
-def _rest(work: AttentionWork, module: float, others: float, origin: str) -> list[Row]:
+def _regime(work: AttentionWork, memory_bound: bool = True) -> str:
+    """Where a module belongs in the error table; ``memory_bound``: not out of the cache."""
+    if work.heads < 2 or work.decodes > 256 or work.query_tokens > 8192:
+        return "outside serving sizes"
+    if work.decode_keys_max > 32769:
+        return "outside serving sizes"
+    return "serving" if memory_bound else "weights partly in cache"
+
+
+def _rest(work: AttentionWork, module: float, others: float, origin: str, regime: str) -> list[Row]:
     """The row of what ``others`` leave of ``module``, where that is attention's for certain."""
     seconds = module - others
     if seconds < _LEAST_SHARE * module:
         return []
     family = "prefill" if work.prefills else "decode"
-    serving = work.decodes <= 256 and work.decode_keys_max <= 32769
-    return [
-        Row(
-            work,
-            seconds,
-            f"{family}.{attention_key(work)}",
-            f"{work.heads} heads over a latent",
-            origin,
-            regime="serving" if serving else "outside serving sizes",
-        )
-    ]
+    form = f"{family}.{attention_key(work)}"
+    return [Row(work, seconds, form, f"{work.heads} heads over a latent", origin, regime=regime)]

@@ -13,6 +13,9 @@ from servesim.hardware.calibrate.row import Row
 from servesim.hardware.forms import gemm, moe
 from servesim.hardware.forms.decode import DecodeForm
 from servesim.hardware.forms.gemm import ROWS, GemmForm
+from servesim.hardware.forms.keys import form_kind
+from servesim.hardware.forms.latent_decode import LatentDecodeForm
+from servesim.hardware.forms.latent_prefill import LatentPrefillForm
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
 from servesim.hardware.forms.moe import MoeForm
@@ -41,6 +44,8 @@ _BUILD: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "gemm": _gemm_form,
     "decode": lambda c: DecodeForm(**c),
     "prefill": lambda c: PrefillForm(**c),
+    "latent_decode": lambda c: LatentDecodeForm(**c),
+    "latent_prefill": lambda c: LatentPrefillForm(**c),
     "memory": lambda c: MemoryForm(**c),
     "moe": lambda c: MoeForm(**c),
     "recurrent": lambda c: RecurrentForm(**c),
@@ -102,6 +107,25 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "group": Parameter(3e-7, 1e-9, 5e-6),
         "gather": Parameter(5e-9, 1e-11, 1e-7),
     },
+    "latent_decode": {
+        "launch": Parameter(3e-5, 1e-6, 1e-4),
+        "doubling": Parameter(4e-6, 1e-8, 2e-5),
+        "query": Parameter(5e-8, 1e-10, 1e-6),
+        "combine": Parameter(5e-6, 1e-8, 3e-5),
+        "tile": Parameter(2e-6, 1e-8, 2e-5),
+        "compute": Parameter(0.4, 0.02, 1.2),
+        "memory": _MEMORY,
+        "sharpness": Parameter(3.0, 1.0, 10.0),
+    },
+    "latent_prefill": {
+        "launch": Parameter(4e-5, 1e-6, 1e-4),
+        "token": Parameter(1e-6, 1e-9, 1e-4),
+        "query": Parameter(2e-7, 1e-9, 1e-5),
+        "tile": Parameter(3e-6, 1e-7, 2e-5),
+        "compute": Parameter(0.7, 0.1, 1.5),
+        "tail": Parameter(0.6, 0.05, 2.0),
+        "smoothing": Parameter(0.25, 0.02, 1.0),
+    },
     "memory": {
         "launch": Parameter(2e-6, 1e-8, 5e-5),
         "row": Parameter(1e-8, 1e-10, 1e-5),
@@ -144,11 +168,22 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
 }
 #: Forms whose kernels start by quantising 16-bit inputs.
 _QUANTISED = ("gemm.fp8", "gemm.nvfp4", "gemm.int8")
+#: What 8-bit queries take beside, where heads do not fill a tile.
+_PADDED = {"pad_launch": Parameter(3e-6, 1e-8, 3e-5), "pad": Parameter(5e-8, 1e-10, 1e-6)}
 #: Rows a fit looks at, where fewer than the default tell as much in less time.
 _MOST_ROWS = {"gemm": 1500, "moe": 1500}
 _CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
     "gemm": {"ragged": (0.0, 2.5)},
     "decode": {"block": (64.0, 128.0, 256.0)},
+    "latent_decode": {
+        "rows": (16.0, 64.0, 128.0),
+        "block": (64.0, 256.0),
+        "splits": (0.0, 4.0),
+        "most_splits": (0.0, 32.0),
+        "smoothing": (0.0, 1.0),
+        "apart": (0.0, 1.0),
+    },
+    "latent_prefill": {"rows": (64.0, 128.0), "absorbed": (0.0, 512.0)},
     "recurrent": {"chunk": (8.0, 64.0)},
     "prefill": {"rows": (64.0, 128.0, 256.0), "packed": (0.0, 1.0)},
 }
@@ -162,13 +197,13 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
     Raises:
         UnknownNameError: no such family.
     """
-    family = form.split(".", maxsplit=1)[0]
-    if family not in _BUILD:
-        raise UnknownNameError("form", family, _BUILD)
+    family = _kind(form)
     choices = dict(_CHOICES.get(family, {}))
     parameters = dict(_PARAMETERS[family])
     if form.startswith(_QUANTISED):
         parameters["quantise"] = Parameter(1.0, 0.1, 20.0)
+    if family == "latent_decode" and form.startswith("decode.fp8"):
+        parameters |= _PADDED
     if family == "prefill":
         choices["joint"] = (1.0,) if joint else (0.0,)
         choices["columns"] = (32.0, 64.0, 128.0) if joint else (1.0,)
@@ -181,6 +216,18 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
         choices["resident_tiles"] = (1.0, 2.0, 4.0)
     most = _MOST_ROWS.get(family, 2000)
     return Problem(predictor(form, machine), parameters, choices, most, _surfaces(family, machine))
+
+
+def _kind(form: str) -> str:
+    """Name of the kind of form that is fitted for ``form`` (``family.format``).
+
+    Raises:
+        UnknownNameError: no such family.
+    """
+    family, _, key = form.partition(".")
+    if family not in _BUILD:
+        raise UnknownNameError("form", family, _BUILD)
+    return form_kind(family, key)
 
 
 def _surfaces(family: str, machine: MachineFor) -> dict[str, Surface]:
@@ -214,13 +261,13 @@ def _over(
 
 def built_form(form: str, coefficients: Mapping[str, Any]) -> Any:
     """The form object that fitted ``coefficients`` stand for."""
-    return _BUILD[form.split(".", maxsplit=1)[0]](coefficients)
+    return _BUILD[_kind(form)](coefficients)
 
 
 def predictor(form: str, machine: MachineFor) -> Seconds:
     """Time of a row under coefficients of ``form``."""
     family = form.split(".", maxsplit=1)[0]
-    build = _BUILD[family]
+    build = _BUILD[_kind(form)]
 
     @lru_cache(maxsize=4)
     def built(items: tuple[tuple[str, Any], ...]) -> Any:

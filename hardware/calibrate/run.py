@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from servesim.errors import InputError
@@ -153,7 +153,7 @@ def _ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 
 def as_table(result: FormResult, source: str) -> dict[str, Any]:
-    """``result`` as it stands in a device file."""
+    """``result`` as it stands in a device file; coefficients at their defaults are left out."""
     table: dict[str, Any] = {"source": source}
     if result.total is not None:
         table["held_out"] = note(result.total)
@@ -162,4 +162,6 @@ def as_table(result: FormResult, source: str) -> dict[str, Any]:
         table["origins"] = {o: list(scale) for o, scale in result.fitted.origins.items()}
     if result.borrowed:
         table["borrowed"] = dict(result.borrowed)
-    return table | asdict(built_form(result.form, result.fitted.coefficients))
+    form = built_form(result.form, result.fitted.coefficients)
+    defaults = {f.name: f.default for f in fields(form)}
+    return table | {k: v for k, v in asdict(form).items() if v != defaults[k]}

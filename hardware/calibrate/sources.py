@@ -35,7 +35,7 @@ def measured_rows(
         rows += layer_rows(place, model, geometry(model), ranks)
     if any(folder.rglob("*_perf.*")):
         rows += kernel_rows(folder, cache_bytes)
-        rows += latent_rows(folder, costs)
+        rows += latent_rows(folder, cache_bytes, costs)
     if not rows:
         raise InputError(f"{folder}: no kernel tables (*_perf) and no layer tables (attention.csv)")
     return rows

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from servesim.graph.work import AttentionWork
 from servesim.hardware.forms.decode import DecodeForm
+from servesim.hardware.forms.latent_decode import LatentDecodeForm
+from servesim.hardware.forms.latent_prefill import LatentPrefillForm
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.prefill import PrefillForm, decodes_as_blocks
 
@@ -14,15 +16,16 @@ from servesim.hardware.forms.prefill import PrefillForm, decodes_as_blocks
 class AttentionForm:
     """Decodes, prefills and their mixture."""
 
-    decode: DecodeForm
-    prefill: PrefillForm
+    decode: DecodeForm | LatentDecodeForm
+    prefill: PrefillForm | LatentPrefillForm
 
     def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of ``work``; ``resident`` as in :class:`DecodeForm`."""
-        alone = not work.prefills and not (self.prefill.joint and decodes_as_blocks(work))
+        joint = self.prefill.joint and not work.latent
+        alone = not work.prefills and not (joint and decodes_as_blocks(work))
         if alone:
             return self.decode.seconds(work, machine, resident)
-        if not work.decodes or self.prefill.joint:
+        if not work.decodes or joint:
             return self.prefill.seconds(work, machine)
         beside = self.decode.seconds(work, machine, resident) - self.decode.launch
         return self.prefill.seconds(work, machine) + beside

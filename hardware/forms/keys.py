@@ -24,3 +24,12 @@ def attention_key(work: AttentionWork) -> str:
         return f"{cache}_latent"
     expanded = work.value_dim < work.head_dim and work.heads == work.kv_heads
     return f"{cache}_{work.head_dim}{'_expanded' if expanded else ''}"
+
+
+def form_kind(family: str, key: str) -> str:
+    """Name of the form behind ``[calibration.<family>.<key>]``: latent attention has its own."""
+    if family == "decode" and key.endswith("_latent"):
+        return "latent_decode"
+    if family == "prefill" and key.endswith("_expanded"):
+        return "latent_prefill"
+    return family

@@ -77,8 +77,8 @@ class PrefillForm:
             new, context = prefill
             if prefill != before:
                 count = math.ceil(new / queries)
-                last = _last_keys(new + context, queries, work.window)
-                through = _block_keys(new, context, count, queries, work.window) - last
+                last = last_keys(new + context, queries, work.window)
+                through = block_keys(new, context, count, queries, work.window) - last
                 last = self._whole(last)
                 through += last + (count - 1) * self._spare(queries)
                 tallest = max(tallest, count)
@@ -97,7 +97,10 @@ class PrefillForm:
         sequences = len(work.prefills) + (work.decodes if self.joint else 0)
         empty = max(0.0, tallest * sequences - blocks)
         total = heads * (blocks * self.tile + keys * key + empty * self.empty)
-        tiled = self._rounds(total, heads * blocks, self.tile + longest * key, machine)
+        last = self.tile + longest * key
+        tiled = rounds_seconds(
+            total, heads * blocks, last, machine.cores, self.smoothing, self.tail
+        )
         fixed = self.launch
         if group > 1.0:
             elements = work.query_tokens * work.heads * work.head_dim
@@ -113,14 +116,6 @@ class PrefillForm:
     def _spare(self, queries: float) -> float:
         """Keys that a block goes through beyond its diagonal, but the last one, on average."""
         return 0.5 * max(0.0, self.columns - queries)
-
-    def _rounds(self, total: float, blocks: float, longest: float, machine: Machine) -> float:
-        """Time of ``blocks`` of ``total`` core seconds, of which the longest takes ``longest``."""
-        rounds = total / (longest * machine.cores)
-        even = min(1.0, max(0.0, 2.0 * total / (blocks * longest) - 1.0))
-        return longest * max(
-            1.0, even * waves(rounds, self.smoothing) + (1.0 - even) * (rounds + self.tail)
-        )
 
     def _moved(
         self, work: AttentionWork, seen: float, fresh: int, machine: Machine
@@ -159,12 +154,24 @@ class PrefillForm:
         return 1.0 + missed * (group / together - 1.0)
 
 
-def _last_keys(keys: float, queries: float, window: int | None) -> float:
+def rounds_seconds(
+    total: float, blocks: float, longest: float, cores: int, smoothing: float, tail: float
+) -> float:
+    """Time of ``blocks`` of ``total`` core seconds, of which the longest takes ``longest``.
+
+    Blocks as long as each other run in waves; others fill the cores evenly but for the end.
+    """
+    rounds = total / (longest * cores)
+    even = min(1.0, max(0.0, 2.0 * total / (blocks * longest) - 1.0))
+    return longest * max(1.0, even * waves(rounds, smoothing) + (1.0 - even) * (rounds + tail))
+
+
+def last_keys(keys: float, queries: float, window: int | None) -> float:
     """Keys the last block of a sequence goes through."""
     return keys if window is None else min(keys, window + queries)
 
 
-def _block_keys(new: int, context: int, blocks: int, queries: float, window: int | None) -> float:
+def block_keys(new: int, context: int, blocks: int, queries: float, window: int | None) -> float:
     """Keys of all blocks of one sequence: each goes up to the diagonal of its last query."""
     if window is None or context + new <= window + queries:
         return blocks * context + queries * blocks * (blocks - 1) / 2 + new

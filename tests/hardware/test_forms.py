@@ -14,7 +14,7 @@ from servesim.hardware.forms.decode import DecodeForm
 from servesim.hardware.forms.gemm import GemmForm
 from servesim.hardware.forms.machine import Machine, blended_max, waves
 from servesim.hardware.forms.moe import MoeForm
-from servesim.hardware.forms.prefill import PrefillForm, _block_keys
+from servesim.hardware.forms.prefill import PrefillForm, block_keys
 from servesim.hardware.forms.recurrent import RecurrentForm
 
 MACHINE = Machine(flops=100e12, bandwidth=1e12, cache_bytes=1e7, cores=100)
@@ -184,7 +184,7 @@ def test_more_decodes_or_keys_take_no_less_time(
 def test_blocks_cover_every_attended_pair(new: int, context: int, window: int) -> None:
     """With one query a block, blocks go through the attended keys and little more."""
     for limit in (None, window):
-        keys = _block_keys(new, context, new, 1.0, limit)
+        keys = block_keys(new, context, new, 1.0, limit)
         assert keys >= attended_pairs(new, context, limit) - 1e-6
         assert keys <= attended_pairs(new, context, limit) + new
 

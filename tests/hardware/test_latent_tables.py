@@ -15,11 +15,11 @@ class OnePerKernel:
         return Cost(1e-6, Source.CALIBRATED)
 
 
-def rows(tmp_path, name, *lines):
+def rows(tmp_path, name, *lines, cache_bytes=0.0):
     folder = tmp_path / "vllm-1"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / f"{name}_perf.csv").write_text(HEAD + "\n".join(lines) + "\n")
-    return latent_rows(tmp_path, OnePerKernel())
+    return latent_rows(tmp_path, cache_bytes, OnePerKernel())
 
 
 def test_a_decode_module_leaves_what_its_nine_other_kernels_do_not_take(tmp_path):
@@ -38,6 +38,14 @@ def test_a_prefill_module_attends_to_expanded_keys(tmp_path):
     assert row.form == "prefill.bf16_192_expanded"
     assert row.work.prefills == ((512, 0), (512, 0))
     assert (row.work.kv_heads, row.work.value_dim) == (8, 128)
+
+
+def test_a_module_that_stays_in_the_cache_is_not_one_of_serving(tmp_path):
+    line = "x,bfloat16,bfloat16,bfloat16,16,1,1,1023,0.029"
+    (row,) = rows(tmp_path, "mla_generation_module", line, cache_bytes=1e9)
+    assert row.regime == "weights partly in cache"
+    (row,) = rows(tmp_path, "mla_generation_module", line, cache_bytes=1e6)
+    assert row.regime == "serving"
 
 
 def test_modules_that_are_mostly_products_and_other_formats_tell_nothing(tmp_path):
