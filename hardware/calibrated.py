@@ -41,6 +41,9 @@ VARIANTS: dict[str, type] = {
 }
 #: Keys of a calibration beside the families.
 _HEAD = ("borrow", "date", "held_out")
+#: Under ``borrow``: families that are not named.
+_OTHER = "other"
+_ATTENTION = ("decode", "prefill")
 #: Keys of a calibration entry that are not coefficients.
 NOTES = frozenset({"source", "held_out", "range", "origins", "borrowed"})
 #: A size this factor outside the fitted range still counts as inside: the forms are smooth.
@@ -91,8 +94,9 @@ class CalibratedCost:
     def from_coefficients(cls, device: Device, coefficients: Mapping[str, Any]) -> CostModel:
         """The cost model of a device file's ``[calibration]`` table.
 
-        ``borrow`` names a device whose coefficients serve where there are none: they are relative
-        to peaks, so they carry over to this device's own.
+        ``borrow`` names a device whose coefficients serve where there are none, or one for each
+        family (``other`` for those not named): they are relative to peaks, so they carry over to
+        this device's own.
 
         Raises:
             InputError: a table lacks a coefficient or names an unknown one.
@@ -109,16 +113,19 @@ class CalibratedCost:
                 form = VARIANTS.get(form_kind(family, key), FORMS[family])
                 entries[family][key] = _entry(form, table, f"{device.name}: {family}.{key}")
         if "borrow" in coefficients:
-            _lend(entries, str(coefficients["borrow"]))
+            _borrow(entries, coefficients["borrow"], device.name)
         return cls(device, entries, RooflineCost(device))
 
-    def cost(self, work: Work) -> Cost:
+    def cost(self, work: Work, resident: float = 0.0) -> Cost:
         """The cost of ``work``.
+
+        ``resident``: share of its weights, or of its cache, that a benchmark left in the
+        last-level cache; 0 in serving.
 
         Raises:
             UnsupportedError: a family or number format the device cannot run.
         """
-        found = self._form_cost(work)
+        found = self._form_cost(work, resident)
         if found is None:
             return self.fallback.cost(work)
         seconds, source = found
@@ -126,9 +133,9 @@ class CalibratedCost:
             seconds = max(seconds, work.flops / self.device.flops_for(work.dtype))
         return Cost(seconds, source)
 
-    def _form_cost(self, work: Work) -> tuple[float, Source] | None:
+    def _form_cost(self, work: Work, resident: float) -> tuple[float, Source] | None:
         if isinstance(work, GemmWork):
-            return self._plain("gemm", gemm_key(work), work, work.m == 0)
+            return self._plain("gemm", gemm_key(work), work, work.m == 0, resident)
         if isinstance(work, MemoryWork):
             return self._plain("memory", work.kernel, work, work.rows == 0)
         if isinstance(work, MoeWork):
@@ -137,19 +144,21 @@ class CalibratedCost:
             empty = work.prefill_tokens + work.decodes == 0
             return self._plain("recurrent", work.recurrence, work, empty)
         if isinstance(work, AttentionWork):
-            return self._attention(work)
+            return self._attention(work, resident)
         return None
 
-    def _plain(self, family: str, key: str, work: Work, empty: bool) -> tuple[float, Source] | None:
+    def _plain(
+        self, family: str, key: str, work: Work, empty: bool, *resident: float
+    ) -> tuple[float, Source] | None:
         entry = self._entry_for(family, key)
         if entry is None:
             return None
         if empty:
             return 0.0, entry.source
-        seconds = entry.form.seconds(work, self._machine(work.dtype))
+        seconds = entry.form.seconds(work, self._machine(work.dtype), *resident)
         return seconds, entry.source_for(extent(work))
 
-    def _attention(self, work: AttentionWork) -> tuple[float, Source] | None:
+    def _attention(self, work: AttentionWork, resident: float) -> tuple[float, Source] | None:
         key = attention_key(work)
         decode, prefill = self._entry_for("decode", key), self._entry_for("prefill", key)
         if decode is None or prefill is None:
@@ -160,7 +169,7 @@ class CalibratedCost:
         if work.prefills:
             sources.append(prefill.source_for(prefill_extent(work)))
         form = AttentionForm(decode.form, prefill.form)
-        seconds = form.seconds(work, self._machine(work.dtype))
+        seconds = form.seconds(work, self._machine(work.dtype), resident)
         return seconds, max(sources, key=list(Source).index)
 
     def _machine(self, dtype: str) -> Machine:
@@ -202,17 +211,38 @@ def _entry(form: type, table: Mapping[str, Any], where: str) -> Entry:
     return Entry(form(**values), ranges)
 
 
-def _lend(entries: dict[str, dict[str, Entry]], lender: str) -> None:
-    """Fill the gaps of ``entries`` with those of the device ``lender``."""
+def _borrow(entries: dict[str, dict[str, Entry]], borrow: Any, borrower: str) -> None:
+    """Fill the gaps of ``entries`` with those of the device, or the devices by family, named."""
+    lenders = borrow if isinstance(borrow, Mapping) else {_OTHER: borrow}
+    for family in lenders:
+        if family not in (*FORMS, _OTHER):
+            raise UnknownNameError(f"family of {borrower}: borrow", family, [*FORMS, _OTHER])
+    models = {name: _lender(str(name)) for name in dict.fromkeys(lenders.values())}
+    for family, mine in entries.items():
+        name = lenders.get(family, lenders.get(_OTHER))
+        if name is not None:
+            _lend(family, mine, models[name].entries[family])
+
+
+def _lender(name: str) -> CalibratedCost:
     from servesim.hardware.load import load_device
 
-    model = load_device(lender).cost_model
+    model = load_device(name).cost_model
     if not isinstance(model, CalibratedCost):
-        raise InputError(f"calibration borrows from {lender}, which has no calibration")
-    for family, lent in model.entries.items():
-        for key, entry in lent.items():
-            analytical = dataclasses.replace(entry, source=Source.ANALYTICAL)
-            entries[family].setdefault(key, analytical)
+        raise InputError(f"calibration borrows from {name}, which has no calibration")
+    return model
+
+
+def _lend(family: str, mine: dict[str, Entry], lent: Mapping[str, Entry]) -> None:
+    """Fill the gaps in ``mine`` with what is ``lent``.
+
+    Attention is lent by kind alone (plain, latent, expanded): where a device has any of it, that
+    is nearer to its other widths and formats than what another device has of them.
+    """
+    known = {form_kind(family, key) for key in mine} if family in _ATTENTION else set()
+    for key, entry in lent.items():
+        if form_kind(family, key) not in known:
+            mine.setdefault(key, dataclasses.replace(entry, source=Source.ANALYTICAL))
 
 
 def _nearest(entries: Mapping[str, Entry], key: str) -> Entry | None:

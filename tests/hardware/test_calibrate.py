@@ -16,6 +16,7 @@ from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork
 from servesim.hardware.calibrate.expected import rank_load
 from servesim.hardware.calibrate.fit import fit, scaled
 from servesim.hardware.calibrate.geometry import Geometry
+from servesim.hardware.calibrate.judge import lent_errors
 from servesim.hardware.calibrate.kernel_tables import kernel_rows
 from servesim.hardware.calibrate.layer_tables import layer_rows
 from servesim.hardware.calibrate.problems import built_form, problem
@@ -277,3 +278,32 @@ def test_benchmarks_of_single_products_are_brought_to_the_scale_of_serving() -> 
     predict = problem("gemm.bf16", lambda _: MACHINE).seconds
     found = predict(result.fitted.coefficients, rows[0])
     assert found == pytest.approx(rows[0].seconds - scale.offset, rel=0.1)
+
+
+def test_what_others_lend_is_judged_on_all_rows_of_a_device(tmp_path: Path) -> None:
+    tables = tmp_path / "engine-1"
+    tables.mkdir()
+    sheet = load_device("h100_sxm")
+    lines = []
+    for m in (8, 64, 512):
+        seconds = sheet.cost_model.cost(GemmWork(m, 4096, 4096)).seconds - 2.4e-6
+        lines.append(f"bfloat16,{m},4096,4096,{seconds * 1e3}")
+    (tables / "gemm_perf.csv").write_text("gemm_dtype,m,n,k,latency\n" + "\n".join(lines))
+    out = tmp_path / "lent.csv"
+    command = ["calibrate", "--device", "h100_sxm", "--data", str(tmp_path), "--lent", str(out)]
+    assert main(command) == 0
+    head, *found = out.read_text().splitlines()
+    assert head == "lender,family,kernels,median,p90,bias"
+    lenders = [line.split(",")[0] for line in found]
+    assert lenders == ["a100_sxm", "b200_sxm", "h200_sxm", "rtx_a6000", "rtx_pro_6000"]
+    for line in found:
+        _, family, kernels, median, p90, bias = line.split(",")
+        assert (family, kernels) == ("gemm", "3")
+        assert 0 < float(median) <= float(p90) < 1
+        assert abs(float(bias)) <= float(p90)
+
+
+def test_a_device_that_nobody_is_like_can_borrow_of_none(tmp_path: Path) -> None:
+    row = Row(GemmWork(8, 4096, 4096), 1e-5, "gemm.bf16", "4096x4096")
+    with pytest.raises(InputError, match="no other tpu"):
+        lent_errors(load_device("tpu_v6e"), {"gemm.bf16": [row]}, [load_device("h100_sxm")])

@@ -110,3 +110,29 @@ def test_borrowed_coefficients_are_relative_to_the_borrowers_peaks() -> None:
     mine, theirs = costs.cost(work), lender.cost_model.cost(work)
     assert mine.source is Source.ANALYTICAL
     assert mine.seconds == pytest.approx(2 * theirs.seconds, rel=0.02)
+
+
+def test_attention_of_another_width_is_nearer_than_another_device() -> None:
+    own = load_device("h100_sxm").calibration["decode"]["bf16_128"]
+    prefill = load_device("h100_sxm").calibration["prefill"]["bf16_128"]
+    tables = {"decode": {"bf16_128": own}, "prefill": {"bf16_128": prefill}}
+    alone, borrower = model(**tables), model(**tables, borrow="rtx_pro_6000")
+    work = AttentionWork((), 8, 8 * 4096, 4096, 32, 8, 64, 64)
+    assert borrower.cost(work) == alone.cost(work)
+    assert borrower.cost(work).source is Source.ANALYTICAL
+    latent = [key for key in borrower.entries["decode"] if key.endswith("latent")]
+    assert latent  # a kind of attention it has none of is lent
+
+
+def test_families_may_come_from_different_devices() -> None:
+    costs = model(borrow={"gemm": "rtx_a6000", "other": "a100_sxm"})
+    for lender, family in (("rtx_a6000", "gemm"), ("a100_sxm", "moe")):
+        theirs = load_device(lender).cost_model
+        assert isinstance(theirs, CalibratedCost)
+        assert costs.entries[family]["bf16"].form == theirs.entries[family]["bf16"].form
+    assert not model(borrow={"moe": "a100_sxm"}).entries["gemm"]
+
+
+def test_borrowing_for_an_unknown_family_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'gemm'"):
+        model(borrow={"gem": "a100_sxm"})

@@ -10,7 +10,7 @@ import pytest
 from servesim.hardware.load import load_device
 from servesim.validation.held_out import DEVICE_FILES
 from servesim.validation.readers import read_run
-from servesim.validation.report.sections import kernels
+from servesim.validation.report.sections import kernels, lent
 from servesim.validation.run import RunOptions, simulate_run
 
 RUNS = Path(__file__).parents[3] / "shared" / "serving" / "vllm-0.19"
@@ -52,3 +52,20 @@ def test_the_table_of_kernels_marks_what_misses() -> None:
     assert ("missed" in median) == (float(median.split()[0]) > 5)
     assert ("missed" in p90) == (float(p90.split()[0]) > 15)
     assert ("missed" in bias) == (abs(float(bias.split()[0])) > 1)
+
+
+def test_the_table_of_kernels_starts_with_whole_families() -> None:
+    text = kernels.body(Path())
+    families, forms = text.index("| h100_sxm | dense products |"), text.index("<details>")
+    assert families < forms < text.index("| h100_sxm | gemm.bf16 |")
+
+
+def test_what_a_device_without_tables_is_in_for_is_shown_by_family() -> None:
+    text = lent.body(Path())
+    cells = next(line for line in text.splitlines() if line.startswith("| dense products |"))
+    one_chip, _, others, _, least, largest = (
+        float(cell.split()[0]) for cell in cells.strip("| ").split("|")[1:]
+    )
+    assert one_chip < others
+    assert least <= others <= largest
+    assert "| h200_sxm | h100_sxm | dense products |" in text

@@ -7,6 +7,16 @@ from collections.abc import Iterable, Sequence
 from servesim.validation.compare import STATISTICS, Compared
 from servesim.validation.run import RunResult
 
+#: Families of kernels as reports call them.
+FAMILIES = {
+    "gemm": "dense products",
+    "decode": "attention, decode",
+    "prefill": "attention, prefill",
+    "moe": "experts",
+    "recurrent": "recurrent",
+    "memory": "memory-bound",
+    "collective": "collectives",
+}
 _TITLES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 
 
@@ -15,6 +25,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) ->
     rule = ["---" if i < text else "---:" for i in range(len(heads))]
     lines = [heads, rule, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def folded(title: str, text: str) -> str:
+    """``text`` behind a line that opens it."""
+    return f"<details>\n<summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def signed(error: float, aim: float | None = None) -> str:

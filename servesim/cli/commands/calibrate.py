@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", default="", help="what the file says of where the measurements come from"
     )
     parser.add_argument("--out", type=Path, help="device file to write the coefficients into")
+    parser.add_argument(
+        "--lent",
+        type=Path,
+        metavar="FILE",
+        help="fit nothing: CSV file for the errors of coefficients that each other device lends",
+    )
     parser.add_argument("--report", type=Path, help="file for the table of held-out errors")
 
 
@@ -69,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     from servesim.hardware.load import load_device
 
     device = load_device(args.device)
+    if args.lent:
+        return _lent(args, device)
     rows: list[Row] = []
     results = []
     if args.only != [COLLECTIVE]:
@@ -88,6 +96,18 @@ def run(args: argparse.Namespace) -> int:
         args.report.write_text(report, encoding="utf-8")
     else:
         sys.stdout.write(report)
+    return 0
+
+
+def _lent(args: argparse.Namespace, device: Device) -> int:
+    """Write how near every other device's coefficients come to what was measured on ``device``."""
+    from servesim.hardware.calibrate.judge import LENT_HEAD, lent_errors
+    from servesim.hardware.calibrate.split import by_form
+    from servesim.hardware.load import device_names, load_device
+
+    groups = by_form(device, _rows(args.data, device), args.joint_attention)
+    found = lent_errors(device, groups, [load_device(name) for name in device_names()])
+    args.lent.write_text("\n".join([LENT_HEAD, *map(str, found)]) + "\n", encoding="utf-8")
     return 0
 
 
