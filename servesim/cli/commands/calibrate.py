@@ -134,7 +134,8 @@ def _calibration(
     from servesim.hardware.load import load_device
 
     before = written(args.out) if args.out else {}
-    tables = dict(sorted(((other_tables(before, args.only) if args.only else {}) | fitted).items()))
+    others = other_tables(before, args.only) if args.only else {}
+    tables = dict(sorted({**others, **fitted}.items()))
     nested = by_family(tables)
     errors = {f: e for f, e in before.get(HELD_OUT, {}).items() if f in {*nested, COLLECTIVE}}
     errors |= _family_errors(args, device, rows, nested, fitted)

@@ -59,7 +59,8 @@ def _read(path: Path) -> list[dict[str, str]]:
 def _sum(lines: Sequence[tuple[str, Mapping[str, str]]]) -> Iterable[list[str]]:
     """Medians and 90th percentiles of a family between devices of one chip, and between others."""
     for family, title in FAMILIES.items():
-        near, far = [], []
+        near: list[tuple[float, float]] = []
+        far: list[tuple[float, float]] = []
         for name, row in lines:
             if row["family"] == family:
                 one_chip = {name, row["lender"]} <= _SAME_CHIP
