@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 
 from servesim.graph.dtypes import bytes_per_element, short_name
@@ -17,6 +17,8 @@ from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.ops.lm_head import LmHead
 from servesim.graph.ops.recurrent import Recurrent
 
+#: Number formats of weights that engines can multiply in a wider one.
+_WIDENED = ("fp8", "nvfp4")
 #: Linear layers that choose experts or gate them: serving engines never quantise them.
 _ROUTERS = ("gate", "router", "shared_expert_gate", "wg")
 
@@ -107,6 +109,24 @@ def with_kv_cache(graph: OpGraph, dtype: str) -> OpGraph:
     ratio = bytes_per_element(dtype) / old
     caches = tuple(replace(c, bytes_per_token=c.bytes_per_token * ratio) for c in graph.caches)
     return replace(graph, blocks=tuple(_map(b, cached) for b in graph.blocks), caches=caches)
+
+
+def widened(graph: OpGraph, formats: Container[str]) -> OpGraph:
+    """``graph`` with narrow floats that are none of ``formats`` multiplied in the model's own.
+
+    Matrices stay as they are stored: engines widen what a device has no arithmetic for in the
+    kernel that reads it (Marlin's of vLLM for FP8 and NVFP4).
+    """
+
+    def wide(op: Op) -> Op:
+        spec = op.spec
+        if not isinstance(spec, Gemm | LatentExpand | LmHead | Experts):
+            return op
+        if spec.dtype in formats or spec.dtype not in _WIDENED:
+            return op
+        return replace(op, spec=replace(spec, dtype=graph.dtype))
+
+    return replace(graph, blocks=tuple(_map(block, wide) for block in graph.blocks))
 
 
 def with_state_dtype(graph: OpGraph, dtype: str) -> OpGraph:

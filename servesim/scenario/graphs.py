@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.draft_head import beside
+from servesim.graph.passes.quantise import widened
 from servesim.hardware.device import Device
 from servesim.runtime.config import EngineConfig
 from servesim.scenario.adapters import adapted
@@ -14,12 +15,14 @@ from servesim.scenario.sections import ModelSection
 def served_graph(
     graph: OpGraph, section: ModelSection, engine: EngineConfig, device: Device
 ) -> OpGraph:
-    """``graph``, one tensor-parallel rank's, with its experts, cache and adapters as they are run.
+    """``graph``, one tensor-parallel rank's, with its experts, cache, number formats and adapters as they
+    are run.
 
     Raises:
         ServesimError: as ``spread``, ``shared_context`` and ``adapted``.
     """
     graph = shared_context(spread(graph, section, engine), section, engine)
+    graph = widened(graph, device.peak_flops)
     return adapted(graph, engine, device)
 
 

@@ -18,6 +18,7 @@ from servesim.graph.passes.quantise import (
     QuantisationScheme,
     WeightFormat,
     apply_quantisation,
+    widened,
     with_kv_cache,
 )
 from servesim.graph.work import GemmWork, MoeWork
@@ -124,6 +125,16 @@ def test_weight_only_formats_compute_as_the_model_does() -> None:
     assert arithmetic(apply_quantisation(graph, scheme)) == {"bf16"}
     scheme = QuantisationScheme("fp8", WeightFormat("fp8", "fp8"))
     assert arithmetic(apply_quantisation(graph, scheme)) == {"fp8"}
+
+
+def test_formats_that_a_device_lacks_are_widened_as_they_are_read() -> None:
+    narrow = apply_quantisation(model(moe=True), parse({"quant_method": "fbgemm_fp8"}))
+    wide = widened(narrow, {"bf16"})
+    assert widened(narrow, {"bf16", "fp8"}) == narrow
+    assert wide.weight_bytes == narrow.weight_bytes
+    works = [op.work(BatchShape.of([(4, 0)])) for op in wide.blocks[1].ops]
+    products = [w for w in works if isinstance(w, GemmWork | MoeWork) and w.label != "router"]
+    assert {(w.dtype, w.weight) for w in products} == {("bf16", "fp8")}
 
 
 @pytest.mark.parametrize(
