@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from servesim.graph.work import GemmWork
@@ -19,6 +20,8 @@ from servesim.hardware.measure.probes import Probe
 _HEADROOM = 1.02
 #: Rows from which a product counts as large, and up to which as one that streams its weights.
 _LARGE_ROWS, _FEW_ROWS = 128, 4
+#: Begins the note of where the numbers come from.
+_NOTE = "measured by servesim profile on "
 #: Formats computed in at the speed of bf16 or of nothing better: engines serve them so.
 _FORMATS = ("bf16", "fp16", "fp32")
 
@@ -35,8 +38,21 @@ class Origin:
     @property
     def source(self) -> str:
         """In one line."""
-        listed = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return f"measured by servesim profile on {self.date}: {self.kernels} kernels, {listed}"
+        what = software(self.kernels, self.versions)
+        return f"{_NOTE}{self.date}: {what}"
+
+
+def software(kernels: str, versions: Mapping[str, str]) -> str:
+    """Whose kernels, of which versions."""
+    return ", ".join([f"{kernels} kernels", *(f"{name} {v}" for name, v in versions.items())])
+
+
+def software_noted(path: Path) -> str | None:
+    """The `software` that a device file was measured with; None where it does not say."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.lower().startswith(f"# {_NOTE}"):
+            return line.partition(": ")[2]
+    return None
 
 
 def measured_device(

@@ -110,7 +110,7 @@ def thinned(groups: Sequence[Group]) -> list[Group]:
 
 def too_heavy(op: Op, limits: Limits) -> bool:
     """Whether its weights exceed the limit; look-ups are cut to a part of their table."""
-    return op.spec.weight_bytes > limits.weight_bytes and op.kind != "embedding"
+    return _bare(op.spec).weight_bytes > limits.weight_bytes and op.kind != "embedding"
 
 
 def _bare(spec: OpSpec) -> OpSpec:

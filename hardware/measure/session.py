@@ -16,10 +16,11 @@ from servesim.hardware.measure import collectives
 from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.device_file import Origin, device_text, measured_device
 from servesim.hardware.measure.fitting import Fitted, Line, fit_all, line_of
+from servesim.hardware.measure.forecast import affordable, reached
 from servesim.hardware.measure.kernels import makers
 from servesim.hardware.measure.machine import Machine, header
 from servesim.hardware.measure.noise import Estimate, estimate
-from servesim.hardware.measure.plan import Group, Limits, plan, thinned
+from servesim.hardware.measure.plan import Group, Limits, plan
 from servesim.hardware.measure.power import Draw, draw
 from servesim.hardware.measure.probes import Probe, probes
 from servesim.hardware.measure.ranks import OwnClock, Ranks
@@ -35,8 +36,6 @@ _CYCLES = 3.0
 _MEMORY_SHARE = 0.1
 #: Collectives get no more than this share of the time.
 _BETWEEN_SHARE = 0.2
-#: Seconds a kernel costs beside its calls: making operands, in a group of many.
-_SETUP_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,7 @@ def measure(
         InputError: the folder holds another machine's numbers, or no kernel is left to measure.
     """
     deadline = time.monotonic() + order.seconds
-    cycled, most = _CYCLES * machine.cache_bytes, _MEMORY_SHARE * machine.memory_bytes
-    room = Room(order.device, cycled, most, order.block_size)
+    room = room_for(order, machine)
     about = header(machine, order.kernels) | {"block_size": order.block_size}
     known = makers(order.kernels)
     with Store(folder / STORE, about) as store:
@@ -120,7 +118,8 @@ def measure(
         try:
             peaks = _probed(session, probes(room, machine.cache_bytes))
             drawn = _drawn(order, room, peaks)
-            groups = affordable(plan(graphs, order.limits, order.only), peaks, order.seconds)
+            groups = plan(graphs, order.limits, order.only)
+            groups = affordable(groups, reached(peaks), order.seconds)
             if not groups and not order.ranks:
                 raise InputError(
                     "nothing to measure: no model has such operators within the limits"
@@ -135,6 +134,12 @@ def measure(
     lacking = unmeasured(graphs, order.limits, order.only, groups, session.refused)
     missing = len(planned - found.keys() - session.refused.keys())
     return Outcome(found, peaks, lacking, missing, drawn, interrupted)
+
+
+def room_for(order: Order, machine: Machine) -> Room:
+    """Where kernels run on ``machine``."""
+    cycled, most = _CYCLES * machine.cache_bytes, _MEMORY_SHARE * machine.memory_bytes
+    return Room(order.device, cycled, most, order.block_size)
 
 
 def _between(session: Session, order: Order) -> list[Group]:
@@ -182,29 +187,6 @@ def conclude(
     if seconds:
         fitted.errors.append(_whole(path, seconds))
     return fitted
-
-
-def affordable(
-    groups: Sequence[Group], peaks: dict[Probe, Estimate], seconds: float
-) -> list[Group]:
-    """``groups``, every second size left out until three rounds fit into ``seconds``."""
-    flops = max(
-        (p.amount / e.seconds for p, e in peaks.items() if p.what == "arithmetic"), default=1e11
-    )
-    rate = min((p.amount / e.seconds for p, e in peaks.items() if p.what == "read"), default=1e10)
-    kept = list(groups)
-    for _ in range(3):
-        each = [_cost(work, flops, rate) for group in kept for work in group.works.values()]
-        if 3 * sum(each) <= seconds:
-            break
-        kept = thinned(kept)
-    return kept
-
-
-def _cost(work: Work, flops: float, rate: float) -> float:
-    """Seconds that a round of ``work`` takes, roughly: half the peaks are reached."""
-    once = 2.0 * max(work.flops / flops, (work.bytes_read + work.bytes_written) / rate)
-    return _SETUP_S + max(0.012, 5.0 * once)
 
 
 def _probed(session: Session, wanted: Sequence[Probe]) -> dict[Probe, Estimate]:

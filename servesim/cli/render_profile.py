@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,20 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from servesim.cli.render import columns, percent
-from servesim.hardware.measure.fitting import Fitted
-from servesim.hardware.measure.noise import QUIET, Estimate
+from servesim.hardware.measure.check import Check
+from servesim.hardware.measure.fitting import Fitted, Line
+from servesim.hardware.measure.forecast import Forecast
+from servesim.hardware.measure.noise import FEWEST, QUIET, Estimate
+from servesim.hardware.measure.plan import Group
 from servesim.hardware.measure.rounds import Progress as Measured
 from servesim.hardware.measure.session import Outcome
+from servesim.hardware.measure.unmeasured import Unmeasured
+from servesim.hardware.shapes import count_of, shape_of
 
 #: Seconds between two lines where there is no terminal to draw a bar on.
 _LINE_S = 15.0
+#: Kernels that are shown one by one.
+_WORST = 5
 
 
 @dataclass
@@ -72,16 +79,56 @@ def show_outcome(console: Console, outcome: Outcome, fitted: Fitted, path: Path)
     """What was measured, how noisy it was, how well the fits predict, and where the file is."""
     _show_peaks(console, outcome)
     _show_kernels(console, outcome)
-    _show_errors(console, fitted)
-    for lacking in outcome.unmeasured:
-        what = f"{lacking.kind} ({', '.join(lacking.shapes)}; {lacking.kernels:,} kernels)"
-        console.print(f"not measured: {escape(what)}: {escape(lacking.why)}", highlight=False)
+    _show_lines(console, fitted.errors, "held-out kernels")
+    _show_unmeasured(console, outcome.unmeasured)
     if outcome.missing:
         hint = "the same command goes on"
         console.print(f"{outcome.missing} kernels were not reached; {hint}")
     if outcome.interrupted:
         console.print("interrupted; the same command goes on")
     console.print(f"device file: {path}", soft_wrap=True, highlight=False)
+
+
+def show_check(console: Console, check: Check, path: Path) -> None:
+    """How far the device file is off today, and where most."""
+    for difference in check.differences:
+        console.print(f"not comparable as such: {escape(difference)}", highlight=False)
+    _show_lines(console, [check.line], "kernels")
+    table = columns("furthest off", "file", "now", "off")
+    for work, told, found in check.kernels[:_WORST]:
+        name = f"{work.family} {shape_of(work)}, {count_of(work):g}"
+        table.add_row(name, micros(told), micros(found), f"{told / found - 1:+.1%}")
+    console.print(table)
+    _show_unmeasured(console, check.unmeasured)
+    console.print(f"device file: {path}", soft_wrap=True, highlight=False)
+
+
+def show_plan(
+    console: Console,
+    kinds: Sequence[Forecast],
+    lacking: Sequence[Unmeasured],
+    kept: Sequence[Group],
+    seconds: float,
+) -> None:
+    """What would be measured, how long that takes, and what is left out."""
+    table = columns("planned", "operators", "kernels", f"{FEWEST} rounds")
+    for kind in kinds:
+        table.add_row(
+            kind.kind, f"{kind.operators:,}", f"{kind.kernels:,}", f"{kind.seconds:.0f} s"
+        )
+    whole = sum(kind.seconds for kind in kinds)
+    table.add_row("all", "", f"{sum(kind.kernels for kind in kinds):,}", f"{whole:.0f} s")
+    console.print(table)
+    if whole > seconds:
+        kernels = sum(len(group.works) for group in kept)
+        console.print(f"in {seconds:.0f} s: every second size left out, {kernels:,} kernels kept")
+    _show_unmeasured(console, lacking)
+
+
+def _show_unmeasured(console: Console, lacking: Sequence[Unmeasured]) -> None:
+    for part in lacking:
+        what = f"{part.kind} ({', '.join(part.shapes)}; {part.kernels:,} kernels)"
+        console.print(f"not measured: {escape(what)}: {escape(part.why)}", highlight=False)
 
 
 def _show_peaks(console: Console, outcome: Outcome) -> None:
@@ -115,9 +162,14 @@ def _show_kernels(console: Console, outcome: Outcome) -> None:
     console.print(table)
 
 
-def _show_errors(console: Console, fitted: Fitted) -> None:
-    table = columns("predicted", "by", "held-out kernels", "median", "p90", "bias", text=2)
-    for line in fitted.errors:
+def _show_lines(console: Console, lines: Sequence[Line], kernels: str) -> None:
+    table = columns("predicted", "by", kernels, "median", "p90", "bias", text=2)
+    for line in lines:
         shares = percent(line.median), percent(line.p90), f"{line.bias:+.1%}"
         table.add_row(line.family, line.how, f"{line.kernels:,}", *shares)
     console.print(table)
+
+
+def micros(seconds: float) -> str:
+    """Microseconds to three digits."""
+    return f"{seconds * 1e6:,.3g} µs"

@@ -45,6 +45,42 @@ def test_a_device_file_of_this_machine(
     assert again[: len(lines)] == lines
 
 
+def test_a_plan_touches_no_device_and_names_what_is_too_large(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked_for = ["profile", "--device", "cuda", "--model", MODEL, "--out", str(tmp_path / "none")]
+    more = ["--plan", "--ranks", "2", "--seconds", "1", "--max-weight-mb", "100"]
+    assert main([*asked_for, *more]) == 0
+    shown = capsys.readouterr().out
+    for text in ("attention", "collective", "every second size left out"):
+        assert text in shown
+    assert "not measured: lm_head (bf16 151936x1024; 1 kernels): weights exceed 100 MB" in shown
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_check_says_how_far_off_a_file_is_and_what_has_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servesim.hardware.measure.rounds._ROUND_S", 1e-4)
+    assert main(asked(tmp_path, "--only", "norm", "--seconds", "30")) == 0
+    capsys.readouterr()
+    assert main(asked(tmp_path, "--only", "norm", "--check", "4")) == 0
+    shown = capsys.readouterr().out
+    assert "device file, today        4" in shown
+    assert "not comparable" not in shown
+    path = tmp_path / "device.toml"
+    text = path.read_text(encoding="utf-8").replace(
+        "torch kernels, torch ", "torch kernels, torch 0"
+    )
+    path.write_text(text.replace('title = "', 'title = "another '), encoding="utf-8")
+    assert main(asked(tmp_path, "--only", "norm", "--check", "4")) == 0
+    shown = capsys.readouterr().out
+    assert "not comparable as such: the machine was 'another " in shown
+    assert "the software was 'torch kernels, torch 0" in shown
+    assert main(asked(tmp_path, "--only", "gemm", "--check")) == 2
+    assert "knows no kernel of these models" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
@@ -56,6 +92,7 @@ def test_a_device_file_of_this_machine(
         (("--seconds", "-1"), "--seconds: must be a number above 0, not '-1'"),
         (("--max-model-len", "0"), "--max-model-len: must be a whole number, at least 16"),
         (("--max-num-seqs", "x"), "--max-num-seqs: must be a whole number, at least 1, not 'x'"),
+        (("--check", "0"), "--check: must be a whole number, at least 1, not '0'"),
         (("--ranks", "1"), "--ranks: must be a whole number, at least 2, not '1'"),
         (("--ranks", "2,100000"), "--ranks 100000: there are only "),
         (("--max-weight-mb", "inf"), "--max-weight-mb: must be a number above 0"),

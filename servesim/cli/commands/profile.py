@@ -7,14 +7,21 @@ import datetime
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from servesim.cli.flags import above_zero, at_least
-from servesim.cli.render_profile import profile_bar, show_outcome
+from servesim.cli.render_profile import profile_bar, show_check, show_outcome, show_plan
+from servesim.errors import UnknownNameError
 from servesim.graph.opgraph import OpGraph
 from servesim.hardware.measure.plan import Limits
 from servesim.models.load import load_graph
+
+if TYPE_CHECKING:
+    from servesim.hardware.measure.machine import Machine
+    from servesim.hardware.measure.session import Order
+    from servesim.hardware.measure.timer import Timer
 
 HELP = "measure this machine's kernels and write a device file"
 
@@ -26,6 +33,9 @@ DEFAULT_MODELS = (
 )
 #: Operators whose weights take more of the memory than this are not measured by default.
 _WEIGHT_SHARE = 0.05
+#: Kernels that are measured again to check a device file, and the memory of a GPU that is planned
+#: for.
+_SAMPLE, _GPU_BYTES = 40, 80e9
 #: Contexts are measured at every factor of four below the longest; there must be some.
 _LEAST_CONTEXT = 16
 
@@ -34,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--device", required=True, metavar="cpu|cuda", help="what to measure")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="where measurements are kept"
+        "--out",
+        type=Path,
+        default=Path("measured"),
+        metavar="DIR",
+        help="where measurements are kept (default: measured)",
     )
     parser.add_argument(
         "--model",
@@ -96,53 +110,108 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="leave out operators of larger weights (default: a twentieth of the memory)",
     )
-    parser.add_argument("--device-file", type=Path, help="the file to write (DIR/device.toml)")
+    parser.add_argument(
+        "--device-file", type=Path, help="the file to write, or check (DIR/device.toml)"
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="show what would be measured, and touch no device"
+    )
+    parser.add_argument(
+        "--check",
+        nargs="?",
+        type=at_least(1),
+        const=_SAMPLE,
+        metavar="N",
+        help=f"measure N kernels (default: {_SAMPLE}) of the device file again and show how far "
+        "off it is",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, fit, write and report."""
-    from servesim.hardware.measure.device_file import Origin
-    from servesim.hardware.measure.machine import (
-        describe,
-        enough_devices,
-        use_threads,
-        versions,
-    )
-    from servesim.hardware.measure.session import (
-        DEVICE_FILE,
-        Listener,
-        Order,
-        conclude,
-        measure,
-    )
+    """Measure, fit, write and report; or only plan, or check."""
+    from servesim.hardware.measure.machine import describe, enough_devices, use_threads
     from servesim.hardware.measure.timer import timer_for
 
-    console = Console(file=sys.stderr)
+    if args.plan:
+        return _plan(args)
     timer = timer_for(args.device)
     use_threads(args.threads)
     enough_devices(args.device, args.ranks, args.threads)
     machine = describe(args.device, args.threads)
-    command = "servesim profile " + shlex.join(map(_plain, sys.argv[2:]))
-    only = tuple(kind for kind in args.only.split(",") if kind)
-    order = Order(
+    order = _order(args, machine.memory_bytes)
+    act = _measure if args.check is None else _check
+    return act(args, order, machine, timer)
+
+
+def _measure(args: argparse.Namespace, order: Order, machine: Machine, timer: Timer) -> int:
+    from servesim.hardware.measure.device_file import Origin
+    from servesim.hardware.measure.machine import versions
+    from servesim.hardware.measure.session import Listener, conclude, measure
+
+    path = _device_file(args)
+    with profile_bar(Console(file=sys.stderr)) as bar:
+        tell = Listener(bar.measured, bar.fitting)
+        outcome = measure(order, machine, timer, _graphs(args), args.out, tell)
+        today = datetime.date.today().isoformat()
+        origin = Origin(today, order.command, versions(), args.kernels)
+        fitted = conclude(outcome, machine, origin, path, tell)
+    show_outcome(Console(), outcome, fitted, path)
+    return 130 if outcome.interrupted else 0
+
+
+def _check(args: argparse.Namespace, order: Order, machine: Machine, timer: Timer) -> int:
+    from servesim.hardware.measure.check import check
+    from servesim.hardware.measure.session import Listener
+
+    path = _device_file(args)
+    with profile_bar(Console(file=sys.stderr)) as bar:
+        tell = Listener(bar.measured, bar.fitting)
+        found = check(order, machine, timer, _graphs(args), path, args.check, tell)
+    show_check(Console(), found, path)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from servesim.hardware.measure import collectives
+    from servesim.hardware.measure.forecast import USUAL, affordable, forecast
+    from servesim.hardware.measure.machine import describe
+    from servesim.hardware.measure.plan import plan
+    from servesim.hardware.measure.unmeasured import unmeasured
+
+    if args.device not in USUAL:
+        raise UnknownNameError("device to measure", args.device, USUAL)
+    memory = _GPU_BYTES if args.device == "cuda" else describe("cpu", args.threads).memory_bytes
+    order, speed = _order(args, memory), USUAL[args.device]
+    graphs = _graphs(args)
+    groups = plan(graphs, order.limits, order.only)
+    kept = affordable(groups, speed, order.seconds)
+    between = [collectives.group(args.device, count) for count in order.ranks]
+    lacking = unmeasured(graphs, order.limits, order.only, groups, {})
+    show_plan(Console(), forecast(groups + between, speed), lacking, kept, order.seconds)
+    return 0
+
+
+def _order(args: argparse.Namespace, memory_bytes: float) -> Order:
+    from servesim.hardware.measure.session import Order
+
+    return Order(
         args.device,
         args.kernels,
         args.seconds,
-        _limits(args, machine.memory_bytes),
-        _known(only),
-        command,
+        _limits(args, memory_bytes),
+        _known(tuple(kind for kind in args.only.split(",") if kind)),
+        "servesim profile " + shlex.join(map(_plain, sys.argv[2:])),
         args.block_size,
         args.ranks,
         args.threads,
     )
-    path = args.device_file or args.out / DEVICE_FILE
-    with profile_bar(console) as bar:
-        tell = Listener(bar.measured, bar.fitting)
-        outcome = measure(order, machine, timer, _graphs(args), args.out, tell)
-        origin = Origin(datetime.date.today().isoformat(), command, versions(), args.kernels)
-        fitted = conclude(outcome, machine, origin, path, tell)
-    show_outcome(Console(), outcome, fitted, path)
-    return 130 if outcome.interrupted else 0
+
+
+def _device_file(args: argparse.Namespace) -> Path:
+    from servesim.hardware.measure.session import DEVICE_FILE
+
+    path: Path = args.device_file or args.out / DEVICE_FILE
+    return path
 
 
 def _limits(args: argparse.Namespace, memory_bytes: float) -> Limits:

@@ -10,7 +10,6 @@ from servesim.graph.work import AttentionWork, GemmWork
 from servesim.hardware.contract import check_device
 from servesim.hardware.cost import Source
 from servesim.hardware.load import load_device
-from servesim.hardware.measure import session as sessions
 from servesim.hardware.measure.device_file import Origin
 from servesim.hardware.measure.machine import Machine
 from servesim.hardware.measure.plan import Limits
@@ -100,14 +99,6 @@ def test_operators_too_large_are_listed_by_name(tmp_path, graph, monkeypatch):
 def test_no_operator_to_measure_is_an_error(tmp_path, graph):
     with pytest.raises(InputError, match="nothing to measure"):
         measure(order(only=["experts"]), MACHINE, CpuTimer(), [graph], tmp_path, Listener())
-
-
-def test_sizes_are_left_out_when_time_is_short(graph):
-    groups = sessions.plan([graph], LIMITS)
-    everything = sum(len(g.works) for g in groups)
-    assert sessions.affordable(groups, {}, 1e6) == groups
-    fewer = sum(len(g.works) for g in sessions.affordable(groups, {}, 1.0))
-    assert fewer < everything / 2
 
 
 def test_the_clock_of_a_cpu_sees_a_nap():

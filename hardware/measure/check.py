@@ -1,0 +1,111 @@
+"""Whether a device file still holds: a few of its kernels, measured again."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from servesim.errors import InputError
+from servesim.graph.opgraph import OpGraph
+from servesim.graph.work import Work
+from servesim.hardware.cost import CostModel, Source
+from servesim.hardware.device import Device
+from servesim.hardware.load import load_device
+from servesim.hardware.measure.device_file import software, software_noted
+from servesim.hardware.measure.fitting import Line, line_of
+from servesim.hardware.measure.kernels import makers
+from servesim.hardware.measure.machine import Machine, versions
+from servesim.hardware.measure.plan import Group, plan
+from servesim.hardware.measure.rounds import Session
+from servesim.hardware.measure.session import Listener, Order, room_for
+from servesim.hardware.measure.store import Store
+from servesim.hardware.measure.timer import Timer
+from servesim.hardware.measure.unmeasured import Unmeasured, unmeasured
+
+#: Costs that rest on measurements.
+_KNOWN = (Source.MEASURED, Source.CALIBRATED)
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far a device file is off today.
+
+    Attributes:
+        differences: what is not as the file notes it (machine, versions).
+        line: errors of the file against what was measured now.
+        kernels: (work, seconds by the file, seconds now), the worst first.
+        unmeasured: of the sample, what could not be.
+    """
+
+    differences: list[str]
+    line: Line
+    kernels: list[tuple[Work, float, float]]
+    unmeasured: list[Unmeasured]
+
+
+def check(
+    order: Order,
+    machine: Machine,
+    timer: Timer,
+    graphs: Sequence[OpGraph],
+    path: Path,
+    sample: int,
+    tell: Listener,
+) -> Check:
+    """Measure ``sample`` of the kernels of ``graphs`` that the device file at ``path`` knows.
+
+    Raises:
+        InputError: it knows none of them, or none could be measured.
+    """
+    device = load_device(str(path))
+    known = makers(order.kernels)
+    planned = [g for g in plan(graphs, order.limits, order.only) if g.family in known]
+    groups = _sample(planned, device.cost_model, sample)
+    if not groups:
+        raise InputError(f"{path} knows no kernel of these models; name those it was measured with")
+    deadline = time.monotonic() + order.seconds
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "check", {}) as store:
+        session = Session(known, room_for(order, machine), timer, store, deadline, tell.progress)
+        session.run(groups)
+        now = {work: found.seconds for work, found in session.estimates().values()}
+    lacking = unmeasured((), order.limits, (), groups, session.refused)
+    if not now:
+        raise InputError(f"none of the kernels could be measured: {lacking[0].why}")
+    rows = [(work, device.cost_model.cost(work).seconds, seconds) for work, seconds in now.items()]
+    rows.sort(key=lambda row: -abs(row[1] / row[2] - 1.0))
+    line = line_of("all", "device file, today", [told / found - 1.0 for _, told, found in rows])
+    return Check(_differences(device, path, machine, order.kernels), line, rows, lacking)
+
+
+def _sample(groups: Sequence[Group], costs: CostModel, count: int) -> list[Group]:
+    """At most ``count`` kernels with measured costs, each as likely as any other."""
+    names = [
+        name
+        for group in groups
+        for name, work in group.works.items()
+        if costs.cost(work).source in _KNOWN
+    ]
+    draw = np.random.default_rng(0)
+    chosen = {names[i] for i in draw.permutation(len(names))[:count]}
+    kept = (
+        replace(group, works={name: w for name, w in group.works.items() if name in chosen})
+        for group in groups
+    )
+    return [group for group in kept if group.works]
+
+
+def _differences(device: Device, path: Path, machine: Machine, kernels: str) -> list[str]:
+    noted, today = software_noted(path), software(kernels, versions())
+    found = []
+    if device.title != machine.title:
+        found.append(f"the machine was {device.title!r}, is {machine.title!r}")
+    if noted is None:
+        found.append("the file does not say what it was measured with")
+    elif noted != today:
+        found.append(f"the software was {noted!r}, is {today!r}")
+    return found
