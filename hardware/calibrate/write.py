@@ -11,11 +11,13 @@ _START = "# Fitted by `servesim calibrate`"
 COLLECTIVE = "collective"
 #: Table of errors by family.
 HELD_OUT = "held_out"
+#: Devices whose coefficients serve where there are none.
+BORROW = "borrow"
 
 Tables = Mapping[str, Mapping[str, Any]]
 
 
-def calibration_text(tables: Tables, head: Mapping[str, str], errors: Tables | None = None) -> str:
+def calibration_text(tables: Tables, head: Mapping[str, Any], errors: Tables | None = None) -> str:
     """TOML of ``[calibration]``: ``head`` values, ``errors`` by family, a table for each form."""
     lines = [f"{_START} on {head.get('date', 'an unknown date')}."]
     lines += ["[calibration]", *(f"{k} = {_value(v)}" for k, v in head.items())]
@@ -45,7 +47,7 @@ def other_tables(families: Mapping[str, Any], only: Sequence[str]) -> dict[str, 
     return {
         form: table
         for family, tables in families.items()
-        if isinstance(tables, dict) and family not in (COLLECTIVE, HELD_OUT)
+        if isinstance(tables, dict) and family not in (BORROW, COLLECTIVE, HELD_OUT)
         for key, table in tables.items()
         if not (form := f"{family}.{key}").startswith(tuple(only))
     }

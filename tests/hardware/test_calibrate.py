@@ -248,10 +248,13 @@ def test_one_command_makes_a_device_file_and_a_part_of_it_anew(
     assert whole["held_out"]["moe"] == pytest.approx(of_its_only_form, abs=1e-3)
     assert set(whole["held_out"]) == {"moe", "collective"}
     assert whole["collective"]["all_reduce"]["ranks_2"][0] == pytest.approx(10, rel=0.1)
+    borrow = 'borrow = {gemm = "h100_sxm", other = "a100_sxm"}'
+    out.write_text(out.read_text().replace("[calibration]", f"[calibration]\n{borrow}"))
     assert main([*command, "--only", "collective", "--source", "again"]) == 0
     part = load_device(str(out)).calibration
     assert part["collective"]["source"] == "again"
     assert part["moe"] == whole["moe"]
+    assert part["borrow"] == {"gemm": "h100_sxm", "other": "a100_sxm"}
     assert part["held_out"] == whole["held_out"]
 
 

@@ -125,6 +125,7 @@ def _calibration(
     """``[calibration]`` with the forms just ``fitted`` and, with ``--only``, others of the file."""
     from servesim.hardware.calibrate.collectives import pooled_error
     from servesim.hardware.calibrate.write import (
+        BORROW,
         HELD_OUT,
         by_family,
         calibration_text,
@@ -141,8 +142,10 @@ def _calibration(
     errors |= _family_errors(args, device, rows, nested, fitted)
     if fits:
         errors[COLLECTIVE] = pooled_error(fits)
-    borrow = load_device(args.borrow).name if args.borrow else before.get("borrow")
-    head = {"date": datetime.date.today().isoformat()} | ({"borrow": borrow} if borrow else {})
+    head: dict[str, Any] = {"date": datetime.date.today().isoformat()}
+    borrow = load_device(args.borrow).name if args.borrow else before.get(BORROW)
+    if borrow:
+        head[BORROW] = borrow
     return calibration_text(tables, head, dict(sorted(errors.items())))
 
 
