@@ -120,7 +120,7 @@ class CollectiveCost:
         if self.link.devices is not None and ranks > self.link.devices:
             raise UnsupportedError(
                 f"{work.operation} among {ranks} devices: {self.link.name} joins "
-                f"{self.link.devices}"
+                f"{self.link.devices}; for more, give [hardware] a link or a topology"
             )
         curves = self.curves_for(work.operation, ranks, payload)
         if curves is None:

@@ -293,11 +293,12 @@ class Placement:
     def _require_peers(self) -> None:
         ranks, device = self.graph.tensor_parallel_size, self.devices[self.default]
         link = device.peer_link
-        if ranks == 1 or self.collectives is not None:
-            return  # what stands in for the link knows whom it joins
+        if ranks == 1 or self.collectives is not None:  # which knows whom it joins
+            return
         if link is None:
             raise UnsupportedError(f"{device.name} has no link to form a group of {ranks}")
         if link.devices is not None and ranks > link.devices:
             raise UnsupportedError(
-                f"a group of {ranks} {device.name}: {link.name} joins {link.devices}"
+                f"a group of {ranks} {device.name}: {link.name} joins {link.devices}; for more, "
+                "give [hardware] a link or a topology"
             )

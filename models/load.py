@@ -35,7 +35,7 @@ def load_graph(
     Args:
         model: a built-in Hugging Face id, a folder with a config.json, or a config.json.
         tensor_parallel_size: ranks that share the model.
-        dtype: ``bf16``, ``fp16`` or ``fp32``; by default the checkpoint's own.
+        dtype: ``bf16``, ``fp16`` or ``fp32``; by default, or ``auto``, the checkpoint's own.
         enable_expert_parallel: deal whole experts to the ranks, not slices of each.
         cache: use and fill the cache in ``$SERVESIM_CACHE`` (default ``~/.cache/servesim``).
 
@@ -90,7 +90,7 @@ def serving_dtype(config: ModelConfig, dtype: str | None) -> str:
     Raises:
         UnknownNameError, InputError: ``dtype`` is no number format, or none to compute in.
     """
-    if dtype is None:
+    if dtype is None or dtype == "auto":
         saved = short_name(config.dtype) if config.dtype else "bf16"
         return saved if saved in {"bf16", "fp16"} else "bf16"
     chosen = short_name(dtype)

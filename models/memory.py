@@ -7,7 +7,7 @@ took are subtracted; the KV cache gets the rest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from servesim.errors import CapacityError, InputError
 from servesim.graph.dtypes import bytes_per_element, short_name
@@ -20,7 +20,7 @@ from servesim.models.config import ModelConfig
 from servesim.models.towers import rotary_bytes, vision_tower
 from servesim.models.weights import loaded_bytes
 from servesim.units import GIB, gib
-from servesim.vllm_defaults import capture_sizes, step_limits
+from servesim.vllm_defaults import FITTING, capture_sizes, step_limits
 
 # Measured on H100 under vLLM 0.19 (what it reports as non-torch memory of the profiling step).
 #: Kernel images and library handles loaded by the first step.
@@ -51,7 +51,7 @@ class MemoryOptions:
     Attributes:
         max_num_batched_tokens, max_num_seqs: None for vLLM's defaults, which depend on the
             device memory.
-        max_model_len: None for the model's own limit.
+        max_model_len: None for the model's own limit, -1 for as much of it as the KV cache holds.
         num_gpu_blocks_override: KV blocks, whatever the memory would hold.
         kv_cache_dtype: number format of the KV cache; ``auto`` leaves the graph's.
         enforce_eager: no CUDA graphs.
@@ -81,7 +81,7 @@ class MemoryOptions:
             )
         for name in _COUNTS:
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and value < 1 and (name, value) != ("max_model_len", FITTING):
                 raise InputError(f"{name} must be at least 1, not {value}")
         if self.kv_cache_dtype != "auto":
             short_name(self.kv_cache_dtype)
@@ -172,7 +172,9 @@ def plan_memory(
 def _stage_plan(
     graph: OpGraph, memory_bytes: float, options: MemoryOptions, config: ModelConfig | None
 ) -> MemoryPlan:
-    step = options.largest_step(memory_bytes, options.max_model_len or graph.max_model_len)
+    fitting = options.max_model_len == FITTING
+    asked = None if fitting else options.max_model_len
+    step = options.largest_step(memory_bytes, asked or graph.max_model_len)
     budget = memory_bytes * options.gpu_memory_utilization
     stages = options.pipeline_parallel_size
     beside, encoder = _beside_the_graph(graph, config, step.tokens)
@@ -184,6 +186,8 @@ def _stage_plan(
         reserve += graphs
     kv_bytes = budget - weights - activations - reserve
     layout = lay_out(graph.caches, options.block_size, step.max_model_len)
+    if fitting:
+        step = replace(step, max_model_len=max(1, _longest(layout, kv_bytes, step)))
     _check_fit(graph, layout, kv_bytes, budget, step)
     blocks = layout.blocks(kv_bytes)
     if options.num_gpu_blocks_override is not None:

@@ -13,7 +13,7 @@ from servesim.graph.passes.expert import ExpertOptions
 from servesim.registry import require_known
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.speculation import Speculation
-from servesim.vllm_defaults import StepLimits
+from servesim.vllm_defaults import FITTING, StepLimits
 
 _POSITIVE = (
     "max_model_len",
@@ -39,7 +39,8 @@ class EngineConfig:
             device).
         max_num_batched_tokens: most new tokens in a step (by default as many as vLLM takes on
             the device).
-        max_model_len: longest prompt plus output; None for the model's own limit.
+        max_model_len: longest prompt plus output; None for the model's own limit, -1 for as much of
+            it as the KV cache holds.
         block_size: tokens of a KV block.
         gpu_memory_utilization: share of the device memory the engine may use.
         num_gpu_blocks_override: KV blocks, whatever the memory; one of them is never used.
@@ -114,7 +115,8 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            if (value := getattr(self, name)) is not None:
+            value = getattr(self, name)
+            if value is not None and (name, value) != ("max_model_len", FITTING):
                 _require_int(name, value, least=1)
         for name in (
             "long_prefill_token_threshold",

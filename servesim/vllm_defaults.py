@@ -8,6 +8,8 @@ from servesim.units import GIB
 
 #: From this much memory on a server takes larger steps, unless the device is an A100.
 LARGE_DEVICE_BYTES = 70 * GIB
+#: A ``max_model_len`` that is to be what the KV cache holds, up to the model's own limit.
+FITTING = -1
 
 
 class StepLimits(NamedTuple):

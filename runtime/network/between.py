@@ -21,7 +21,9 @@ def network_between(instances: Sequence[Instance], given: Topology | None) -> To
     if all(one.role is Role.BOTH for one in instances):
         return given or Topology(tuple(dict.fromkeys(names)))
     if given is None:
-        raise InputError("instances that hand over to others need a network between them")
+        raise InputError(
+            "instances that hand over to others need a network between them ([network] bandwidth)"
+        )
     if len(set(names)) < len(names):
         raise InputError("instances that hand over to others need different names")
     return given

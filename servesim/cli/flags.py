@@ -16,6 +16,8 @@ from servesim.fields import alternatives, field_types
 
 #: An entry of an ``Attributes:`` section: a name at the least indent, its text to the next one.
 _ENTRY = re.compile(r"^(\w[\w, ]*): (.*)$")
+#: What a letter behind a number stands for, in vLLM's spelling.
+_UNITS = {"k": 10**3, "m": 10**6, "K": 2**10, "M": 2**20}
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type, section: str, title: str) -> None:
@@ -91,6 +93,17 @@ def at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
+def size(text: str) -> int:
+    """The type of a flag that takes sizes as vLLM does: 8192, 8k (thousands) or 8K (of 1024)."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "")
+    try:
+        return int(number) * _UNITS[unit] if unit else int(number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number, maybe with k, m (thousands) or K, M (of 1024), not {text!r}"
+        ) from error
+
+
 def above_zero(text: str) -> float:
     """The type of a flag that takes finite numbers above zero."""
     try:
@@ -123,5 +136,8 @@ def _options_for(types: tuple[Any, ...]) -> dict[str, Any] | None:
     if typing.get_origin(first) is Mapping:
         return {"type": json_table, "metavar": "JSON"}
     if first in (int, float, str):
-        return {"type": first, "metavar": {int: "N", float: "X", str: "NAME"}[first]}
+        return {
+            "type": size if first is int else first,
+            "metavar": {int: "N", float: "X", str: "NAME"}[first],
+        }
     return None

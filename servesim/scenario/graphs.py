@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from servesim.errors import UnsupportedError
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.draft_head import beside
 from servesim.graph.passes.quantise import widened
@@ -15,12 +16,18 @@ from servesim.scenario.sections import ModelSection
 def served_graph(
     graph: OpGraph, section: ModelSection, engine: EngineConfig, device: Device
 ) -> OpGraph:
-    """``graph``, one tensor-parallel rank's, with its experts, cache, number formats and adapters as they
-    are run.
+    """``graph``, one tensor-parallel rank's, with its experts, cache, formats and adapters as run.
 
     Raises:
+        UnsupportedError: the device does not compute in the model's format.
         ServesimError: as ``spread``, ``shared_context`` and ``adapted``.
     """
+    if graph.dtype not in device.peak_flops:
+        known = " or ".join(d for d in ("bf16", "fp16", "fp32") if d in device.peak_flops)
+        raise UnsupportedError(
+            f"{device.name} cannot compute in {graph.dtype}, the format of {graph.model}; give "
+            f"[model] dtype {known}"
+        )
     graph = shared_context(spread(graph, section, engine), section, engine)
     graph = widened(graph, device.peak_flops)
     return adapted(graph, engine, device)

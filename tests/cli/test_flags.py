@@ -52,6 +52,20 @@ def test_only_given_flags_leave_a_value() -> None:
     }
 
 
+@pytest.mark.parametrize(("text", "tokens"), [("8192", 8192), ("8k", 8000), ("128K", 131072)])
+def test_sizes_are_spelled_as_in_vllm(text: str, tokens: int) -> None:
+    assert parsed("--seats", text) == {"seats": tokens}
+
+
+@pytest.mark.parametrize("text", ["8x", "K", "1.5k", ""])
+def test_other_spellings_of_sizes_are_refused(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--seats", text)
+    assert "must be a whole number" in capsys.readouterr().err
+
+
 def test_tables_are_given_as_json() -> None:
     parser = argparse.ArgumentParser()
     simulate.add_arguments(parser)

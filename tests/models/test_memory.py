@@ -172,6 +172,8 @@ def test_the_error_names_the_longest_sequence_that_fits() -> None:
     longest = int(found[1])
     fitting = plan(memory, graph, max_model_len=longest)
     assert fitting.kv_cache_tokens >= longest
+    assert plan(memory, graph, max_model_len=-1) == fitting
+    assert plan(memory, model(), max_model_len=-1).max_model_len == model().max_model_len
     with pytest.raises(CapacityError):
         plan(memory, graph, max_model_len=longest + 1)
 
