@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from servesim.errors import InputError, UnknownNameError
+from servesim.errors import InputError, UnknownNameError, UnsupportedError
 
 #: ``<organisation>/<name>.json`` is the config.json of the model ``<organisation>/<name>``.
 CONFIGS = Path(__file__).parent / "configs"
@@ -22,6 +22,10 @@ ALIASES = CONFIGS / "aliases.json"
 
 #: Where checkpoints with vision or audio towers keep the config of their language model.
 _LANGUAGE_KEYS = ("thinker_config", "text_config", "llm_config", "language_config")
+#: Ends of the names of classes that classify or fill in, whose configs could be language models'.
+_NOT_GENERATING = (
+    "ForMaskedLM", "ForQuestionAnswering", "ForSequenceClassification", "ForTokenClassification"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +139,16 @@ def _model_type(values: dict[str, Any], path: Path) -> str:
 
     Raises:
         InputError: neither is known.
+        UnsupportedError: the class the config names generates nothing.
     """
+    architectures = [str(name) for name in values.get("architectures") or ()]
+    for architecture in architectures:
+        if architecture.endswith(_NOT_GENERATING):
+            raise UnsupportedError(f"model config {str(path)!r}: {architecture} generates no text")
     model_type, known = values.get("model_type"), _model_types()
     if isinstance(model_type, str) and model_type in known:
         return model_type
-    for architecture in values.get("architectures") or ():
+    for architecture in architectures:
         if architecture in _causal_classes():
             return _causal_classes()[architecture]
     if not isinstance(model_type, str):

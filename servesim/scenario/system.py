@@ -117,12 +117,13 @@ class Around:
 
     Attributes:
         network: None when there is none.
+        disaggregation: None when no instance hands over to others, or as they do by default.
         autoscaling: None when all instances always serve.
         frontend: None when clients talk to the engines themselves.
     """
 
     network: NetworkSection | None = None
-    disaggregation: DisaggregationSection = field(default_factory=DisaggregationSection)
+    disaggregation: DisaggregationSection | None = None
     failures: FailuresSection = field(default_factory=FailuresSection)
     autoscaling: Autoscaling | None = None
     frontend: FrontEnd | None = None
@@ -137,7 +138,9 @@ class Around:
         given = {name for layer in layers for name in layer.tables}
         return cls(
             section(NetworkSection(), "network", layers) if "network" in given else None,
-            section(DisaggregationSection(), "disaggregation", layers),
+            section(DisaggregationSection(), "disaggregation", layers)
+            if "disaggregation" in given
+            else None,
             section(FailuresSection(), "failures", layers),
             section(Autoscaling(), "autoscaling", layers) if "autoscaling" in given else None,
             section(VLLM, "frontend", layers) if "frontend" in given else None,
@@ -150,7 +153,11 @@ class Around:
             ServesimError: a name, shape or value that cannot be used.
         """
         names = [engine.name for engine in engines]
-        split = self.disaggregation
+        if self.disaggregation and all(engine.role is Role.BOTH for engine in engines):
+            raise InputError("[disaggregation] needs instances with the roles prefill and decode")
+        if self.autoscaling and len(engines) == 1:
+            raise InputError("[autoscaling] needs several instances: a count of an [[instance]]")
+        split = self.disaggregation or DisaggregationSection()
         failures = self.failures
         outages = tuple(
             hardware.build(Outage, dict(table), "[failures] outages") for table in failures.outages

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from servesim.errors import InputError, UnknownNameError
+from servesim.errors import InputError, UnknownNameError, UnsupportedError
 from servesim.models.config import ALIASES, CONFIGS, builtin_names, resolve
 
 TINY = {"model_type": "llama", "hidden_size": 64}
@@ -145,6 +145,13 @@ def test_a_folder_without_config_and_a_missing_file(tmp_path: Path) -> None:
         resolve(str(tmp_path))
     with pytest.raises(InputError, match="does not exist"):
         resolve(str(tmp_path / "nowhere" / "config.json"))
+
+
+def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "bert", "architectures": ["BertForMaskedLM"]}))
+    with pytest.raises(UnsupportedError, match="BertForMaskedLM generates no text"):
+        resolve(str(file))
 
 
 def test_a_type_of_its_own_that_runs_known_code(tmp_path: Path) -> None:

@@ -110,6 +110,9 @@ def test_a_request_that_can_never_run_is_rejected_and_counted() -> None:
         ({"hardware": {"device": "h100_sxm", "profile": "gone"}}, InputError, "no such folder"),
         ({"router": {"kind": "rr"}}, UnknownNameError, "unknown router 'rr'"),
         ({"workload": {"prompt_tokens": "norm:mean=3"}}, UnknownNameError, "length distribution"),
+        ({"disaggregation": {"transfer": "layerwise"}}, InputError, "roles prefill and decode"),
+        ({"autoscaling": {"high": 40}}, InputError, "needs several instances"),
+        ({"hardware": "v100_sxm"}, UnsupportedError, "give .model. dtype fp16 or fp32"),
     ],
 )
 def test_what_cannot_be_built(change: dict[str, Any], error: type, message: str) -> None:
