@@ -109,7 +109,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("--model", "Qwen/Qwen3-0.66B", "--hardware", "h100"), "did you mean 'Qwen/Qwen3-0.6B'?"),
     (("--model", "Qwen/Qwen3-0.6B", "--hardware", "h1o0"), "unknown device 'h1o0'"),
     ((*MODEL, "--max-num-seq", "3"), "unknown flag --max-num-seq; did you mean --max-num-seqs?"),
-    ((*MODEL, "--max-num-seqs", "many"), "--max-num-seqs: invalid int value: 'many'"),
+    ((*MODEL, "--max-num-seqs", "many"), "--max-num-seqs: must be a whole number"),
     ((*MODEL, "--set", "engine.seqs=3"), "unknown key in [engine] 'seqs'"),
     ((*MODEL, "--set", "seqs"), "'seqs' is not SECTION.KEY=VALUE"),
     (("gone.toml",), "scenario gone.toml: No such file"),
