@@ -40,6 +40,7 @@ class Architecture:
 
 #: The first six shape the cost model. Held out are full attention with layer norms and parallel
 #: residuals, experts beside a shared one, and norms after the blocks under a large vocabulary.
+#: The hybrid model is there again with prefix caching, for what is decided.
 ARCHITECTURES = (
     Architecture("dense-gqa", True),
     Architecture("moe", True),
@@ -49,7 +50,7 @@ ARCHITECTURES = (
         options={
             "block_size": None,  # the engine makes it hold a recurrent state
             "num_gpu_blocks_override": 96,
-            "enable_prefix_caching": False,  # which is not simulated for recurrent states
+            "enable_prefix_caching": False,
         },
     ),
     Architecture("sliding-window", True, kv_tokens=15360),
@@ -58,6 +59,13 @@ ARCHITECTURES = (
     Architecture("mha-layernorm", False),
     Architecture("shared-experts", False),
     Architecture("post-norm", False),
+    Architecture(
+        "hybrid-cached",
+        True,
+        # Not given, the CPU platform would align prompts to its default instead.
+        options={"block_size": 640, "num_gpu_blocks_override": 96},
+        place=_FOLDER / "hybrid",
+    ),
 )
 
 

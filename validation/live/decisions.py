@@ -12,7 +12,7 @@ from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence
 from servesim.scenario.build import Served
-from servesim.validation.live.recorded import LiveRequest, LiveRun, LiveStep
+from servesim.validation.live.recorded import SHARED_BLOCK, LiveRequest, LiveRun, LiveStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,14 @@ def replay_decisions(run: LiveRun, served: Served) -> Decisions:
 def spec_of(request: LiveRequest, arrival_s: float | None = None) -> RequestSpec:
     """A recorded request as a workload states it, by default when it was queued."""
     arrival_s = request.queued_s if arrival_s is None else arrival_s
-    return RequestSpec(request.id, arrival_s, request.prompt_tokens, request.output_tokens)
+    return RequestSpec(
+        request.id,
+        arrival_s,
+        request.prompt_tokens,
+        request.output_tokens,
+        request.shared,
+        SHARED_BLOCK,
+    )
 
 
 def _scheduler(served: Served) -> Scheduler:

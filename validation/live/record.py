@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from servesim.hardware.measure.machine import cpu_name
+from servesim.runtime.kv.hashing import PrefixHasher
 from servesim.validation.live.architectures import Architecture
 from servesim.validation.live.engine import EngineSetup, LiveEngine
 from servesim.validation.live.loads import Load, Request
 from servesim.validation.live.pace import machine_pace
-from servesim.validation.live.recorded import FORMAT, save
+from servesim.validation.live.recorded import FORMAT, SHARED_BLOCK, save
 
 #: What every engine is given unless the architecture says otherwise.
 OPTIONS: Mapping[str, Any] = {
@@ -95,6 +97,8 @@ def record(
                 about["pace"] = _pace(setup)
                 seen = engine.run(name, requests)
                 run = _form(seen, _lines(engine.record), about, setup, engine.version)
+                if load.prefixes:
+                    run["requests"]["shared"] = _shared([prompt for _, prompt, _ in requests])
                 files.append(folder / load.name / f"{repeat}.json.gz")
                 save(run, files[-1])
     engine.record.unlink()
@@ -207,6 +211,14 @@ def _requests(
         "prompt_tokens": prompt,
         "output_tokens": [row[5] for row in rows],
     }
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Of each prompt, the identities of its leading blocks that another prompt has, too."""
+    hasher = PrefixHasher(SHARED_BLOCK)
+    found = [hasher.identities(prompt) for prompt in prompts]
+    counts = Counter(one for row in found for one in row)
+    return [[one for one in row if counts[one] > 1] for row in found]
 
 
 def _steps(

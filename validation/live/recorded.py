@@ -18,6 +18,17 @@ from servesim.validation.live.pace import LIMITS
 FORMAT = 1
 #: Tokens that no request has more of.
 _MOST_TOKENS = 10**9
+#: Tokens of the blocks in which it is noted what prompts share.
+SHARED_BLOCK = 16
+_COLUMNS = (
+    "arrival_s",
+    "queued_s",
+    "scheduled_s",
+    "first_token_s",
+    "finished_s",
+    "prompt_tokens",
+    "output_tokens",
+)
 #: Name of the device file beside the recordings.
 DEVICE = "device.toml"
 
@@ -31,6 +42,7 @@ class LiveRequest:
         queued_s: when the engine core took it from its queue, between two steps.
         scheduled_s: start of the step that first computed any of it.
         first_token_s, finished_s: end of the steps that made its first and its last token.
+        shared: identities of the prompt's blocks of ``SHARED_BLOCK`` tokens that others have, too.
     """
 
     id: int
@@ -41,6 +53,7 @@ class LiveRequest:
     finished_s: float
     prompt_tokens: int
     output_tokens: int
+    shared: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +132,10 @@ def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
             repeat=int(data["repeat"]),
             engine=dict(data["engine"]),
             requests=tuple(
-                _request(i, *row)
-                for i, row in enumerate(_rows(requests, LiveRequest.__slots__[1:]))
+                _request(i, row, shared)
+                for i, (row, shared) in enumerate(
+                    zip(_rows(requests, _COLUMNS), _shared(requests), strict=True)
+                )
             ),
             steps=tuple(_step(*row) for row in _rows(steps, LiveStep.__slots__)),
             about={key: value for key, value in data.items() if key not in known},
@@ -194,10 +209,18 @@ def _step(
     return LiveStep(float(start), float(end), float(model), rows, tuple(preempted), int(free))
 
 
-def _request(number: int, *row: float) -> LiveRequest:
-    """Five times, then the tokens of the prompt and of the output."""
+def _shared(requests: Mapping[str, list[Any]]) -> list[list[int]]:
+    """What each request shares; nothing where it is not recorded."""
+    return requests.get("shared", [[] for _ in requests["arrival_s"]])
+
+
+def _request(number: int, row: tuple[float, ...], shared: list[int]) -> LiveRequest:
+    """Of five times, and the tokens of the prompt and of the output."""
     arrival, queued, scheduled, first, finished = map(float, row[:5])
     prompt, output = map(int, row[5:])
     if not (1 <= prompt <= _MOST_TOKENS and 1 <= output <= _MOST_TOKENS):
         raise ValueError(f"request {number} has {prompt} prompt and {output} output tokens")
-    return LiveRequest(number, arrival, queued, scheduled, first, finished, prompt, output)
+    if len(shared) * SHARED_BLOCK > prompt or any(int(one) < 0 for one in shared):
+        raise ValueError(f"request {number} cannot share {shared} in {prompt} tokens")
+    ids = tuple(int(one) for one in shared)
+    return LiveRequest(number, arrival, queued, scheduled, first, finished, prompt, output, ids)

@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from servesim.graph.batch import BatchShape
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.sequence import block_identities
 from servesim.scenario.build import Served
-from servesim.validation.live.recorded import LiveRun, LiveStep
+from servesim.validation.live.decisions import spec_of
+from servesim.validation.live.recorded import SHARED_BLOCK, LiveRun, LiveStep
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.run import serve_run
 
@@ -36,9 +38,16 @@ def serve_live(run: LiveRun, config: Mapping[str, Any], device: str) -> Served:
 
 def measured_run(run: LiveRun, config: Mapping[str, Any], device: str) -> MeasuredRun:
     """``run`` in the form of every measured run, its times those of the client's clock."""
+    options = _options(run.engine)
     requests = tuple(
         MeasuredRequest(
-            r.id, r.arrival_s, r.first_token_s, r.finished_s, r.prompt_tokens, r.output_tokens
+            r.id,
+            r.arrival_s,
+            r.first_token_s,
+            r.finished_s,
+            r.prompt_tokens,
+            r.output_tokens,
+            block_identities(spec_of(r), int(options.get("block_size", SHARED_BLOCK))),
         )
         for r in sorted(run.requests, key=lambda r: (r.arrival_s, r.id))
     )
@@ -47,7 +56,7 @@ def measured_run(run: LiveRun, config: Mapping[str, Any], device: str) -> Measur
         hardware=device,
         model=run.model,
         hf_config=config,
-        engine=_options(run.engine),
+        engine=options,
         requests=requests,
         clock="client",
         source=str(run.about.get("machine", "")),

@@ -17,7 +17,7 @@ from servesim.validation.live.architectures import ARCHITECTURES, Architecture, 
 from servesim.validation.live.compare import compare_folder, no_recordings
 from servesim.validation.live.engine import EngineSetup
 from servesim.validation.live.host import fit_device_host
-from servesim.validation.live.loads import LOADS, load_called
+from servesim.validation.live.loads import LOADS, SHARED_PREFIX, load_called
 from servesim.validation.live.record import OPTIONS, Campaign, record
 from servesim.validation.live.recorded import DEVICE, recordings
 
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--load",
         action="append",
         metavar="L",
-        help=f"one of: {', '.join(load.name for load in LOADS)} (all by default)",
+        help=f"one of: {', '.join(load.name for load in LOADS)} (all by default), "
+        f"{SHARED_PREFIX.name}",
     )
     parser.add_argument("--engine", choices=("vllm",), default="vllm", help="which engine")
     parser.add_argument(
