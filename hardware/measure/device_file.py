@@ -67,7 +67,11 @@ def measured_device(
     """
     flops = max(
         *(p.amount / s for p, s in peaks.items() if p.what == "arithmetic"),
-        *(work.flops / s for work, s in seconds.items() if work.family == "gemm"),
+        *(
+            work.flops / s
+            for work, s in seconds.items()
+            if work.family == "gemm" and work.dtype in _FORMATS
+        ),
     )
     reads = [(p.operand, p.amount / s) for p, s in peaks.items() if p.what in ("read", "copy")]
     largest = max(size for size, _ in reads) / 2  # a copy has two buffers of half the size
@@ -85,13 +89,14 @@ def measured_device(
         title=machine.title,
         kind=machine.kind,
         cores=machine.cores,
-        peak_flops=dict.fromkeys(_FORMATS, _HEADROOM * flops),
+        peak_flops=dict.fromkeys(_FORMATS, _HEADROOM * flops) | _other_formats(seconds),
         memory=MemoryTier("memory", machine.memory_bytes, _HEADROOM * bandwidth),
         cache=MemoryTier("last-level cache", machine.cache_bytes, max(near, bandwidth))
         if machine.cache_bytes
         else None,
         # To others of its kind and to the host: through memory, as far as anyone measured.
         host_link=Link("host memory", bandwidth, launch),
+        clock_hz=draw.clock_hz if draw else 0.0,
         tdp_watts=draw.limit if draw else 0.0,
         idle_watts=draw.idle if draw else 0.0,
         efficiency=_efficiency(seconds, flops, bandwidth, launch),
@@ -124,6 +129,8 @@ def _head(device: Device, origin: Origin) -> str:
             f"tdp_watts = {device.tdp_watts:.1f}  # the enforced limit",
             f"idle_watts = {device.idle_watts:.1f}  # read before the first kernel",
         ]
+    if device.clock_hz:
+        lines.append(f"clock_hz = {device.clock_hz:.4g}  # under a large product")
     lines += ["", "[peak_flops]  # the fastest product measured, and 2 %"]
     lines += [f"{dtype} = {flops:.4g}" for dtype, flops in device.peak_flops.items()]
     tiers = {"memory": device.memory, "cache": device.cache}
@@ -162,6 +169,15 @@ def _measured(families: Mapping[str, Mapping[str, Any]]) -> str:
                 lines.append(f'"{shape}" = {values!r}')
         lines.append("")
     return "\n".join(lines)
+
+
+def _other_formats(seconds: Seconds) -> dict[str, float]:
+    """The fastest products of formats that have peaks of their own."""
+    found: dict[str, float] = {}
+    for work, s in seconds.items():
+        if isinstance(work, GemmWork) and work.dtype not in _FORMATS:
+            found[work.dtype] = max(found.get(work.dtype, 0.0), _HEADROOM * work.flops / s)
+    return found
 
 
 def _efficiency(seconds: Seconds, flops: float, bandwidth: float, launch: float) -> Efficiency:

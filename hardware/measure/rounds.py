@@ -10,6 +10,7 @@ from statistics import median
 from servesim.errors import UnsupportedError
 from servesim.graph.work import Work
 from servesim.hardware.measure.bench import Bench, Maker, Room
+from servesim.hardware.measure.kernels.tensors import free
 from servesim.hardware.measure.naming import kernels_in
 from servesim.hardware.measure.noise import Estimate, estimate
 from servesim.hardware.measure.plan import Group
@@ -123,12 +124,14 @@ class Session:
             bench = self._bench(group)
         except Exception as error:
             self.refused |= dict.fromkeys(names, _reason(error))
+            free(self.room.device)
             return len(names)
         for name in names:
             try:
                 self.store.add(name, self.once(bench.calls(group.works[name])))
             except Exception as error:
                 self.refused[name] = _reason(error)
+                free(self.room.device)
         return len(names)
 
     def _bench(self, group: Group) -> Bench:

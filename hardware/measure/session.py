@@ -172,7 +172,9 @@ def conclude(
         InputError: too little was measured for a device.
     """
     everything = {work: found.seconds for work, found in outcome.kernels.values()}
-    between = {w: s for w, s in everything.items() if isinstance(w, CollectiveWork)}
+    between: dict[Work, float] = {
+        w: s for w, s in everything.items() if isinstance(w, CollectiveWork)
+    }
     seconds = {w: s for w, s in everything.items() if w not in between}
     if not everything or not any(p.what == "read" for p in outcome.peaks):
         raise InputError("too little was measured for a device file; give it more --seconds")
@@ -201,8 +203,10 @@ def _probed(session: Session, wanted: Sequence[Probe]) -> dict[Probe, Estimate]:
 def _drawn(order: Order, room: Room, peaks: dict[Probe, Estimate]) -> Draw | None:
     if order.device != "cuda":
         return None
+    import torch
+
     largest = max((p for p in peaks if p.what == "arithmetic"), key=lambda p: p.operand)
-    return draw(largest.calls(room)[0])
+    return draw(largest.calls(room)[0], torch.cuda.synchronize, peaks[largest].seconds)
 
 
 def _whole(path: Path, seconds: Mapping[Work, float]) -> Line:

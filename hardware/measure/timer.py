@@ -80,8 +80,9 @@ class CudaTimer:
         import torch
 
         def eager() -> None:
-            for call in calls:
-                call()
+            with torch.inference_mode():
+                for call in calls:
+                    call()
 
         eager()  # libraries choose and load their kernels outside the capture
         torch.cuda.synchronize()
@@ -89,7 +90,8 @@ class CudaTimer:
         try:
             with torch.cuda.graph(graph):
                 eager()
-        except RuntimeError:
+        except RuntimeError:  # the calls ask the host for something
+            torch.cuda.synchronize()
             return eager
         replay: Callable[[], Any] = graph.replay
         replay()

@@ -53,12 +53,17 @@ def norm(spec: Any, room: Room) -> Rows:
 def pointwise(spec: Any, room: Room) -> Rows:
     """Rotary embedding, activation, router, or an addition or product of the same size."""
     activation = partial(_activation, gelu=spec.function == "gelu")
-    kernel = {"rotary": _rotary, "activation": activation, "router": _router}.get(spec.kernel)
+    kernels: dict[str, Callable[[Any, int], Any]] = {
+        "rotary": _rotary,
+        "activation": activation,
+        "router": _router,
+    }
+    kernel = kernels.get(spec.kernel, _plain)
     width = max(2, round(spec.reads))
 
     def bind(tokens: int) -> Call:
         x = random((tokens, width), spec.dtype, room.device)
-        return partial(kernel or _plain, x, max(1, round(spec.writes)))
+        return partial(kernel, x, max(1, round(spec.writes)))
 
     return Rows(bind)
 

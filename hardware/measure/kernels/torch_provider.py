@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from servesim.hardware.measure.bench import Maker
 from servesim.hardware.measure.kernels.attention import Attention
-from servesim.hardware.measure.kernels.gemm import Batched, Linear
+from servesim.hardware.measure.kernels.gemm import Batched, linear
 from servesim.hardware.measure.kernels.memory import embedding, norm, pointwise, sampler
 from servesim.hardware.measure.kernels.moe import Experts
 from servesim.hardware.measure.kernels.recurrent import Recurrent
@@ -15,9 +15,9 @@ from servesim.hardware.measure.kernels.recurrent import Recurrent
 def makers() -> Mapping[str, Maker]:
     """By kind of operator."""
     return {
-        "gemm": Linear,
-        "lm_head": Linear,
-        "latent_expand": Linear,
+        "gemm": linear,
+        "lm_head": linear,
+        "latent_expand": linear,
         "batched_gemm": Batched,
         "attention": Attention,
         "norm": norm,
