@@ -46,6 +46,9 @@ _OTHER = "other"
 _ATTENTION = ("decode", "prefill")
 #: Keys of a calibration entry that are not coefficients.
 NOTES = frozenset({"source", "held_out", "range", "origins", "borrowed"})
+#: Recurrences that keep a matrix a head: where one was not measured, another's form serves.
+#: Those with a state a channel (selective scans) run kernels of another kind.
+_MATRIX_STATES = ("gated_delta", "linear_attention", "ssd")
 #: A size this factor outside the fitted range still counts as inside: the forms are smooth.
 _MARGIN = 1.1
 
@@ -181,7 +184,11 @@ class CalibratedCost:
     def _entry_for(self, family: str, key: str) -> Entry | None:
         """The entry of ``key``, or the nearest variant's, which then counts as analytical."""
         if (family, key) not in self._found:
-            self._found[family, key] = _nearest(self.entries[family], key)
+            entries = self.entries[family]
+            if family == "recurrent" and key not in entries:
+                alike = _MATRIX_STATES if key in _MATRIX_STATES else ()
+                entries = {name: entries[name] for name in alike if name in entries}
+            self._found[family, key] = _nearest(entries, key)
         return self._found[family, key]
 
 

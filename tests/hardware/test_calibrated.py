@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
-from servesim.graph.work import AttentionWork, CollectiveWork, GemmWork, MemoryWork
+from servesim.graph.work import (
+    AttentionWork,
+    CollectiveWork,
+    GemmWork,
+    MemoryWork,
+    RecurrentWork,
+)
 from servesim.hardware.calibrated import CalibratedCost
 from servesim.hardware.cost import Source
 from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.load import load_device
+from servesim.hardware.roofline import RooflineCost
 
 MEMORY = {
     "launch": 2e-6,
@@ -64,6 +71,15 @@ def test_families_without_coefficients_fall_back_to_the_roofline() -> None:
     cost = model(memory={"norm": MEMORY}).cost(GemmWork(1, 1024, 1024))
     assert cost.source is Source.ANALYTICAL
     assert cost.seconds > 2.0 * 1024 * 1024 / 1e12
+
+
+@pytest.mark.parametrize(("recurrence", "stands_in"), [("ssd", True), ("selective_scan", False)])
+def test_recurrences_stand_in_for_those_of_their_kind(recurrence: str, stands_in: bool) -> None:
+    device = load_device("h200_sxm")
+    work = RecurrentWork(recurrence, 0, 0, 16, 5120, 16, 1, 737280.0, 41024.0, 327680.0)
+    found = device.cost_model.cost(work)
+    assert found.source is Source.ANALYTICAL
+    assert (found != RooflineCost(device).cost(work)) == stands_in
 
 
 def test_work_of_nothing_takes_no_time() -> None:
