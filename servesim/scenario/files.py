@@ -74,6 +74,8 @@ def write_results(result: Result, folder: Path) -> tuple[Path, ...]:
                 _write_csv(part / "tiers.csv", TIER_COLUMNS, _tier_rows(result))
             text = json.dumps(summarise(result), indent=1)
             (part / "summary.json").write_text(text + "\n", encoding="utf-8")
+            if not result.records.tiers:
+                (folder / "tiers.csv").unlink(missing_ok=True)  # an earlier run's
             return tuple(file.replace(folder / file.name) for file in sorted(part.iterdir()))
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}") from error

@@ -159,7 +159,9 @@ def test_results_replace_earlier_ones_and_touch_nothing_else(
 ) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     (tmp_path / "summary.json").write_text("old")
+    (tmp_path / "tiers.csv").write_text("of a run with tiers")
     write_results(result, tmp_path)
+    assert not (tmp_path / "tiers.csv").exists()
     assert (tmp_path / "mine.txt").read_text() == "keep"
     assert json.loads((tmp_path / "summary.json").read_text())["scenario"] == "qwen3-0.6b"
 
