@@ -174,6 +174,7 @@ def _check(args: argparse.Namespace, order: Order, machine: Machine, timer: Time
 def _plan(args: argparse.Namespace) -> int:
     from servesim.hardware.measure import collectives
     from servesim.hardware.measure.forecast import USUAL, affordable, forecast
+    from servesim.hardware.measure.kernels import makers
     from servesim.hardware.measure.machine import describe
     from servesim.hardware.measure.plan import plan
     from servesim.hardware.measure.unmeasured import unmeasured
@@ -183,11 +184,14 @@ def _plan(args: argparse.Namespace) -> int:
     memory = _GPU_BYTES if args.device == "cuda" else describe("cpu", args.threads).memory_bytes
     order, speed = _order(args, memory), USUAL[args.device]
     graphs = _graphs(args)
-    groups = plan(graphs, order.limits, order.only)
+    groups, known = plan(graphs, order.limits, order.only), makers(args.kernels)
+    strange = [group for group in groups if group.family not in known]
+    refused = {name: f"no kernel for {g.family}" for g in strange for name in g.works}
+    lacking = unmeasured(graphs, order.limits, order.only, strange, refused)
+    groups = [group for group in groups if group.family in known]
     kept = affordable(groups, speed, order.seconds)
-    between = [collectives.group(args.device, count) for count in order.ranks]
-    lacking = unmeasured(graphs, order.limits, order.only, groups, {})
-    show_plan(Console(), forecast(groups + between, speed), lacking, kept, order.seconds)
+    groups += [collectives.group(args.device, count) for count in order.ranks]
+    show_plan(Console(), forecast(groups, speed), lacking, kept, order.seconds)
     return 0
 
 

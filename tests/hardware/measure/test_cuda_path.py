@@ -15,6 +15,7 @@ from servesim.graph.ops.attention import Attention
 from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.experts import Experts
 from servesim.graph.ops.gemm import Gemm, Part
+from servesim.graph.ops.indexer import Indexer
 from servesim.graph.ops.lm_head import LmHead
 from servesim.graph.ops.norm import Norm
 from servesim.graph.ops.pointwise import Pointwise
@@ -147,6 +148,18 @@ def test_a_gpu_is_measured_from_end_to_end(gpu, graph, monkeypatch, tmp_path, ca
     lines = (tmp_path / "kernels.jsonl").read_text().splitlines()
     assert "toy GPU" in lines[0]
     assert profile(monkeypatch, graph, tmp_path, "--check", "6") == 0
+
+
+def test_a_plan_leaves_out_what_nobody_has_a_kernel_for(monkeypatch, tmp_path, capsys):
+    op = Op("index", Indexer(4, 16), (STREAM,))
+    norm = Op("norm", Norm(64, weights=64), ("index",))
+    toy = OpGraph("toy", (Block("layer", (op, norm), (0,)),), (), 0, 0, 0.0, 64, 1000, 4096)
+    assert profile(monkeypatch, toy, tmp_path, "--plan") == 0
+    shown = capsys.readouterr().out
+    assert "not measured: indexer (" in shown
+    assert "): no kernel for indexer" in shown
+    assert "\nindexer" not in shown
+    assert "\nnorm" in shown
 
 
 def test_a_kernel_that_does_not_fit_is_left_out_and_memory_given_back(
