@@ -210,12 +210,18 @@ def _entry(form: type, table: Mapping[str, Any], where: str) -> Entry:
             continue
         if key not in names:
             raise UnknownNameError(f"coefficient of {where}:", key, names)
-        values[key] = tuple(map(float, value)) if isinstance(value, list) else float(value)
+        values[key] = _coefficient(value)
     for name, f in names.items():
         if name not in values and f.default is dataclasses.MISSING:
             raise InputError(f"{where}: coefficient {name} is missing")
     ranges = {k: (float(v[0]), float(v[1])) for k, v in table.get("range", {}).items()}
     return Entry(form(**values), ranges)
+
+
+def _coefficient(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(float, value))
+    return value if isinstance(value, str) else float(value)
 
 
 def _borrow(entries: dict[str, dict[str, Entry]], borrow: Any, borrower: str) -> None:

@@ -57,7 +57,7 @@ class Problem:
 
     seconds: Seconds
     parameters: Mapping[str, Parameter]
-    choices: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
     most_rows: int = 2000
     surfaces: Mapping[str, Surface] = field(default_factory=dict)
 
@@ -128,7 +128,7 @@ def _evenly(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
     return picked
 
 
-def _search(problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float]) -> Fit:
+def _search(problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float | str]) -> Fit:
     from scipy.optimize import least_squares
 
     names = list(problem.parameters)

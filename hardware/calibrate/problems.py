@@ -8,6 +8,7 @@ from typing import Any
 
 from servesim.errors import UnknownNameError
 from servesim.graph.work import GemmWork, MoeWork
+from servesim.hardware.calibrate import experts
 from servesim.hardware.calibrate.fit import Parameter, Problem, Seconds, Surface
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.forms import gemm, moe
@@ -135,17 +136,7 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "memory": _MEMORY,
         "core": Parameter(5.0, 0.5, 100.0),
     },
-    "moe": {
-        "launch": Parameter(2e-5, 1e-6, 3e-4),
-        "pair": Parameter(3e-9, 1e-11, 1e-6),
-        "memory": Parameter(0.8, 0.1, 1.0),
-        "compute": Parameter(0.6, 0.02, 1.2),
-        "feed": Parameter(4.0, 0.05, 50.0),
-        "tile": Parameter(1e-6, 1e-8, 2e-5),
-        "expert": Parameter(2e-8, 1e-10, 1e-6),
-        "sharpness": Parameter(2.0, 1.0, 10.0),
-        "smoothing": Parameter(0.5, 0.02, 1.0),
-    },
+    "moe": experts.PARAMETERS,
     "recurrent": {
         "launch": Parameter(3e-6, 1e-7, 5e-5),
         "scan_launch": Parameter(2e-5, 1e-7, 3e-4),
@@ -172,7 +163,7 @@ _QUANTISED = ("gemm.fp8", "gemm.nvfp4", "gemm.int8")
 _PADDED = {"pad_launch": Parameter(3e-6, 1e-8, 3e-5), "pad": Parameter(5e-8, 1e-10, 1e-6)}
 #: Rows a fit looks at, where fewer than the default tell as much in less time.
 _MOST_ROWS = {"gemm": 1500, "moe": 1500}
-_CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
+_CHOICES: dict[str, dict[str, tuple[float | str, ...]]] = {
     "gemm": {"ragged": (0.0, 2.5)},
     "decode": {"block": (64.0, 128.0, 256.0)},
     "latent_decode": {
@@ -204,6 +195,10 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
         parameters["quantise"] = Parameter(1.0, 0.1, 20.0)
     if family == "latent_decode" and form.startswith("decode.fp8"):
         parameters |= _PADDED
+    if family == "moe":
+        tilings = experts.tilings(form)
+        choices["tiling"] = tilings
+        parameters |= experts.parameters_of(tilings)
     if family == "prefill":
         choices["joint"] = (1.0,) if joint else (0.0,)
         choices["columns"] = (32.0, 64.0, 128.0) if joint else (1.0,)
@@ -244,9 +239,9 @@ def _surfaces(family: str, machine: MachineFor) -> dict[str, Surface]:
 
         def experts(row: Row) -> tuple[tuple[float, float], ...]:
             assert isinstance(row.work, MoeWork)
-            return moe.surface_sizes(row.work)
+            return (moe.surface_sizes(row.work),)
 
-        return _over({"by_load": moe.LOAD, "by_tokens": moe.TOKENS}, experts)
+        return _over({"by_tokens": moe.TOKENS}, experts)
     return {}
 
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from servesim.errors import UnknownNameError
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import MoeWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
 from servesim.hardware.forms.surface import Knots
+from servesim.hardware.forms.tiling import TILINGS, blocks
 
-#: Rows (pairs of one expert) a tile may have, and its columns.
-TILE_ROWS = (8, 16, 32, 64, 128)
 TILE_COLUMNS = 128
-
-#: Powers of two at which ``MoeForm.by_load`` is given: pairs of a touched expert, and pairs of all
-#: ranks for each expert held, which libraries choose kernels by.
-LOAD = Knots((0, 2, 4, 6, 9), (-3, 1, 4, 8))
-#: The same for ``by_tokens``: tokens, and width of an expert. Libraries change kernels past 64.
-TOKENS = Knots((0, 3, 6, 6.2, 8, 10, 13), (6, 8, 10, 13))
+#: Rows below which a tile counts as narrow.
+NARROW = 16
+#: Powers of two of tokens and of the width of an expert at which ``MoeForm.by_tokens`` is given.
+TOKENS = Knots((0, 3, 6, 9, 13), (6, 8, 10, 13))
+#: How sharply a tile's arithmetic and its loads hide each other.
+_OVERLAP = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class MoeForm:
-    """``(launch + pairs + least over tiles of blended_max(tiles, weights)) · e^surfaces``.
+    """``(launch + pairs + experts + blended_max(tiles, weights)) · e^surface``.
 
     ``work.pairs`` and ``touched`` are those of the rank in question, the busiest one where ranks
     differ.
@@ -38,8 +38,16 @@ class MoeForm:
         tile: seconds a tile takes beside its main loop.
         expert: seconds each touched expert adds over all cores.
         sharpness, smoothing: as for dense products.
-        by_load, by_tokens: log of what is left of measured times, at ``LOAD`` and ``TOKENS``:
-            steps of a library from one kernel to the next, smoothed. Empty: nothing.
+        tiling: what chooses the rows of a tile, one of ``TILINGS``.
+        elsewhere: seconds a core spends on a row of a tile whose expert another rank holds: kernels
+            that know the experts of all ranks write zeros for it.
+        least: rows that a tile of fewer computes all the same.
+        narrow, crowd: of the time of other tiles, what one of fewer than ``NARROW`` rows takes, and
+            what each pair of its expert adds.
+        by_tokens: log of what is left of measured times, at ``TOKENS``. Empty: nothing.
+
+    Raises:
+        UnknownNameError: there is no such tiling.
     """
 
     launch: float
@@ -51,8 +59,16 @@ class MoeForm:
     expert: float
     sharpness: float
     smoothing: float
-    by_load: tuple[float, ...] = ()
+    tiling: str = "fixed_64"
+    elsewhere: float = 0.0
+    least: float = 0.0
+    narrow: float = 1.0
+    crowd: float = 0.0
     by_tokens: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.tiling not in TILINGS:
+            raise UnknownNameError("tiling", self.tiling, TILINGS)
 
     def seconds(self, work: MoeWork, machine: Machine) -> float:
         """Time of ``work``."""
@@ -65,47 +81,42 @@ class MoeForm:
         fixed = self.launch + moving + work.touched * self.expert
         products = blended_max(self._tiles(work, machine), streamed / self.memory, self.sharpness)
         time = fixed + products
-        if not self.by_load:
+        if not self.by_tokens:
             return time
-        by_load, by_tokens = surface_sizes(work)
-        surfaces = LOAD.at(self.by_load, *by_load) + TOKENS.at(self.by_tokens, *by_tokens)
-        # However a surface goes on beyond what was measured, memory is no faster than its peak.
+        # However the surface goes on beyond what was measured, memory is no faster than its peak.
         floor = streamed - machine.cache_bytes / machine.bandwidth
-        return max(floor, time * math.exp(surfaces))
+        return max(floor, time * math.exp(TOKENS.at(self.by_tokens, *surface_sizes(work))))
 
     def _tiles(self, work: MoeWork, machine: Machine) -> float:
-        """Seconds of the tiles of both products, with the rows that take least."""
-        width, weight_width = bytes_per_element(work.dtype), bytes_per_element(work.weight)
+        """Seconds of the tiles of both products."""
         load = work.pairs / work.touched
-        products = (
+        rows = TILINGS[self.tiling](work)
+        tall = work.touched * blocks(load, rows, work.distribution)
+        zeros = tall * max(0.0, work.tokens * work.top_k / work.pairs - 1.0)
+        step = self._step(work, machine, rows)
+        if rows < NARROW:
+            step *= self.narrow + self.crowd * load
+        time = 0.0
+        for n, k in (
             ((work.matrices - 1) * work.intermediate, work.hidden),
             (work.hidden, work.intermediate),
-        )
-        per_flop = machine.cores / (self.compute * machine.flops)
-        per_byte = machine.cores / (self.feed * machine.bandwidth)
-        best = math.inf
-        for rows in TILE_ROWS:
-            blocks = work.touched * _blocks(load, rows)
-            step = max(
-                2.0 * rows * TILE_COLUMNS * per_flop,
-                (rows * width + TILE_COLUMNS * weight_width) * per_byte,
-            )
-            time = 0.0
-            for n, k in products:
-                tiles = blocks * math.ceil(n / TILE_COLUMNS)
-                time += waves(tiles / machine.cores, self.smoothing) * (step * k + self.tile)
-            best = min(best, time)
-        return best
+        ):
+            wide = math.ceil(n / TILE_COLUMNS)
+            rounds = waves(tall * wide / machine.cores, self.smoothing)
+            time += rounds * (step * k + self.tile)
+            time += zeros * rows * wide * self.elsewhere / machine.cores
+        return time
+
+    def _step(self, work: MoeWork, machine: Machine, rows: int) -> float:
+        """Seconds of a tile for each element of its inner dimension."""
+        flops = 2.0 * max(rows, self.least) * TILE_COLUMNS
+        loaded = rows * bytes_per_element(work.dtype)
+        loaded += TILE_COLUMNS * bytes_per_element(work.weight)
+        arithmetic = flops / (self.compute * machine.flops)
+        loads = loaded / (self.feed * machine.bandwidth)
+        return machine.cores * blended_max(arithmetic, loads, _OVERLAP)
 
 
-def surface_sizes(work: MoeWork) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Pairs of a touched expert and pairs of all ranks for each held; tokens and width."""
-    dealt = work.tokens * work.top_k / work.experts
-    return (work.pairs / work.touched, dealt), (work.tokens, work.intermediate)
-
-
-def _blocks(load: float, rows: int) -> float:
-    """Expected row blocks of an expert with about ``load`` pairs: half a block is lost."""
-    if load <= rows:
-        return 1.0 + 0.5 * max(0.0, load / rows - 0.5)
-    return load / rows + 0.5 * (1.0 - 0.5 * rows / load)
+def surface_sizes(work: MoeWork) -> tuple[float, float]:
+    """Where ``work`` lies on ``MoeForm.by_tokens``: tokens, and width of an expert."""
+    return work.tokens, work.intermediate

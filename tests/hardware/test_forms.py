@@ -218,6 +218,7 @@ def test_experts_stream_what_is_touched_and_skip_the_rest() -> None:
         expert=1e-10,
         sharpness=6.0,
         smoothing=0.5,
+        tiling="triton",
     )
     work = MoeWork(8, 64, 60.0, 128, 8, 4096, 1536)
     streamed = 60 * 3 * 4096 * 1536 * 2 / 0.8e12

@@ -1,0 +1,88 @@
+"""Tiles of routed experts: how many rows they have, and how many there are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servesim.errors import UnknownNameError
+from servesim.graph.work import MoeWork
+from servesim.hardware.forms.machine import Machine
+from servesim.hardware.forms.moe import MoeForm
+from servesim.hardware.forms.tiling import TILINGS, blocks
+
+MACHINE = Machine(flops=100e12, bandwidth=1e12, cache_bytes=0.0, cores=100)
+FORM = MoeForm(2e-5, 1e-8, 0.8, 0.5, 20.0, 1e-8, 1e-10, 6.0, 1.0, tiling="fixed_32")
+
+
+def work(tokens: int, experts: int = 64, distribution: str = "balanced") -> MoeWork:
+    pairs = 8.0 * tokens
+    touched = min(pairs, experts)
+    return MoeWork(tokens, pairs, touched, experts, 8, 4096, 1024, distribution=distribution)
+
+
+@pytest.mark.parametrize(
+    ("tiling", "tokens", "rows"),
+    [
+        ("triton", [32, 33, 96, 97, 512, 513], [16, 32, 32, 64, 64, 128]),
+        ("triton_block", [64, 65], [16, 64]),
+        ("triton_early", [64, 65], [16, 64]),  # up to as many tokens as experts
+        ("marlin", [57, 58, 115, 230, 345, 346, 461], [8, 16, 16, 32, 48, 64, 64]),
+        ("trtllm", [1, 64, 127, 128, 1024, 8192], [8, 8, 8, 16, 128, 128]),
+        ("fixed_64", [1, 8192], [64, 64]),
+    ],
+)
+def test_tilings(tiling: str, tokens: list[int], rows: list[int]) -> None:
+    assert [TILINGS[tiling](work(t)) for t in tokens] == rows
+
+
+def test_an_unknown_tiling_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="tritan"):
+        replace(FORM, tiling="tritan")
+
+
+def test_balanced_loads_fill_whole_tiles() -> None:
+    assert [blocks(load, 64, "balanced") for load in (1.0, 64.0, 65.0, 128.0)] == [1, 1, 2, 2]
+    assert blocks(64.25, 64, "balanced") == pytest.approx(1.25)  # every fourth expert has 65
+
+
+@pytest.mark.parametrize("load", [3.0, 15.5, 16.0, 20.0, 100.0, 1000.0])
+def test_random_loads_need_the_tiles_that_draws_need(load: float) -> None:
+    drawn = np.random.default_rng(0).poisson(load, 20000)
+    measured = float(np.ceil(drawn[drawn > 0] / 16).mean())
+    assert blocks(load, 16, "uniform") == pytest.approx(measured, rel=0.02)
+
+
+@pytest.mark.parametrize("full", [0.1, 0.5, 1.0, 2.0, 10.0])
+def test_heavy_loads_need_most_of_a_tile_more(full: float) -> None:
+    # Loads over three orders of magnitude, as those of a power law of exponent one.
+    loads = 10.0 ** np.random.default_rng(0).uniform(-2.0, 1.0, 20000)
+    loads *= full / loads.mean()
+    assert blocks(full * 64, 64, "power_law_1.01") == pytest.approx(
+        float(np.ceil(loads).mean()), rel=0.1
+    )
+
+
+@given(load=st.floats(1.0, 1e4), rows=st.sampled_from([8, 16, 64, 128]))
+def test_tiles_hold_every_pair(load: float, rows: int) -> None:
+    for distribution in ("balanced", "uniform", "power_law_1.2"):
+        assert blocks(load, rows, distribution) >= max(1.0, load / rows) - 1e-6
+
+
+def test_rows_of_other_ranks_experts_cost_what_zeros_take() -> None:
+    half = replace(work(512), experts=32, pairs=2048.0, touched=32.0)
+    zeros = 32 * 2 * 32 * (2 * 1024 / 128 + 4096 / 128)  # 64 pairs an expert: tiles, rows, columns
+    extra = replace(FORM, elsewhere=1e-7).seconds(half, MACHINE) - FORM.seconds(half, MACHINE)
+    whole = replace(work(512), pairs=4096.0)
+    assert 0 < extra <= zeros * 1e-7 / 100 * 1.001
+    assert replace(FORM, elsewhere=1e-7).seconds(whole, MACHINE) == FORM.seconds(whole, MACHINE)
+
+
+def test_narrow_tiles_take_longer_with_each_pair() -> None:
+    narrow = replace(FORM, tiling="marlin", memory=1e3, feed=1e6, narrow=0.2, crowd=0.1, least=64.0)
+    one, three = (narrow.seconds(work(tokens), MACHINE) - 2e-5 for tokens in (8, 24))
+    assert three / one == pytest.approx((0.2 + 0.3) / (0.2 + 0.1), rel=0.05)
