@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from servesim.errors import UnsupportedError
-from servesim.graph.opgraph import CacheGroup
+from servesim.graph.opgraph import CacheGroup, OpGraph
+from servesim.graph.ops.recurrent import Recurrent
 
 #: Attention blocks beside recurrent states are multiples of this many tokens (vLLM's kernels).
 _ALIGNMENT, _LATENT_ALIGNMENT = 16, 64
@@ -125,6 +126,21 @@ def lay_out(caches: Sequence[CacheGroup], block_size: int, max_model_len: int) -
     ]
     kinds += [KvGroup(cache, max_model_len, len(cache.layers)) for cache in states]
     return _equal_groups(_merged(kinds), page)
+
+
+def with_checkpoints(groups: Sequence[KvGroup], graph: OpGraph) -> tuple[KvGroup, ...]:
+    """``groups`` of ``graph``; vLLM's kernels (0.32) write checkpoints of Mamba-2 states."""
+    able = {
+        layer
+        for block in graph.blocks
+        for op in block.ops
+        if isinstance(op.spec, Recurrent) and op.spec.recurrence == "ssd"
+        for layer in block.layers
+    }
+    return tuple(
+        replace(g, checkpoints=g.cache.kind == "state" and able.issuperset(g.cache.layers))
+        for g in groups
+    )
 
 
 def _tokens_of_state(attention: Sequence[CacheGroup], states: Sequence[CacheGroup]) -> int:

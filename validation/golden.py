@@ -8,8 +8,6 @@ step is decided while one is under way. ``validation/live/scheduler_cases.py`` m
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.step import LinearStepModel
+from servesim.validation.json_files import json_documents
 
 #: The token that every recorded step sampled.
 SAMPLED_TOKEN = 7
@@ -38,7 +37,7 @@ class GoldenResult:
     """How a replay compares with its recording.
 
     Attributes:
-        steps: steps of the recording.
+        steps: steps recorded, of the recordings that were replayed.
         identical: whether every one of them was decided the same.
         first_difference: the first step and field that differ, with both values.
     """
@@ -50,29 +49,31 @@ class GoldenResult:
 
 
 def replay(path: str | Path, *, visit_all: bool = False) -> GoldenResult:
-    """Replay the recording at ``path`` and compare every step.
+    """Replay the recordings in ``path`` and compare every step up to the first that differs.
 
     Args:
-        path: a recording as JSON, or that compressed.
+        path: one as JSON, or one a line; compressed or not.
         visit_all: use the plain reference instead of counted decodes.
 
     Raises:
         InputError: the file cannot be read or is no recording.
     """
-    path = Path(path)
+    path, steps = Path(path), 0
+    recordings = json_documents(path)
     try:
-        data = path.read_bytes()
-        recording = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-        expected = recording["steps"]
-        decided = _decide(recording, visit_all=visit_all)
-        difference = _first_difference(expected, decided)
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"cannot read the recording {path}: {error}") from error
+        for number, recording in enumerate(recordings):
+            expected = recording["steps"]
+            decided = _decide(recording, visit_all=visit_all)
+            difference = _first_difference(expected, decided)
+            steps += len(expected)
+            if difference is not None:
+                where = f"recording {number}, " if len(recordings) > 1 else ""
+                return GoldenResult(path.name, steps, False, where + difference)
     except KeyError as error:
         raise InputError(f"{path} is not a scheduler recording: it has no {error}") from error
     except TypeError as error:
         raise InputError(f"{path} is not a scheduler recording: {error}") from error
-    return GoldenResult(path.name, len(expected), difference is None, difference)
+    return GoldenResult(path.name, steps, True, None)
 
 
 def _decide(recording: Mapping[str, Any], *, visit_all: bool) -> Iterator[dict[str, Any]]:

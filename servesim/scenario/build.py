@@ -9,6 +9,7 @@ from typing import Any
 from servesim.errors import InputError, UnsupportedError
 from servesim.fields import field_types
 from servesim.graph.batch import BatchShape
+from servesim.graph.kv_layout import with_checkpoints
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.expert import has_experts
 from servesim.hardware import load as hardware
@@ -83,7 +84,8 @@ class Served:
             in_waves: data-parallel ranks wait for each other.
         """
         config, model, memory = self.config, self.step_model, self.memory
-        blocks, groups = memory.kv_cache_blocks, memory.kv_groups
+        blocks = memory.kv_cache_blocks
+        groups = with_checkpoints(memory.kv_groups, self.graph)
         engines = tuple(
             Engine(config, model, blocks, name, wave, groups, offload=offload, **around)
             for name, wave in rank_names(self.instance, in_waves=in_waves)

@@ -66,7 +66,7 @@ def draw(family: str, rng: random.Random) -> tuple[dict[str, Any], list[dict[str
     caching = rng.random() < 0.75
     case = {
         "family": family,
-        "max_model_len": 1024,
+        "max_model_len": longest + 8,
         "max_num_seqs": sequences,
         "max_num_batched_tokens": budget,
         "num_gpu_blocks": round(need * rng.choice([1.1, 1.5, 2.5, 6])) + 4,
@@ -84,7 +84,8 @@ def draw(family: str, rng: random.Random) -> tuple[dict[str, Any], list[dict[str
     if family in ("full", "chunked") or (family == "hybrid" and not caching):
         case["prefix_cache_retention_interval"] = 0
     prefixes = [[rng.randrange(9, 999) for _ in range(longest // 2)] for _ in range(3)]
-    ticks, requests = rng.sample(range(rng.choice([50, 1500])), 20 if longest < 400 else 12), []
+    ticks = rng.sample(range(rng.choice([50, 1500])), 20 if longest < 400 else 12)
+    requests: list[dict[str, Any]] = []
     for i, tick in enumerate(sorted(ticks)):
         output = rng.choice([1, 2, rng.randrange(1, longest // 2)])
         prompt = [rng.randrange(9, 999) for _ in range(rng.randrange(1, longest // 2))]
@@ -94,12 +95,19 @@ def draw(family: str, rng: random.Random) -> tuple[dict[str, Any], list[dict[str
             prompt = prompt[: longest - output]
         if rng.random() < 0.2 and requests:
             prompt = rng.choice(requests)["prompt_token_ids"][: longest - output]
+        most = output
+        if not case["async_scheduling"] and rng.random() < 0.3:
+            most += 50  # a stop token ends it; asynchronous scheduling would run a step too far
+        elif rng.random() < 0.1:
+            output = case["max_model_len"] - len(prompt)
+            most = output + 50
         requests.append(
             {
                 "id": i,
                 "arrival_s": tick * TICK,
                 "prompt_token_ids": prompt,
                 "output_tokens": output,
+                "max_tokens": most,
                 "priority": rng.randrange(3) if case["policy"] == "priority" else 0,
             }
         )
@@ -245,7 +253,9 @@ class Recorder:
         return Request(
             request_id=str(request["id"]),
             prompt_token_ids=request["prompt_token_ids"],
-            sampling_params=SamplingParams(max_tokens=request["output_tokens"], ignore_eos=True),
+            sampling_params=SamplingParams(
+                max_tokens=request["max_tokens"], ignore_eos=True, stop_token_ids=[STOP_TOKEN]
+            ),
             pooling_params=None,
             arrival_time=request["arrival_s"],
             block_hasher=hasher,
@@ -289,8 +299,11 @@ def _finish(scheduler: Any, output: Any, requests: list[dict[str, Any]]) -> list
     for name in names:
         request = scheduler.requests.get(name)
         computed = output.num_scheduled_tokens[name] + _computed(output, name)
-        known = 0 if request is None else request.num_tokens
-        tokens.append([SAMPLED_TOKEN] if computed >= known else [])
+        if request is None or computed < request.num_tokens:
+            tokens.append([])
+        else:
+            last = requests[int(name)]["output_tokens"] == request.num_output_tokens + 1
+            tokens.append([STOP_TOKEN if last else SAMPLED_TOKEN])
     ran = ModelRunnerOutput(
         req_ids=names,
         req_id_to_index={name: i for i, name in enumerate(names)},
