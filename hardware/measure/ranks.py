@@ -31,6 +31,7 @@ class Ranks:
 
     def __init__(self, provider: str, device: str, count: int, threads: int) -> None:
         self.count = count
+        self._fault = ""
         context = multiprocessing.get_context("spawn")
         address = f"tcp://127.0.0.1:{_free_port()}"
         self._ends: list[Connection] = []
@@ -77,8 +78,10 @@ class Ranks:
         """Seconds of ``work`` on the slowest rank.
 
         Raises:
-            UnsupportedError: a rank failed, or does not answer.
+            UnsupportedError: a rank failed; or did not answer, now or before.
         """
+        if self._fault:
+            raise UnsupportedError(self._fault)
         try:
             for end in self._ends:
                 end.send(work)
@@ -92,7 +95,8 @@ class Ranks:
         failures: list[str] = []
         for rank, end in enumerate(self._ends):
             if not end.poll(max(0.0, until - time.monotonic())):
-                raise UnsupportedError(f"rank {rank} does not answer")
+                self._fault = f"rank {rank} does not answer"
+                raise UnsupportedError(self._fault)
             try:
                 answer = end.recv()
             except EOFError as error:

@@ -35,6 +35,18 @@ def test_ranks_that_cannot_start_say_why():
         Ranks("torch", "tpu", 2, 1).__enter__()
 
 
+def test_ranks_that_do_not_answer_are_not_waited_for_twice(monkeypatch):
+    with Ranks("torch", "cpu", 2, 1) as ranks:
+        monkeypatch.setattr("servesim.hardware.measure.ranks._ANSWER_S", 0.0)
+        large = CollectiveWork("all_reduce", 4.0**12, 2)
+        for _ in range(2):
+            with pytest.raises(UnsupportedError, match="rank 0 does not answer"):
+                ranks.seconds(large)
+        monkeypatch.setattr("servesim.hardware.measure.ranks._ANSWER_S", 60.0)
+        with pytest.raises(UnsupportedError, match="rank 0 does not answer"):
+            ranks.seconds(large)
+
+
 def test_a_message_needs_only_two_ranks():
     two, four = ([w.operation for w in group("cpu", n).works.values()] for n in (2, 4))
     assert "send" in two
