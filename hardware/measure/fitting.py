@@ -47,11 +47,13 @@ class Fitted:
         measured: curves and sums by family and shape or kind.
         calibration: tables of the forms by name.
         errors: what was reached on kernels kept out.
+        failure: why the forms could not be fitted; curves stand without them.
     """
 
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
     errors: list[Line] = field(default_factory=list)
+    failure: str = ""
 
 
 def fit_all(
@@ -71,7 +73,7 @@ def fit_all(
         _fit_batch_sums(fitted, seconds)
         _fit_size_sums(fitted, seconds)
         return fitted
-    for result in _forms(device, seconds, progress):
+    for result in _forms(fitted, device, seconds, progress):
         fitted.calibration[result.form] = as_table(result, source)
         if (t := result.total) is not None:
             family = result.form.partition(".")[0]
@@ -140,12 +142,15 @@ def line_of(family: str, how: str, errors: Iterable[float]) -> Line:
 
 
 def _forms(
-    device: Device, seconds: Seconds, progress: Callable[[str], None]
+    fitted: Fitted, device: Device, seconds: Seconds, progress: Callable[[str], None]
 ) -> Sequence[FormResult]:
     rows = [row for work, s in seconds.items() for row in _rows(work, s)]
     try:
         return calibrate(device, rows, progress=progress)
     except InputError:  # too few kernels for any form
+        return []
+    except Exception as error:  # the device may not be at hand again: what is measured is kept
+        fitted.failure = f"{type(error).__name__}: {error}"
         return []
 
 

@@ -81,6 +81,8 @@ def show_outcome(console: Console, outcome: Outcome, fitted: Fitted, path: Path)
     _show_kernels(console, outcome)
     _show_lines(console, fitted.errors, "held-out kernels")
     _show_unmeasured(console, outcome.unmeasured)
+    if fitted.failure:
+        console.print(f"no form was fitted: {escape(fitted.failure)}", highlight=False)
     if outcome.missing:
         hint = "the same command goes on"
         console.print(f"{outcome.missing} kernels were not reached; {hint}")

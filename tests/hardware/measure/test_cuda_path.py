@@ -150,6 +150,18 @@ def test_a_gpu_is_measured_from_end_to_end(gpu, graph, monkeypatch, tmp_path, ca
     assert profile(monkeypatch, graph, tmp_path, "--check", "6") == 0
 
 
+def test_forms_that_cannot_be_fitted_leave_a_file_of_what_was_measured(
+    gpu, graph, monkeypatch, tmp_path, capsys
+):
+    def calibrate(*_, **__):
+        raise ValueError("no convergence")
+
+    monkeypatch.setattr("servesim.hardware.measure.fitting.calibrate", calibrate)
+    assert profile(monkeypatch, graph, tmp_path, "--only", "norm,gemm") == 0
+    assert "no form was fitted: ValueError: no convergence" in capsys.readouterr().out
+    assert set(load_device(str(tmp_path / "device.toml")).measured) == {"gemm", "memory"}
+
+
 def test_a_plan_leaves_out_what_nobody_has_a_kernel_for(monkeypatch, tmp_path, capsys):
     op = Op("index", Indexer(4, 16), (STREAM,))
     norm = Op("norm", Norm(64, weights=64), ("index",))
