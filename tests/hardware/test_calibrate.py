@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from servesim.hardware.calibrate.expected import rank_load
 from servesim.hardware.calibrate.fit import Fit, fit, scaled
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.judge import lent_errors
-from servesim.hardware.calibrate.kernel_tables import kernel_rows
+from servesim.hardware.calibrate.kernel_tables import kernel_rows, recurrent_rows
 from servesim.hardware.calibrate.layer_tables import layer_rows
 from servesim.hardware.calibrate.problems import built_form, problem
 from servesim.hardware.calibrate.row import Row, held_out, resident_share
@@ -148,6 +149,19 @@ def test_surfaces_take_the_bias_out_of_what_a_form_leaves() -> None:
     assert errors(found)[len(rows) // 2] == pytest.approx(0.0, abs=0.002)
     assert sum(map(abs, errors(found))) < 0.5 * sum(map(abs, errors(fitted)))
     assert isinstance(built_form("moe.bf16", found.coefficients), MoeForm)
+
+
+def test_convolutions_of_a_benchmark_that_gave_all_models_equal_channels_are_left_out() -> None:
+    def update(values: int, batch: int, latency: float) -> dict[str, Any]:
+        sizes = {"num_k_heads": 16, "num_v_heads": values, "head_k_dim": 128, "head_v_dim": 128}
+        run = {"phase": "generation", "batch_size": batch, "num_tokens": batch, "d_conv": 4}
+        return {"kernel_source": "causal_conv1d_update", "latency": latency, **sizes, **run}
+
+    honest = [update(16, 1, 2e-3), update(64, 1, 2e-3), update(16, 64, 4e-3), update(64, 64, 7e-3)]
+    assert len(recurrent_rows(honest, "table", 0.0)) == 4
+    equal = [*honest[:3], update(64, 64, 4e-3)]
+    scan = update(16, 4, 3e-3) | {"phase": "context"}
+    assert [row.regime for row in recurrent_rows([*equal, scan], "table", 0.0)] == ["prefill"]
 
 
 def test_kernels_faster_than_the_device_are_not_believed() -> None:
