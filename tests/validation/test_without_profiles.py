@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def test_the_table_of_kernels_starts_with_whole_families() -> None:
     text = kernels.body(Path())
     families, forms = text.index("| h100_sxm | dense products |"), text.index("<details>")
     assert families < forms < text.index("| h100_sxm | gemm.bf16 |")
+    size = re.search(r"h100_sxm (\d+) \((\d+)\)", text)
+    assert size and 0 < int(size[2]) < int(size[1]) < 1000
 
 
 def test_what_a_device_without_tables_is_in_for_is_shown_by_family() -> None:

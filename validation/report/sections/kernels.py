@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from servesim.hardware.calibrate.report import BIAS, MEDIAN, P90
+from servesim.hardware.calibrated import FORMS, NOTES
 from servesim.hardware.load import DEVICES, read_toml
 from servesim.validation.held_out import DEVICE_FILES
 from servesim.validation.report.markdown import FAMILIES, folded, percent, signed, table
@@ -14,6 +15,7 @@ from servesim.validation.report.markdown import FAMILIES, folded, percent, signe
 ORDER = 25
 TITLE = "Kernels kept out of their fit"
 
+_NOTES = NOTES | {"borrow", "date", "fit_error", "held_out_error"}
 _HEADS = ("kernels", "median", "p90", "bias")
 _SHAPES = """\
 Errors of the calibrated cost models on kernels whose shape (weight matrix, attention geometry,
@@ -32,6 +34,9 @@ elsewhere. Latent attention (`latent`, and `expanded` for prefills) is what whol
 beyond the products and norms around it, as these forms predict them. What nothing measured on a
 device tells is `borrowed` in its file. Forms that rest on too few shapes to keep any out are not
 listed."""
+_NUMBERS = """\
+Numbers a device file holds, from fits of all families, and of these for collectives (times by size
+and ranks, as measured): {}."""
 _MODELS = """\
 Coefficients fitted without any layer latency of the model; errors on all of its layers, at one and
 two ranks. Prefill includes mixed batches."""
@@ -44,6 +49,7 @@ def body(data: Path) -> str:
         [
             _SHAPES,
             *_tables("device", files),
+            _NUMBERS.format(", ".join(_sizes(files))),
             "### A whole model kept out, RTX PRO 6000",
             _MODELS,
             *_tables("model", DEVICE_FILES),
@@ -78,6 +84,21 @@ def _forms(name: str, tables: Mapping[str, Any]) -> Iterator[list[str]]:
         for key, form in sorted(tables.get(family, {}).items()):
             if isinstance(form, Mapping) and "held_out" in form:
                 yield [name, f"{family}.{key}", *_cells(form["held_out"])]
+
+
+def _sizes(files: Mapping[str, Path]) -> Iterator[str]:
+    """Numbers in each device file that has tables of its own."""
+    for name, path in files.items():
+        tables = read_toml(path).get("calibration", {})
+        collectives = _numbers(tables.get("collective", {}))
+        if any(isinstance(tables.get(family), Mapping) for family in FORMS):
+            yield f"{name} {_numbers(tables)} ({collectives})"
+
+
+def _numbers(value: object) -> int:
+    if isinstance(value, Mapping):
+        return sum(_numbers(part) for name, part in value.items() if name not in _NOTES)
+    return len(value) if isinstance(value, list) else int(isinstance(value, int | float))
 
 
 def _cells(errors: Mapping[str, float]) -> list[str]:
