@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
@@ -54,7 +55,8 @@ def scheme_for(
     scheme: QuantisationScheme | None = None
     if config.quantization is not None:
         scheme = parse(config.quantization)
-        if quantization not in {None, scheme.method, f"{scheme.method}_marlin"}:
+        spellings = (scheme.method, f"{scheme.method}_marlin", f"{scheme.method}_fp4")
+        if quantization is not None and quantization not in spellings:
             raise InputError(
                 f"quantization {quantization!r}: {config.name} is quantised by {scheme.method!r}"
             )
@@ -63,10 +65,7 @@ def scheme_for(
     if kv_cache_dtype == "auto":
         return scheme
     kv_cache = short_name(kv_cache_dtype)
-    base = scheme or QuantisationScheme("none")
-    return QuantisationScheme(
-        base.method, base.format, base.ignored, base.experts_only, base.lm_head, kv_cache
-    )
+    return replace(scheme or QuantisationScheme("none"), kv_cache=kv_cache)
 
 
 def quantise(
@@ -179,6 +178,16 @@ def _gptq(values: Values) -> QuantisationScheme:
     return QuantisationScheme("gptq", form, ignored, lm_head=bool(values.get("lm_head", False)))
 
 
+def _auto_round(values: Values) -> QuantisationScheme:
+    """AutoRound's integers, kept as GPTQ's; ``extra_config`` names what keeps 16 bits."""
+    kind, others = values.get("data_type", "int"), values.get("extra_config") or {}
+    if kind != "int" or any(other.get("bits", 16) < 16 for other in others.values()):
+        raise UnsupportedError(
+            "auto-round with other than integers, or other bits for some modules"
+        )
+    return replace(_gptq(values), method="auto-round", ignored=tuple(others))
+
+
 def _compressed_tensors(values: Values) -> QuantisationScheme:
     groups = list((values.get("config_groups") or {}).values())
     if not groups or any(group != groups[0] for group in groups[1:]):
@@ -277,6 +286,7 @@ _PARSERS: dict[str, Callable[[Values], QuantisationScheme]] = {
     "fbgemm_fp8": _fbgemm_fp8,
     "awq": _awq,
     "gptq": _gptq,
+    "auto-round": _auto_round,
     "compressed-tensors": _compressed_tensors,
     "mxfp4": _mxfp4,
     "modelopt": _modelopt,

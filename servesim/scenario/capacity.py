@@ -10,6 +10,10 @@ from servesim.scenario.spec import Scenario
 
 #: Doublings or halvings of the rate before giving up.
 _TRIES = 20
+#: Requests in the system, on average, below which they do not meet: fewer change nothing.
+_ALONE = 0.05
+#: Times the mean E2E that arrivals must last for a queue to show.
+_LASTING = 3.0
 
 
 def highest_rate(scenario: Scenario, share: float = 0.9, tolerance: float = 0.02) -> Result:
@@ -50,6 +54,12 @@ def attained(result: Result) -> float:
     return within * metrics.finished / metrics.requests
 
 
+def too_short(result: Result) -> bool:
+    """Whether requests stop coming before a queue of too many could have built up."""
+    arrivals = result.records.requests.column("arrival_s")
+    return float(arrivals[-1] - arrivals[0]) < _LASTING * result.metrics.e2e.mean
+
+
 def _bracket(scenario: Scenario, share: float, rate: float) -> tuple[Result, float, float]:
     """A run that meets the objective, its rate, and a higher rate that does not."""
     found = _at(scenario, rate)
@@ -65,6 +75,8 @@ def _bracket(scenario: Scenario, share: float, rate: float) -> tuple[Result, flo
         found = _at(scenario, rate)
         if attained(found) >= share:
             return found, rate, 2.0 * rate
+        if found.metrics.request_throughput * found.metrics.e2e.mean < _ALONE:  # Little's law
+            break
     raise InputError(f"not even at {rate:g} requests/s do {share:.0%} of the requests meet the SLO")
 
 

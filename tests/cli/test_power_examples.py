@@ -12,7 +12,7 @@ from servesim import Result, Scenario, simulate
 from servesim.cli.main import main
 from servesim.errors import InputError
 from servesim.runtime.records import Change, State
-from servesim.scenario.capacity import attained, highest_rate
+from servesim.scenario.capacity import attained, highest_rate, too_short
 from servesim.scenario.cost import cost_of, stopped_s
 from servesim.scenario.energy import power_lines
 from servesim.scenario.files import write_text
@@ -110,8 +110,11 @@ def test_the_highest_rate_that_keeps_the_objective() -> None:
         highest_rate(Scenario.load(EXAMPLES / "no-cap.toml"))
     with pytest.raises(InputError, match="has no rate"):
         highest_rate(Scenario.load(EXAMPLES / "replay.toml"))
-    with pytest.raises(InputError, match="not even at"):
+    # One request alone takes 0.2 s: they do not meet below a rate of 0.25, and slower is no better.
+    with pytest.raises(InputError, match=r"not even at 0\.\d+ requests/s"):
         highest_rate(scenario.changed(slo={"ttft_s": 1e-6}), 0.9)
+    assert too_short(simulate(scenario, workload={"num_requests": 20}))
+    assert not too_short(simulate(scenario, workload={"rate": 10.0}))
 
 
 def test_compare_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:

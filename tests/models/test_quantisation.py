@@ -62,6 +62,10 @@ INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "s
             {"quant_method": "gptq", "bits": 8, "group_size": -1, "sym": True},
             WeightFormat("int8", None, None, 1, 2.0),
         ),
+        (
+            {"quant_method": "auto-round", "bits": 4, "group_size": 128, "sym": True},
+            WeightFormat("int4", None, 128, 1, 2.0),
+        ),
         (compressed(FP8, TOKEN), WeightFormat("fp8", "fp8", columns=1)),
         (
             compressed({**FP8, "strategy": "block", "block_structure": [128, 64]}, TOKEN),
@@ -241,6 +245,14 @@ def test_the_checkpoint_may_ask_for_its_kv_format() -> None:
     assert parse({"quant_method": "modelopt", "quantization": algorithms}).kv_cache == "fp8"
 
 
+def test_auto_round_leaves_alone_what_keeps_16_bits() -> None:
+    extra = {"model.layers.0.mlp.down_proj": {"bits": 16}}
+    scheme = parse({"quant_method": "auto-round", "bits": 4, "extra_config": extra})
+    assert scheme.method == "auto-round"
+    assert scheme.ignores("model.layers.0.mlp.down_proj")
+    assert not scheme.ignores("model.layers.1.mlp.down_proj")
+
+
 def test_options_of_the_engine() -> None:
     plain, quantised = resolve("Qwen/Qwen3-8B"), resolve("Qwen/Qwen3-8B-AWQ")
     assert scheme_for(plain) is None
@@ -266,6 +278,12 @@ def test_options_of_the_engine() -> None:
         ({"quant_method": "awk"}, UnknownNameError, "did you mean 'awq'"),
         ({"quant_method": "gptq", "bits": 3}, UnsupportedError, "3 bits"),
         ({"quant_method": "gptq", "dynamic": {"+:x": {}}}, UnsupportedError, "dynamic"),
+        ({"quant_method": "auto-round", "data_type": "mx_fp"}, UnsupportedError, "integers"),
+        (
+            {"quant_method": "auto-round", "extra_config": {"a": {"bits": 8}}},
+            UnsupportedError,
+            "other bits",
+        ),
         ({"quant_method": "bitsandbytes"}, UnsupportedError, "load_in_4bit"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8"}, UnsupportedError, "W4A8"),
         (compressed({**INT8, "strategy": "odd"}), UnsupportedError, "odd"),

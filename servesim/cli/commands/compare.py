@@ -41,15 +41,29 @@ def run(args: argparse.Namespace) -> int:
     from servesim.scenario.compare import comparison
 
     scenarios = [_scenario(file, args) for file in args.files]
-    rows = comparison([_simulate(scenario, args.at_slo) for scenario in scenarios])
-    names = _names(scenarios)
+    results = [_simulate(scenario, args.at_slo) for scenario in scenarios]
+    rows, names = comparison(results), _names(scenarios)
     slos = [scenario.slo for scenario in scenarios]
     if args.json:
         json.dump(_as_json(names, rows, slos), sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
         _print(names, rows, slos)
+    if args.at_slo is not None:
+        _warn(names, results)
     return 0
+
+
+def _warn(names: list[str], results: list[Result]) -> None:
+    """Name the rates that only hold as long as the run is so short."""
+    from servesim.scenario.capacity import too_short
+
+    for name, result in zip(names, results, strict=True):
+        if too_short(result):
+            sys.stderr.write(
+                f"warning: {name}: the requests have come before a queue could build up;"
+                " give more num_requests\n"
+            )
 
 
 def _simulate(scenario: Scenario, share: float | None) -> Result:
