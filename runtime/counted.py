@@ -127,8 +127,13 @@ def _take_blocks_by_ticket(
 
 def _moving(scheduler: Scheduler) -> list[Sequence]:
     """Decodes that may hold blocks which their next token does not see any more."""
-    cache = scheduler.cache
-    if not isinstance(cache, GroupedCache) or not cache.moving:
+    decodes, started = scheduler.decodes, scheduler.started
+    if not scheduler.cache.moving:
         return []
-    ended = [seq for step in scheduler.ended for seq in step if seq in scheduler.decodes]
-    return [*ended, *scheduler.decodes.in_phases(cache.moving)]
+    moving = [seq for seq in started if seq in decodes]
+    for seq in [*started]:
+        if seq in decodes:
+            started[seq] -= 1
+        if not (seq.decoding and started[seq]):
+            del started[seq]
+    return [*moving, *decodes.in_phases(scheduler.cache.moving)]

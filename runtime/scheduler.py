@@ -55,7 +55,8 @@ class Scheduler:
         decodes: those of them that gain a token every step.
         prefilling: those that have several known tokens to compute, by ticket too.
         held_back: those of ``decodes`` that got no token in the last step, by index.
-        ended: of the last steps, the sequences whose prefill ended.
+        under_way: tokens of prefills whose step has not ended, by index of their sequence.
+        started: decodes whose prefill may be not all out yet, and for how many more steps.
         received: sequences whose KV came from another instance: they hold their blocks, lack only
             their latest token, and are admitted before all others.
     """
@@ -77,8 +78,8 @@ class Scheduler:
         self.prefilling: dict[int, Sequence] = {}
         self.held_back: dict[int, Sequence] = {}
         self.received: deque[Sequence] = deque()
-        self.under_way: dict[int, int] = {}  # tokens of prompts whose step has not ended, by index
-        self.ended: deque[list[Sequence]] = deque([[], []], maxlen=2)
+        self.under_way: dict[int, int] = {}
+        self.started: dict[Sequence, int] = {}
         self.adapters = AdapterSlots(config.max_loras) if config.enable_lora else None
         self._next_ticket = 0
         self._refused: tuple[Sequence, int] | None = None  # found no room in this epoch of the KV
@@ -247,7 +248,6 @@ class Scheduler:
         plan.extra_tokens = decodes.extra_tokens - before
         for seq in self.held_back.values():
             decodes.add(seq)
-        self.ended.append([])
         for seq, computed, new in plan.prefills:
             seq.computed = computed + new
             self.under_way[seq.index] = self.under_way.get(seq.index, 0) + new
@@ -268,7 +268,8 @@ class Scheduler:
             plan.finishing.append(seq)
         else:
             self.decodes.add(seq)
-            self.ended[-1].append(seq)
+            if self.cache.moving:
+                self.started[seq] = 1 + self.config.async_scheduling
 
     def _listing(self, plan: Plan) -> list[Grant]:
         grants = {grant.seq.index: grant for grant in plan.prefills}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Listed
 
 from servesim.graph.kv_layout import KvGroup
+from servesim.runtime.kv.sight import first_block
 from servesim.runtime.sequence import Sequence
 
 #: Stands in a block table for a block that was given back; the pool has no such block.
@@ -83,23 +84,3 @@ class BlockIndex:
         last = (i + 1) * (self._groups[g].block_size // self._block_size) - 1
         identity = seq.shared[last] if last < len(seq.shared) else seq.unshared(last, last + 1)[0]
         return identity * len(self._groups) + g
-
-
-def first_block(group: KvGroup, computed: int) -> int:
-    """The first block that tokens after ``computed`` ones still see.
-
-    Of recurrent states the next token needs the last one.
-    """
-    cache, size = group.cache, group.block_size
-    if cache.kind == "state":
-        return max(0, computed - 1) // size
-    if cache.window is None:
-        return 0
-    if cache.kind == "chunked":
-        return computed // cache.window * cache.window // size
-    return max(0, computed - cache.window + 1) // size
-
-
-def keeps_all(group: KvGroup) -> bool:
-    """Whether later tokens see every block."""
-    return group.cache.window is None and group.cache.kind != "state"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Sequence as Listed
 from typing import Protocol, runtime_checkable
 
 from servesim.runtime.sequence import Sequence
@@ -18,6 +19,8 @@ class KVCache(Protocol):
         filled: blocks with content: held ones, and free ones that can still be found.
         epoch: grows whenever an admission that was refused might succeed.
         groups: blocks that ``block_size`` tokens take at most.
+        moving: numbers of computed tokens, modulo the block size, at which a decode may hold a
+            block that it does not need any more.
     """
 
     block_size: int
@@ -25,6 +28,7 @@ class KVCache(Protocol):
     free: int
     epoch: int
     groups: int
+    moving: Listed[int]
 
     @property
     def filled(self) -> int:

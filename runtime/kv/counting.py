@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Sequence as Listed
 
 from servesim.runtime.kv.cache import blocks_for
 from servesim.runtime.sequence import Sequence
@@ -12,6 +13,7 @@ class CountingCache:
     """Blocks without identity."""
 
     groups = 1
+    moving: Listed[int] = ()
 
     def __init__(self, total: int, block_size: int) -> None:
         self.total = self.free = total

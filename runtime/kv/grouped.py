@@ -14,10 +14,11 @@ from collections.abc import Sequence as Listed
 
 from servesim.graph.kv_layout import KvGroup
 from servesim.runtime.kv.alignment import alignment
-from servesim.runtime.kv.block_index import GONE, BlockIndex, first_block, keeps_all
+from servesim.runtime.kv.block_index import GONE, BlockIndex
 from servesim.runtime.kv.cache import blocks_for
 from servesim.runtime.kv.pool import FreeList
 from servesim.runtime.kv.retention import Retention
+from servesim.runtime.kv.sight import first_block, keeps_all, leaving
 from servesim.runtime.kv.table import Table
 from servesim.runtime.sequence import Sequence
 
@@ -70,7 +71,7 @@ class GroupedCache:
         self._whole = [g for g, group in enumerate(groups) if keeps_all(group)]
         self._parts = [g for g, group in enumerate(groups) if not keeps_all(group)]
         self._fresh: set[int] = set()  # keys of states that are being computed
-        self.moving = _moving(groups, self.block_size, lag)
+        self.moving: Listed[int] = leaving(groups, self.block_size, lag)
 
     @property
     def filled(self) -> int:
@@ -294,19 +295,3 @@ class GroupedCache:
             del self._pool.cached[block]
             self._holders[block] = 1
             self.free -= 1
-
-
-def _moving(groups: Listed[KvGroup], block_size: int, lag: int) -> list[int]:
-    """Where a decode may leave a block behind, by ``first_block``."""
-    places = set()
-    for group in groups:
-        window = group.cache.window
-        if group.cache.kind == "state":
-            places.add((1 + lag) % block_size)
-        elif group.cache.kind == "chunked" and window:
-            places.update(
-                (i + lag) % block_size for i in range(0, block_size, math.gcd(window, block_size))
-            )
-        elif window:
-            places.add((window - 1 + lag) % block_size)
-    return sorted(places)

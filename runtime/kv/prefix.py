@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Sequence as Listed
 from itertools import chain
 
 from servesim.runtime.kv.cache import blocks_for
@@ -21,6 +22,7 @@ class PrefixCache:
     """
 
     groups = 1
+    moving: Listed[int] = ()
 
     def __init__(self, total: int, block_size: int) -> None:
         self.total = self.free = total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Listed
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -155,8 +156,8 @@ def test_windows_keep_the_place_where_prefixes_part() -> None:
         assert found == (0, 0, 4)[number]
 
 
-def test_a_state_is_one_block_and_is_never_reused() -> None:
-    kv = cache(FULL, STATE)
+def test_without_caching_a_state_is_one_block() -> None:
+    kv = cache(FULL, STATE, caching=False)
     prefill(kv, sequence(0, 13, 1, 2, 3), 13)
     assert kv.total - kv.free == 4 + 1
     assert kv.find(sequence(1, 13, 1, 2, 3)) == []
@@ -229,6 +230,7 @@ LAYOUTS = [
     (FULL, group("window", 6), group("window", 6)),
     (FULL, CHUNKED),
     (FULL, STATE),
+    (FULL, replace(STATE, checkpoints=True), STATE),
     (FULL, group("window", 16, size=8)),
 ]
 

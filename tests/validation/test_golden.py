@@ -9,9 +9,11 @@ import pytest
 
 from servesim.errors import InputError
 from servesim.validation.golden import replay
+from servesim.validation.json_files import json_documents
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "vllm-golden"
 FILES = sorted(RECORDINGS.glob("*.json"))
+OWN = sorted((Path(__file__).parents[2] / "validation" / "own" / "scheduler").glob("*.json.gz"))
 needs_recordings = pytest.mark.skipif(not FILES, reason=f"no recordings in {RECORDINGS}")
 
 
@@ -23,6 +25,25 @@ def test_every_recorded_step_is_decided_identically(path: Path, visit_all: bool)
     assert result.first_difference is None
     assert result.identical
     assert result.steps == len(json.loads(path.read_text())["steps"])
+
+
+@pytest.mark.parametrize("visit_all", [False, True], ids=["counted", "visited"])
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.name.partition(".")[0])
+def test_random_cases_of_vllm_are_decided_identically(path: Path, visit_all: bool) -> None:
+    result = replay(path, visit_all=visit_all)
+    assert result.first_difference is None
+    assert result.steps > 500
+
+
+def test_our_own_recordings_have_what_makes_decisions_hard() -> None:
+    cases = [case for path in OWN for case in json_documents(path)]
+    hybrids = [case["case"] for case in cases if case["case"]["family"] == "hybrid"]
+    assert {case["enable_prefix_caching"] for case in hybrids} == {False, True}
+    assert {g["checkpoints"] for case in hybrids for g in case["groups"][1:]} == {False, True}
+    assert {case["case"]["async_scheduling"] for case in cases} == {False, True}
+    assert {case["case"]["prefix_cache_retention_interval"] for case in cases} >= {0, None}
+    assert sum(any(step["preempted"] for step in case["steps"]) for case in cases) > 20
+    assert max(len(case["case"]["groups"]) for case in cases) == 4
 
 
 def _recording() -> dict[str, object]:
@@ -83,6 +104,16 @@ def test_missing_and_surplus_steps_are_differences(tmp_path: Path, steps: int) -
     path = tmp_path / "length.json"
     path.write_text(json.dumps(recording))
     assert not replay(path).identical
+
+
+def test_of_several_recordings_the_one_that_differs_is_named(tmp_path: Path) -> None:
+    changed = _recording()
+    changed["steps"][1]["waiting"] = 1  # type: ignore[index]
+    path = tmp_path / "two.jsonl"
+    path.write_text(json.dumps(_recording()) + "\n" + json.dumps(changed) + "\n")
+    result = replay(path)
+    assert (result.identical, result.steps) == (False, 4)
+    assert result.first_difference == "recording 1, step 1, waiting: recorded 1, decided 0"
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"case": {}, "steps": []}'])

@@ -98,7 +98,7 @@ def record(
                 seen = engine.run(name, requests)
                 run = _form(seen, _lines(engine.record), about, setup, engine.version)
                 if load.prefixes:
-                    run["requests"]["shared"] = _shared([prompt for _, prompt, _ in requests])
+                    run["requests"]["shared"] = shared_blocks([prompt for _, prompt, _ in requests])
                 files.append(folder / load.name / f"{repeat}.json.gz")
                 save(run, files[-1])
     engine.record.unlink()
@@ -213,7 +213,7 @@ def _requests(
     }
 
 
-def _shared(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+def shared_blocks(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Of each prompt, the identities of its leading blocks that another prompt has, too."""
     hasher = PrefixHasher(SHARED_BLOCK)
     found = [hasher.identities(prompt) for prompt in prompts]

@@ -64,7 +64,7 @@ def draw(family: str, rng: random.Random) -> tuple[dict[str, Any], list[dict[str
     longest = rng.choice([40, 150, 400])
     need = len(groups) * (longest // size + 3)
     caching = rng.random() < 0.75
-    case = {
+    case: dict[str, Any] = {
         "family": family,
         "max_model_len": longest + 8,
         "max_num_seqs": sequences,
@@ -295,7 +295,7 @@ def _finish(scheduler: Any, output: Any, requests: list[dict[str, Any]]) -> list
     from vllm.v1.outputs import ModelRunnerOutput
 
     names = list(output.num_scheduled_tokens)
-    tokens = []
+    tokens: list[list[int]] = []
     for name in names:
         request = scheduler.requests.get(name)
         computed = output.num_scheduled_tokens[name] + _computed(output, name)

@@ -10,19 +10,44 @@ from servesim.validation.report.markdown import table
 ORDER = 10
 TITLE = "The scheduler decides as vLLM's does"
 
+OWN = Path(__file__).resolve().parents[2] / "own" / "scheduler"
+
+_GIVEN = (
+    "Recordings of vLLM 0.32's scheduler, replayed step by step: requests in order, tokens, "
+    "computed tokens, preemptions, free blocks, finishes (`servesim validate golden`).\n\n"
+)
+_RANDOM = (
+    "Random cases, recorded with `validation/live/scheduler_cases.py`: prefix caching on and off "
+    "and its retention, synchronous and asynchronous scheduling, both policies, thresholds of long "
+    "prefills, caches that force preemption, steps shorter than a block.\n\n"
+)
+_MODELS = {
+    "chunked": "full attention and chunks",
+    "full": "full attention",
+    "hybrid": "full attention and recurrent states",
+    "unequal": "full attention and a window with blocks twice as long",
+    "window": "full attention and a window",
+    "windows-only": "a window",
+}
+
 
 def body(data: Path) -> str | None:
-    """Every recording below ``data``."""
-    files = sorted((data / "vllm-golden").glob("*.json"))
-    if not files:
-        return None
-    results = [replay(file) for file in files]
-    rows = [
-        [r.file, f"{r.steps:,}", "identical" if r.identical else f"differs: {r.first_difference}"]
-        for r in results
-    ]
-    return (
-        "Recordings of vLLM 0.32's scheduler, replayed step by step: requests in order, tokens, "
-        "computed tokens, preemptions, free blocks, finishes (`servesim validate golden`).\n\n"
-        + table(["recording", "steps", ""], [[r[0], r[1], r[2]] for r in rows])
-    )
+    """The recordings below ``data``, and our own."""
+    given = [(file.name, file) for file in sorted((data / "vllm-golden").glob("*.json"))]
+    own = [(_MODELS.get(file.name.partition(".")[0], file.name), file) for file in _own()]
+    parts = []
+    if given:
+        parts.append(_GIVEN + table(["recording", "steps", ""], map(_row, given)))
+    if own:
+        parts.append(_RANDOM + table(["layers", "steps", ""], map(_row, own)))
+    return "\n\n".join(parts) or None
+
+
+def _own() -> list[Path]:
+    return sorted(OWN.glob("*.json.gz"))
+
+
+def _row(named: tuple[str, Path]) -> list[str]:
+    name, result = named[0], replay(named[1])
+    differs = f"differs: {result.first_difference}"
+    return [name, f"{result.steps:,}", "identical" if result.identical else differs]
