@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from servesim.errors import InputError, UnsupportedError
+from servesim.errors import InputError, UnknownNameError, UnsupportedError
+from servesim.graph.dtypes import BITS
 from servesim.hardware.cost import CostModel
 from servesim.hardware.host import HostTime
 from servesim.hardware.link import Link
@@ -92,6 +93,9 @@ class Device:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"device {self.name}: kind is {self.kind!r}, not one of {KINDS}")
+        for dtype in self.peak_flops:
+            if dtype not in BITS:
+                raise UnknownNameError(f"number format of peak_flops of {self.name}:", dtype, BITS)
         tiers = (self.memory, self.cache) if self.cache is not None else (self.memory,)
         for what, value in (
             *(("capacity_bytes", tier.capacity_bytes) for tier in tiers),

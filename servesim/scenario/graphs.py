@@ -24,9 +24,9 @@ def served_graph(
     """
     if graph.dtype not in device.peak_flops:
         known = " or ".join(d for d in ("bf16", "fp16", "fp32") if d in device.peak_flops)
+        hint = f"; give [model] dtype {known}" if known else ""
         raise UnsupportedError(
-            f"{device.name} cannot compute in {graph.dtype}, the format of {graph.model}; give "
-            f"[model] dtype {known}"
+            f"{device.name} cannot compute in {graph.dtype}, the format of {graph.model}{hint}"
         )
     graph = shared_context(spread(graph, section, engine), section, engine)
     graph = widened(graph, device.peak_flops)

@@ -1,5 +1,7 @@
 """Devices by name, file and dotted path, and what is refused."""
 
+import dataclasses
+
 import pytest
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
@@ -121,6 +123,11 @@ def device():
         MemoryTier("HBM", 10e9, 1e12),
         efficiency=Efficiency(compute=0.5, memory=0.8, launch=2e-6),
     )
+
+
+def test_peaks_are_of_known_number_formats():
+    with pytest.raises(InputError, match="'bf17'; did you mean 'bf16'"):
+        dataclasses.replace(device(), peak_flops={"bf17": 1e12})
 
 
 def test_roofline_by_hand():
