@@ -98,7 +98,6 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "softmax": Parameter(30.0, 1.0, 300.0),
         "tail": Parameter(0.6, 0.05, 2.0),
         "smoothing": Parameter(0.25, 0.02, 1.0),
-        "empty": Parameter(1e-7, 1e-10, 3e-6),
         "memory": Parameter(0.85, 0.6, 1.0),
         "sharpness": Parameter(2.5, 1.0, 10.0),
         "cache": Parameter(2.0, 0.5, 10.0),
@@ -106,7 +105,7 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "passes": Parameter(1.0, 0.02, 3.0),
         "store": Parameter(3e-7, 1e-10, 5e-6),
         "group": Parameter(3e-7, 1e-9, 5e-6),
-        "gather": Parameter(5e-9, 1e-11, 1e-7),
+        "gather": Parameter(1e-8, 1e-11, 1e-7),
     },
     "latent_decode": {
         "launch": Parameter(3e-5, 1e-6, 1e-4),
@@ -159,6 +158,11 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
 }
 #: Forms whose kernels start by quantising 16-bit inputs.
 _QUANTISED = ("gemm.fp8", "gemm.nvfp4", "gemm.int8")
+#: Prefills of one kernel with decodes, and of a kernel of their own; what is searched in each.
+_JOINT = {"joint": (1.0,), "columns": (32.0, 64.0, 128.0)}
+_EMPTY = {"empty": Parameter(1e-7, 1e-10, 3e-6)}
+_APART = {"columns": (1.0, 128.0), "least_group": (2.0, 4.0), "most_group": (0.0, 16.0, 64.0)}
+_SCATTER = {"scatter": Parameter(1e-8, 1e-11, 1e-7)}
 #: What 8-bit queries take beside, where heads do not fill a tile.
 _PADDED = {"pad_launch": Parameter(3e-6, 1e-8, 3e-5), "pad": Parameter(5e-8, 1e-10, 1e-6)}
 #: Rows a fit looks at, where fewer than the default tell as much in less time.
@@ -176,7 +180,7 @@ _CHOICES: dict[str, dict[str, tuple[float | str, ...]]] = {
     },
     "latent_prefill": {"rows": (64.0, 128.0), "absorbed": (0.0, 512.0)},
     "recurrent": {"chunk": (8.0, 64.0)},
-    "prefill": {"rows": (64.0, 128.0, 256.0), "packed": (0.0, 1.0)},
+    "prefill": {"rows": (64.0, 128.0, 192.0, 256.0), "packed": (0.0, 1.0)},
 }
 
 
@@ -200,8 +204,8 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
         choices["tiling"] = tilings
         parameters |= experts.parameters_of(tilings)
     if family == "prefill":
-        choices["joint"] = (1.0,) if joint else (0.0,)
-        choices["columns"] = (32.0, 64.0, 128.0) if joint else (1.0,)
+        choices |= _JOINT if joint else _APART
+        parameters |= _EMPTY if joint else _SCATTER
     if family == "decode" and not joint:
         choices["most_splits"] = (0.0, 32.0)
     if family == "decode" and joint:

@@ -39,6 +39,9 @@ class PrefillForm:
         store: seconds a core takes for a token there, of ``_STORE_WIDTH`` threads or more.
         group: seconds that several heads a KV head add.
         gather: seconds a core takes for a query of 128 elements when heads share a KV head.
+        scatter: the same where they share it in groups that the kernel is not made for, or not.
+        least_group, most_group: heads of a KV head that the kernel is made for, powers of two in
+            between (FlashAttention 3: 4, 8, 16); 0 where all groups are alike.
         columns: keys a block takes at a time: it goes through whole ones.
     """
 
@@ -60,6 +63,9 @@ class PrefillForm:
     store: float = 0.0
     group: float = 0.0
     gather: float = 0.0
+    scatter: float = 0.0
+    least_group: float = 0.0
+    most_group: float = 0.0
     columns: float = 1.0
 
     def seconds(self, work: AttentionWork, machine: Machine) -> float:
@@ -101,13 +107,19 @@ class PrefillForm:
         tiled = rounds_seconds(
             total, heads * blocks, last, machine.cores, self.smoothing, self.tail
         )
-        fixed = self.launch
-        if group > 1.0:
-            elements = work.query_tokens * work.heads * work.head_dim
-            fixed += self.group + self.gather * elements / 128.0 / machine.cores
         fresh = work.query_tokens - work.decodes
         moved, stored = self._moved(work, seen, fresh, machine)
-        return fixed + stored + blended_max(tiled, moved, self.sharpness)
+        return self._fixed(work, machine) + stored + blended_max(tiled, moved, self.sharpness)
+
+    def _fixed(self, work: AttentionWork, machine: Machine) -> float:
+        """Seconds that come to those of blocks and memory."""
+        group = work.heads / work.kv_heads
+        elements = work.query_tokens * work.heads * work.head_dim / 128.0 / machine.cores
+        query = self.gather if group > 1.0 else 0.0
+        if self.most_group:
+            fits = self.least_group <= group <= self.most_group and math.log2(group).is_integer()
+            query = self.gather if fits else self.scatter
+        return self.launch + (self.group if group > 1.0 else 0.0) + query * elements
 
     def _whole(self, keys: float) -> float:
         """``keys`` up to the end of the columns that a block takes at a time."""

@@ -270,3 +270,21 @@ def test_a_scan_pays_for_the_chunk_it_fills() -> None:
     assert one == pytest.approx(2.2e-6, rel=0.02)
     assert full == pytest.approx(3.6e-6, rel=0.02)
     assert three == pytest.approx(full, rel=0.02)
+
+
+def test_groups_that_the_kernel_is_made_for_take_less_a_query() -> None:
+    form = replace(PREFILL, gather=1e-9, scatter=3e-9, least_group=4.0, most_group=16.0)
+    alike = replace(form, most_group=0.0)
+
+    def a_query(form: PrefillForm, heads: int, kv_heads: int) -> float:
+        work = AttentionWork(((256, 0),), 0, 0, 0, heads, kv_heads, 128, 128)
+        without = replace(form, gather=0.0, scatter=0.0)
+        seconds = form.seconds(work, MACHINE) - without.seconds(work, MACHINE)
+        return seconds * MACHINE.cores / (256 * heads)
+
+    for heads, kv_heads in ((32, 8), (32, 2)):  # groups of 4 and 16
+        assert a_query(form, heads, kv_heads) == pytest.approx(1e-9)
+    for heads, kv_heads in ((24, 4), (32, 1), (32, 16), (32, 32)):  # of 6, 32, 2 and 1
+        assert a_query(form, heads, kv_heads) == pytest.approx(3e-9)
+    assert a_query(alike, 24, 4) == pytest.approx(1e-9)
+    assert a_query(alike, 32, 32) == pytest.approx(0.0, abs=1e-15)
