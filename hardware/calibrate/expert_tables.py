@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from servesim.graph.work import MoeWork
@@ -14,6 +15,10 @@ from servesim.hardware.forms.keys import moe_key
 _UNGATED = {(2688, 1856), (4096, 2688), (1024, 2688), (2048, 5120)}
 #: Older benchmarks ran all experts with a gate; the kernel's name tells them.
 _ALWAYS_GATED = ("vllm_fused_moe", "vllm_marlin_int4_moe", "vllm_flashinfer_trtllm_moe_fp4")
+_SAME_BUT_RANKS = (
+    *("moe_dtype", "hidden_size", "inter_size", "topk", "num_experts"),
+    *("moe_tp_size", "distribution"),
+)
 #: Pairs on the busiest rank of a power law up to which old benchmarks, without ``balanced`` rows,
 #: do not tell which experts were touched: they dealt what rounding lost to the heaviest ones.
 _FEW_PAIRS = 32
@@ -22,7 +27,26 @@ _FEW_PAIRS = 32
 def moe_rows(table: list[dict[str, Any]], origin: str, cache_bytes: float = 0.0) -> list[Row]:
     """Routed experts: num_tokens, hidden_size, inter_size, topk, num_experts, moe_tp/ep_size."""
     old = all(str(r["distribution"]).startswith("power_law") for r in table)
-    return [_row(r, origin, old) for r in table]
+    return [_row(r, origin, old) for r in _with_honest_ranks(table)]
+
+
+def _with_honest_ranks(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``table``, of formats whose benchmark ran all experts on every rank without sharded rows.
+
+    It did when most of the largest batches take as long on one of many ranks as on a single one.
+    """
+    largest = max((r["num_tokens"] for r in table), default=0)
+    by_ranks: dict[tuple[Any, ...], dict[int, float]] = {}
+    for r in table:
+        if r["num_tokens"] == largest:
+            same = (*(r[name] for name in _SAME_BUT_RANKS),)
+            by_ranks.setdefault(same, {})[int(r["moe_ep_size"])] = r["latency"]
+    ratios: dict[str, list[float]] = {}
+    for same, latency in by_ranks.items():
+        if 1 in latency and len(latency) > 1:
+            ratios.setdefault(same[0], []).append(latency[max(latency)] / latency[1])
+    whole = {dtype for dtype, found in ratios.items() if median(found) > 0.9}
+    return [r for r in table if r["moe_ep_size"] == 1 or r["moe_dtype"] not in whole]
 
 
 def _row(r: dict[str, Any], origin: str, old: bool) -> Row:

@@ -27,12 +27,12 @@ _MARLIN = {
     "crowd": Parameter(0.1, 0.001, 1.0),
 }
 _FIXED = ("fixed_32", "fixed_64", "fixed_128")
-#: What may choose the tiles, by the format of weights: vLLM runs 4-bit weights with wider
-#: activations in Marlin kernels on all GPUs, others in those of one of several libraries.
+#: What may choose the tiles, by the format of weights: vLLM runs INT4 weights with activations of
+#: 16 bits in Marlin kernels on all GPUs, others in those of one of several libraries.
 _TILINGS = {
     "moe.fp8_block": ("triton_block", *_FIXED),
     "moe.int4": ("marlin",),
-    "moe.mxfp4": ("marlin",),
+    "moe.mxfp4": ("marlin", "trtllm", *_FIXED),
     "moe.nvfp4": ("trtllm", *_FIXED),
 }
 _OTHER_TILINGS = ("triton", "triton_early", *_FIXED)

@@ -16,6 +16,7 @@ from servesim.cli.main import main
 from servesim.errors import InputError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork
 from servesim.hardware.calibrate.expected import rank_load
+from servesim.hardware.calibrate.expert_tables import moe_rows
 from servesim.hardware.calibrate.fit import Fit, fit, scaled
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.judge import lent_errors
@@ -162,6 +163,22 @@ def test_convolutions_of_a_benchmark_that_gave_all_models_equal_channels_are_lef
     equal = [*honest[:3], update(64, 64, 4e-3)]
     scan = update(16, 4, 3e-3) | {"phase": "context"}
     assert [row.regime for row in recurrent_rows([*equal, scan], "table", 0.0)] == ["prefill"]
+
+
+def test_experts_of_a_benchmark_that_ran_all_of_them_on_every_rank_count_unsharded_only() -> None:
+    def experts(dtype: str, ranks: int, latency: float) -> dict[str, Any]:
+        sizes = {"hidden_size": 4096, "inter_size": 1024, "topk": 4, "num_experts": 32}
+        run = {"num_tokens": 4096, "moe_tp_size": 1, "moe_ep_size": ranks}
+        return {"moe_dtype": dtype, "distribution": "balanced", "latency": latency, **sizes, **run}
+
+    sharded = [experts("bfloat16", 1, 8.0), experts("bfloat16", 4, 2.2)]
+    whole = [experts("w4a16_mxfp4", 1, 3.0), experts("w4a16_mxfp4", 4, 3.0)]
+    rows = moe_rows([*sharded, *whole], "table")
+    assert [(row.form, row.ranks) for row in rows] == [
+        ("moe.bf16", 1),
+        ("moe.bf16", 4),
+        ("moe.mxfp4", 1),
+    ]
 
 
 def test_kernels_faster_than_the_device_are_not_believed() -> None:
