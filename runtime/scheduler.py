@@ -12,7 +12,7 @@ decoding one is sure of its token and its block, else ``visited`` one by one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from servesim.runtime.config import EngineConfig
@@ -187,6 +187,8 @@ class Scheduler:
         """Admit waiting sequences, in the policy's order, until one does not fit."""
         config, cache, waiting = self.config, self.cache, self.policy
         most = self.limits.max_num_seqs
+        if self.adapters is not None:
+            self.adapters.start_step(self._served(plan))
         passed: list[Sequence] = []  # over, for want of a slot for their adapter
         while budget > 0 and len(waiting) and len(self.running) < most:
             seq = waiting.peek()
@@ -218,6 +220,13 @@ class Scheduler:
             budget -= new
         for seq in reversed(passed):
             waiting.put_back(seq)
+
+    def _served(self, plan: Plan) -> Iterator[Sequence]:
+        """The running sequences that are in a step so far."""
+        yield from (grant.seq for grant in plan.prefills)
+        for seq in self.running.values():
+            if seq.decoding and seq in self.decodes:
+                yield seq
 
     def _start(self, seq: Sequence, computed: int, plan: Plan) -> None:
         seq.ticket = self._next_ticket

@@ -122,6 +122,8 @@ def _config(case: Mapping[str, Any], block_size: int) -> EngineConfig:
         enable_prefix_caching=case["enable_prefix_caching"],
         long_prefill_token_threshold=case.get("long_prefill_token_threshold", 0),
         scheduling_policy=case.get("policy", "fcfs"),
+        enable_lora="max_loras" in case,
+        max_loras=case.get("max_loras", 1),
         async_scheduling=case.get("async_scheduling", False),
         scheduler_reserve_full_isl=case.get("scheduler_reserve_full_isl", True),
         prefix_cache_retention_interval=case.get("prefix_cache_retention_interval", 0),
@@ -155,6 +157,7 @@ def _sequences(recording: Mapping[str, Any]) -> list[Sequence]:
             prefix_block_ids=hasher.identities([*prompt, *[SAMPLED_TOKEN] * output]),
             prefix_block_size=block_size,
             priority=request.get("priority", 0),
+            adapter=request.get("adapter"),
         )
         sequences.append(Sequence(spec, len(sequences), block_size))
     return sequences

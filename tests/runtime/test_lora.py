@@ -51,11 +51,28 @@ def test_the_longest_idle_makes_room() -> None:
     assert not slots.admits(seqs[2])
     slots.leave(seqs[0])
     slots.leave(seqs[1])
+    slots.start_step([])
     assert slots.admits(seqs[2])
     assert slots.enter(seqs[2])  # in the place of 0
     assert not slots.enter(seqs[1])
     slots.leave(seqs[1])
     assert slots.enter(seqs[0])
+
+
+def test_only_the_adapters_of_a_step_are_in_the_way() -> None:
+    # As vLLM has it: a sequence whose last token is under way runs, but is in no step any more.
+    slots = AdapterSlots(1)
+    first, second = (Sequence(request(i, 0, 1, 1, adapter=i), i, 16) for i in range(2))
+    assert slots.enter(first)
+    slots.start_step([first])
+    assert not slots.admits(second)
+    slots.start_step([])
+    assert slots.admits(second)
+    assert slots.enter(second)
+    slots.leave(first)  # its place was taken
+    third = Sequence(request(2, 0, 1, 1, adapter=0), 2, 16)
+    slots.start_step([])
+    assert slots.enter(third)
 
 
 def test_adapters_share_no_prefix() -> None:

@@ -14,6 +14,7 @@ import random
 import tempfile
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 SAMPLED_TOKEN = 7
@@ -81,8 +82,10 @@ def draw(family: str, rng: random.Random) -> tuple[dict[str, Any], list[dict[str
         "step_per_token_s": rng.choice([0, 1]) * TICK,
         "step_per_seq_s": rng.choice([0, 2]) * TICK,
     }
-    if family in ("full", "chunked") or (family == "hybrid" and not caching):
+    if family in ("full", "adapters", "chunked") or (family == "hybrid" and not caching):
         case["prefix_cache_retention_interval"] = 0
+    if family == "adapters":
+        case["max_loras"] = rng.choice([1, 2])
     prefixes = [[rng.randrange(9, 999) for _ in range(longest // 2)] for _ in range(3)]
     ticks = rng.sample(range(rng.choice([50, 1500])), 20 if longest < 400 else 12)
     requests: list[dict[str, Any]] = []
@@ -111,6 +114,8 @@ def draw(family: str, rng: random.Random) -> tuple[dict[str, Any], list[dict[str
                 "priority": rng.randrange(3) if case["policy"] == "priority" else 0,
             }
         )
+        if family == "adapters":
+            requests[-1]["adapter"] = rng.choice([None, 1, 2, 3])
     return case, requests
 
 
@@ -219,6 +224,8 @@ class Recorder:
             "async_scheduling",
         ):
             setattr(options, name, case[name])
+        loras = case.get("max_loras")
+        config.lora_config = SimpleNamespace(max_loras=loras) if loras else None
         config.model_config.max_model_len = options.max_model_len = case["max_model_len"]
         cache.enable_prefix_caching = case["enable_prefix_caching"]
         cache.block_size = case["groups"][0]["block_size"]
@@ -259,8 +266,15 @@ class Recorder:
             pooling_params=None,
             arrival_time=request["arrival_s"],
             block_hasher=hasher,
+            lora_request=_adapter(request.get("adapter")),
             priority=request["priority"],
         )
+
+
+def _adapter(number: int | None) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(f"adapter-{number}", number, "nowhere") if number else None
 
 
 def _spec(group: dict[str, Any], case: dict[str, Any], mode: str) -> Any:
@@ -330,7 +344,7 @@ def _computed(output: Any, name: str) -> int:
     return int(cached.num_computed_tokens[cached.req_ids.index(name)])
 
 
-FAMILIES = ("full", "window", "windows-only", "unequal", "chunked", "hybrid")
+FAMILIES = ("full", "window", "windows-only", "unequal", "chunked", "hybrid", "adapters")
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ _RANDOM = (
     "prefills, caches that force preemption, steps shorter than a block.\n\n"
 )
 _MODELS = {
+    "adapters": "full attention, and LoRA adapters",
     "chunked": "full attention and chunks",
     "full": "full attention",
     "hybrid": "full attention and recurrent states",
