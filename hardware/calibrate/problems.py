@@ -149,6 +149,7 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "cache": Parameter(2.5, 0.5, 10.0),
         "held": Parameter(0.7, 0.02, 1.0),
         "update_held": Parameter(0.6, 0.02, 1.0),
+        "spill": Parameter(3.0, 0.7, 12.0),
         "sharpness": Parameter(2.0, 1.0, 10.0),
         "start": Parameter(1e-6, 1e-10, 1e-4),
         "inner": Parameter(1e-7, 1e-11, 1e-5),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from servesim.graph.work import RecurrentWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
 
-#: How sharply states that outgrow the last-level cache fall out of it.
-_SPILL = 8
+#: How sharply states of updates that outgrow the last-level cache fall out of it.
+_SPILL = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class RecurrentForm:
         states: passes over the states of sequences, of the two that reading and writing takes.
         chunk_states: passes over a state for each chunk.
         update_held: as ``held``, for updates; 0: the same.
+        spill: how sharply what a scan moves falls out of the cache: its kernels hand on tensors of
+            several sizes.
     """
 
     launch: float
@@ -56,6 +58,7 @@ class RecurrentForm:
     states: float = 2.0
     chunk_states: float = 0.0
     update_held: float = 0.0
+    spill: float = _SPILL
 
     def seconds(self, work: RecurrentWork, machine: Machine) -> float:
         """Time of ``work``: the scan of its prefills, then the update of its decodes."""
@@ -72,7 +75,7 @@ class RecurrentForm:
         passes = self.states + self.chunk_states * math.ceil(length / self.chunk)
         moved = self.scan_traffic * work.prefill_tokens * work.token_bytes
         moved += count * passes * work.state_bytes
-        memory = self._streamed(moved, self.held, machine)
+        memory = self._streamed(moved, self.held, self.spill, machine)
         fixed = self.scan_launch + self.inner * min(length, self.chunk)
         return fixed + blended_max(chains, memory + arithmetic, self.sharpness)
 
@@ -82,11 +85,11 @@ class RecurrentForm:
         slots = machine.cores * self.resident_tiles
         tiles = waves(work.decodes * work.heads / slots, 1.0) * self.tile
         moved = self.traffic * work.decodes * (2.0 * work.state_bytes + work.token_bytes)
-        memory = self._streamed(moved, self.update_held or self.held, machine)
+        memory = self._streamed(moved, self.update_held or self.held, _SPILL, machine)
         return self.launch + blended_max(tiles, memory, self.sharpness)
 
-    def _streamed(self, moved: float, held: float, machine: Machine) -> float:
+    def _streamed(self, moved: float, held: float, spill: float, machine: Machine) -> float:
         near = 0.0
         if held and machine.cache_bytes:
-            near = 1.0 / (1.0 + (moved / (held * machine.cache_bytes)) ** _SPILL)
+            near = 1.0 / (1.0 + (moved / (held * machine.cache_bytes)) ** spill)
         return moved * (near / self.cache + (1.0 - near) / self.memory) / machine.bandwidth

@@ -245,31 +245,47 @@ def test_recurrent_decodes_move_their_states_twice() -> None:
     assert form.seconds(work, MACHINE) == pytest.approx(3e-6 + 128 * 4e6 / 0.8e12, rel=0.01)
 
 
-def test_a_scan_pays_for_the_chunk_it_fills() -> None:
-    form = RecurrentForm(
-        launch=3e-6,
-        scan_launch=2e-6,
-        token=1e-12,
-        tile=1e-9,
-        resident_tiles=4.0,
-        compute=0.5,
-        scan_traffic=1.0,
-        traffic=1.0,
-        memory=0.8,
-        cache=4.0,
-        held=0.5,
-        sharpness=6.0,
-        chunk=8.0,
-        inner=2e-7,
-    )
+SCAN = RecurrentForm(
+    launch=3e-6,
+    scan_launch=2e-6,
+    token=1e-12,
+    tile=1e-9,
+    resident_tiles=4.0,
+    compute=0.5,
+    scan_traffic=1.0,
+    traffic=1.0,
+    memory=0.8,
+    cache=4.0,
+    held=0.5,
+    sharpness=6.0,
+    chunk=8.0,
+    inner=2e-7,
+)
 
+
+def test_a_scan_pays_for_the_chunk_it_fills() -> None:
     def scan(tokens: int) -> RecurrentWork:
         return RecurrentWork("short_conv", tokens, 1, 0, 1024, 128, 128, 8e3, 1.0, 1.0)
 
-    one, full, three = (form.seconds(scan(n), MACHINE) for n in (1, 8, 24))
+    one, full, three = (SCAN.seconds(scan(n), MACHINE) for n in (1, 8, 24))
     assert one == pytest.approx(2.2e-6, rel=0.02)
     assert full == pytest.approx(3.6e-6, rel=0.02)
     assert three == pytest.approx(full, rel=0.02)
+
+
+def test_what_a_scan_moves_falls_out_of_the_cache_as_sharply_as_its_spill_says() -> None:
+    def streamed(spill: float, share: float) -> float:
+        moved = share * 0.5 * MACHINE.cache_bytes
+        scan = RecurrentWork("gated_delta", 1000, 1, 0, 1, 128, 128, 0.0, moved / 1000, 0.0)
+        fixed = 2e-6 + 8 * 2e-7
+        seconds = replace(SCAN, spill=spill).seconds(scan, MACHINE) - fixed
+        return seconds * MACHINE.bandwidth / moved
+
+    assert streamed(2.0, 1.0) == pytest.approx(streamed(8.0, 1.0)) == pytest.approx(0.75, rel=0.01)
+    for spill in (2.0, 8.0):
+        missed = 1.0 - 1.0 / (1.0 + 2.0**spill)
+        expected = missed / 0.8 + (1.0 - missed) / 4.0
+        assert streamed(spill, 2.0) == pytest.approx(expected, rel=0.01)
 
 
 def test_groups_that_the_kernel_is_made_for_take_less_a_query() -> None:
