@@ -2,8 +2,7 @@
 
 ``python scheduler_cases.py OUT --count 100 --seed 0 [--family hybrid]`` writes one recording a line
 to ``OUT``, in the form that ``servesim.validation.golden`` replays: no model runs, every step takes
-what a virtual clock says, and every sampled token is the same. Times are multiples of a power of
-two, so that no rounding decides anything. Imports vLLM, nothing of servesim.
+what a virtual clock says, and every sampled token is the same. Imports vLLM, nothing of servesim.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from scheduler_draw import FAMILIES, draw
+
 SAMPLED_TOKEN = 7
 STOP_TOKEN = 2
-TICK = 1 / 1024
 #: A model that vLLM accepts; nothing of it is loaded.
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -32,91 +32,6 @@ _CONFIG = {
     "vocab_size": 1000,
     "max_position_embeddings": 8192,
 }
-
-
-def _group(kind: str, block_size: int, **more: Any) -> dict[str, Any]:
-    return {"kind": kind, "block_size": block_size, **more}
-
-
-def _groups(family: str, size: int, rng: random.Random) -> list[dict[str, Any]]:
-    """Layer groups of a kind of model."""
-    window = rng.choice([size, 2 * size, 3 * size, 4 * size - 3, 2 * size + 1, 5, 6 * size])
-    if family == "window":
-        return [_group("full", size), _group("window", size, window=window)]
-    if family == "windows-only":
-        return [_group("window", size, window=window)]
-    if family == "unequal":
-        return [_group("full", size), _group("window", 2 * size, window=max(window, 2))]
-    if family == "chunked":
-        chunked = _group("chunked", size, window=size * rng.choice([2, 3, 4]))
-        return [_group("full", size)] + [chunked] * rng.choice([1, 3])
-    if family == "hybrid":
-        state = _group("state", size, checkpoints=rng.random() < 0.4)
-        return [_group("full", size)] + [state] * rng.choice([1, 2, 3])
-    return [_group("full", size)]
-
-
-def draw(family: str, rng: random.Random) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A case and its requests."""
-    size = rng.choice([4, 8, 16])
-    groups = _groups(family, size, rng)
-    sequences = rng.choice([1, 3, 8, 32])
-    budget = max(sequences, rng.choice([size // 2, size, 24, 64, 100, 256]))
-    longest = rng.choice([40, 150, 400])
-    need = len(groups) * (longest // size + 3)
-    caching = rng.random() < 0.75
-    case: dict[str, Any] = {
-        "family": family,
-        "max_model_len": longest + 8,
-        "max_num_seqs": sequences,
-        "max_num_batched_tokens": budget,
-        "num_gpu_blocks": round(need * rng.choice([1.1, 1.5, 2.5, 6])) + 4,
-        "enable_prefix_caching": caching,
-        "long_prefill_token_threshold": rng.choice([0, 0, size, 3 * size + 1]),
-        "policy": rng.choice(["fcfs", "fcfs", "priority"]),
-        "scheduler_reserve_full_isl": rng.random() < 0.8,
-        "async_scheduling": rng.random() < 0.6,
-        "prefix_cache_retention_interval": rng.choice([0, 0, 0, None, 2 * size, 4 * size]),
-        "groups": groups,
-        "step_base_s": 16 * TICK,
-        "step_per_token_s": rng.choice([0, 1]) * TICK,
-        "step_per_seq_s": rng.choice([0, 2]) * TICK,
-    }
-    if family in ("full", "adapters", "chunked") or (family == "hybrid" and not caching):
-        case["prefix_cache_retention_interval"] = 0
-    if family == "adapters":
-        case["max_loras"] = rng.choice([1, 2])
-    prefixes = [[rng.randrange(9, 999) for _ in range(longest // 2)] for _ in range(3)]
-    ticks = rng.sample(range(rng.choice([50, 1500])), 20 if longest < 400 else 12)
-    requests: list[dict[str, Any]] = []
-    for i, tick in enumerate(sorted(ticks)):
-        output = rng.choice([1, 2, rng.randrange(1, longest // 2)])
-        prompt = [rng.randrange(9, 999) for _ in range(rng.randrange(1, longest // 2))]
-        if rng.random() < 0.7:
-            shared = rng.choice(prefixes)
-            prompt = shared[: rng.randrange(1, len(shared))] + prompt[: longest // 2 - output]
-            prompt = prompt[: longest - output]
-        if rng.random() < 0.2 and requests:
-            prompt = rng.choice(requests)["prompt_token_ids"][: longest - output]
-        most = output
-        if not case["async_scheduling"] and rng.random() < 0.3:
-            most += 50  # a stop token ends it; asynchronous scheduling would run a step too far
-        elif rng.random() < 0.1:
-            output = case["max_model_len"] - len(prompt)
-            most = output + 50
-        requests.append(
-            {
-                "id": i,
-                "arrival_s": tick * TICK,
-                "prompt_token_ids": prompt,
-                "output_tokens": output,
-                "max_tokens": most,
-                "priority": rng.randrange(3) if case["policy"] == "priority" else 0,
-            }
-        )
-        if family == "adapters":
-            requests[-1]["adapter"] = rng.choice([None, 1, 2, 3])
-    return case, requests
 
 
 class Recorder:
@@ -342,9 +257,6 @@ def _computed(output: Any, name: str) -> int:
             return int(new.num_computed_tokens)
     cached = output.scheduled_cached_reqs
     return int(cached.num_computed_tokens[cached.req_ids.index(name)])
-
-
-FAMILIES = ("full", "window", "windows-only", "unequal", "chunked", "hybrid", "adapters")
 
 
 def main() -> None:
