@@ -150,7 +150,9 @@ class Scheduler:
         Recurrent states are kept only where a step ends, and what lies behind an image waits until
         that can be encoded.
         """
-        grant = grant._replace(new=self.cache.cut(*grant))
+        new = self.cache.cut(*grant)
+        if new != grant.new:
+            grant = grant._replace(new=new)
         if not grant.seq.spec.images:
             return grant
         most = self.limits.max_num_batched_tokens
