@@ -248,3 +248,26 @@ def test_an_empty_or_missing_file_is_an_error(tmp_path: Path) -> None:
         JsonLines(path=written(tmp_path)).source()
     with pytest.raises(ServesimError, match=r"cannot read .*absent"):
         JsonLines(path=tmp_path / "absent").source()
+
+
+def test_a_client_with_a_limit_holds_requests_back_until_there_is_room() -> None:
+    options = {"num_requests": 4, "rate": 1.0, "seed": 1}
+    free = drawn(WORKLOADS.build("poisson", options))
+    source = WORKLOADS.build("poisson", {**options, "max_concurrency": 2}).source()
+    first, second = source.take(), source.take()
+    assert [first, second] == free[:2]
+    assert source.next_s() is None  # both are unfinished
+    late_s = free[3].arrival_s + 10.0
+    source.finished(second, late_s)
+    assert source.next_s() == late_s
+    third = source.take()
+    assert third.arrival_s == late_s and third.prompt_tokens == free[2].prompt_tokens
+    assert source.next_s() is None
+    source.finished(first, late_s + 1.0)
+    source.finished(third, late_s + 2.0)
+    assert source.take().arrival_s == late_s + 2.0 and source.next_s() is None
+    early = WORKLOADS.build("poisson", {**options, "max_concurrency": 2}).source()
+    early.finished(early.take(), free[0].arrival_s)
+    assert early.next_s() == free[1].arrival_s  # room that nobody waits for delays nobody
+    with pytest.raises(InputError, match="max_concurrency"):
+        WORKLOADS.build("poisson", {"max_concurrency": 0})

@@ -41,16 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         _flag(group, flag, dest, metavar, text, str)
     _flag(group, "--rate", "workload.rate", "X", "requests per second", float)
-    _flag(
-        group,
-        "--concurrency",
-        "workload.concurrency",
-        "N",
-        "requests in the system: a closed loop",
-        int,
-    )
-    _flag(group, "--num-requests", "workload.num_requests", "N", "how many", int)
-    _flag(group, "--seed", "workload.seed", "N", "fixes everything random", int)
+    for flag, dest, text in (
+        ("--concurrency", "workload.concurrency", "requests in the system: a closed loop"),
+        ("--max-concurrency", "workload.max_concurrency", "no more unfinished, at any rate"),
+        ("--num-requests", "workload.num_requests", "how many"),
+        ("--seed", "workload.seed", "fixes everything random"),
+    ):
+        _flag(group, flag, dest, "N", text, int)
     group.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="any other key of a scenario file",
