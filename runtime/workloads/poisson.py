@@ -23,7 +23,7 @@ class Poisson(Bodies):
         rate: requests per second in the mean.
         burstiness: shape of the gamma distribution of the gaps, as in vLLM's benchmark client:
             1 is Poisson, less comes in bursts, more is steadier.
-        max_concurrency: requests that may be unfinished at a time; the client holds the others back.
+        max_concurrency: requests that may be unfinished at a time; the client holds others back.
     """
 
     rate: float = 1.0
