@@ -208,7 +208,7 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
         choices |= _JOINT if joint else _APART
         parameters |= _EMPTY if joint else _SCATTER
     if family == "decode" and not joint:
-        choices["most_splits"] = (0.0, 32.0)
+        choices |= {"most_splits": (0.0, 32.0), "segments": (0.0, 16.0)}
     if family == "decode" and joint:
         # Not searched, as time jumps where a round more starts. Kernels of a later generation
         # stay on their core and deal tiles out evenly.

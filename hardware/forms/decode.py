@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from servesim.graph.work import AttentionWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
 
+#: Bytes of a partial output's element: written by a split, and read where they are joined.
+PARTIAL_BYTES = 4.0 + 4.0
+#: Tiles from which vLLM's Triton kernel does not split keys (its least grid without segments).
+_FULL_GRID = 128
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeForm:
@@ -27,6 +32,8 @@ class DecodeForm:
         block: keys of a step: a tile goes through whole ones, and a split takes at least one.
         most_splits: splits that all sequences together may have of a KV head, each at least two;
             0 where they may fill the device.
+        segments: splits of every sequence, short ones as well, until tiles alone fill
+            ``_FULL_GRID`` (vLLM's Triton kernel: 16); 0 where splits follow the keys.
         tile: seconds of a tile beside its keys.
         stream: bytes/s one tile reads, as a multiple of ``bandwidth / cores``.
         compute: share of peak arithmetic inside a tile (decides for latent attention).
@@ -59,6 +66,7 @@ class DecodeForm:
     query: float = 0.0
     window: float = 0.0
     most_splits: float = 0.0
+    segments: float = 0.0
 
     def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of the decodes of ``work`` alone; ``resident``: share of the cache's bytes in L2."""
@@ -74,10 +82,7 @@ class DecodeForm:
         # A window that slid past the first key starts amid a block: half way to it, none has.
         slid = min(1.0, max(0.0, 2.0 * mean / work.window - 1.0)) if work.window else 0.0
         steps = math.ceil(mean / self.block - 1e-9) + slid
-        splits = min(steps, slots / tiles)
-        if self.most_splits:
-            splits = min(splits, max(2.0, self.most_splits / count))
-        splits = max(1.0, splits)
+        splits = self._splits(steps, count, tiles, slots)
         key = self._key(work, heads, machine)
         rounds = waves(tiles * splits / slots, self.smoothing)
         tiled = rounds * (self.tile + steps / splits * self.block * key)
@@ -95,7 +100,25 @@ class DecodeForm:
             fixed += self.batch
         if splits > 1.0:
             fixed += self.combine + self.join * splits
+            fixed += self._partial_bytes(work, min(splits, steps)) / (
+                self.cache * machine.bandwidth
+            )
         return fixed + blended_max(tiled, memory, self.sharpness)
+
+    def _splits(self, steps: float, count: int, tiles: int, slots: float) -> float:
+        """Splits of a sequence's keys of one head, of ``steps`` blocks."""
+        if self.segments:
+            return self.segments if tiles <= _FULL_GRID else 1.0
+        splits = min(steps, slots / tiles)
+        if self.most_splits:
+            splits = min(splits, max(2.0, self.most_splits / count))
+        return max(1.0, splits)
+
+    def _partial_bytes(self, work: AttentionWork, filled: float) -> float:
+        """What ``filled`` segments of every sequence hand over; part of ``join`` for splits."""
+        if not self.segments:
+            return 0.0
+        return work.decodes * work.heads * filled * work.value_dim * PARTIAL_BYTES
 
     def _key(self, work: AttentionWork, heads: int, machine: Machine) -> float:
         """Seconds a tile takes for a key: to read it, or to compute with it."""

@@ -304,3 +304,17 @@ def test_groups_that_the_kernel_is_made_for_take_less_a_query() -> None:
         assert a_query(form, heads, kv_heads) == pytest.approx(3e-9)
     assert a_query(alike, 24, 4) == pytest.approx(1e-9)
     assert a_query(alike, 32, 32) == pytest.approx(0.0, abs=1e-15)
+
+
+def test_segments_are_as_many_for_all_sequences_until_tiles_fill_the_grid() -> None:
+    plain = replace(DECODE, combine=0.0, smoothing=0.0)
+    segmented = replace(plain, segments=16.0)
+    # 16 x 8 x 16 tiles in 21 rounds, each 1 us and a sixteenth of 128 keys of 6.4 ns; one segment
+    # of every head has something to hand over.
+    tiled, memory = 21 * (1e-6 + 8 * 6.4e-9), 16 * 8 * 4096 / 0.9e12
+    joined = 16 * 32 * 128 * 8 / 4e12
+    assert segmented.seconds(decodes(16, 7), MACHINE) == pytest.approx(
+        6e-6 + joined + blended_max(tiled, memory, 3.0)
+    )
+    many = decodes(17, 1000)  # 136 tiles
+    assert segmented.seconds(many, MACHINE) == plain.seconds(many, MACHINE)
