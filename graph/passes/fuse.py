@@ -90,6 +90,9 @@ def _components(graph: TraceGraph, stage: dict[int, int]) -> list[list[int]]:
     for members in groups.values():
         nodes = [graph.nodes[i] for i in members]
         role = role_of(nodes)
+        if role == "router" and not _is_one_kernel(nodes):
+            result += [[i] for i in members]
+            continue
         key = (stage[members[0]], role, nodes[0].layer)
         if role == "rotary" and key in merged:
             merged[key] += members
@@ -97,6 +100,14 @@ def _components(graph: TraceGraph, stage: dict[int, int]) -> list[list[int]]:
         merged[key] = members
         result.append(members)
     return [sorted(m) for m in result]
+
+
+def _is_one_kernel(nodes: list[Node]) -> bool:
+    """Whether a router is one kernel: engines have some for the ``top_k`` of given scores.
+
+    Any other way to choose (the repeated masked maxima of sparse mixers) runs as it is written.
+    """
+    return any(base_name(n.target) == "aten.topk" for n in nodes)
 
 
 def role_of(nodes: list[Node]) -> str:
