@@ -7,8 +7,8 @@ from typing import Any
 
 from servesim.graph.work import AttentionWork
 
-#: Calls each read another part of the cache, so that none finds its keys in a processor's cache.
-_PLACES = 32
+#: Places in the cache, at most: of the smallest batches, more would take long to prepare.
+_PLACES = 1024
 
 
 class Sequences:
@@ -51,13 +51,15 @@ class Sequences:
         return torch.cat(found)
 
     def places(self, size: int, cache_blocks: int) -> list[tuple[Any, Any]]:
-        """Block tables and slots at random places of a cache of so many blocks.
+        """Block tables and slots all over a cache of so many blocks, no two of them overlapping.
 
-        Seeded by the batch, so that the next batch reads others.
+        Calls that take them in turn find no key in a processor's cache: they come back to a place
+        once they have read all others, as an engine does that reads all its layers in between.
+        The order is random, and that of this batch.
         """
         table = self.table(size)
         slots = self.slots(table, size)
-        draw = random_module.Random(str((self.new, self.keys)))
-        free = max(1, cache_blocks - self.blocks(size) + 1)
-        firsts = [draw.randrange(free) for _ in range(_PLACES)]
+        need = self.blocks(size)
+        firsts = [need * i for i in range(max(1, min(_PLACES, cache_blocks // need)))]
+        random_module.Random(str((self.new, self.keys))).shuffle(firsts)
         return [(table + first, slots + first * size) for first in firsts]
