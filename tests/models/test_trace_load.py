@@ -87,7 +87,7 @@ def test_bad_input() -> None:
 def test_a_config_that_builds_nothing(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"model_type": "llama", "hidden_size": "wide"}))
-    with pytest.raises(InputError, match="'llama' does not build.*expected int, got str"):
+    with pytest.raises(InputError, match=r"'llama' does not build.*expected int, got str"):
         load_graph(str(file))
     file.write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(UnsupportedError, match="no causal language model"):
