@@ -73,7 +73,9 @@ def _folder(comparison: LiveComparison) -> str:
         intro,
         _decisions(comparison.loads),
         _steps(comparison),
-        "Whole runs, all arrivals as recorded. Error of means, and in brackets the spread:",
+        "Whole runs, all arrivals as recorded. Error of means, and in brackets the spread. Near "
+        "saturation a step a tenth too long or short changes latencies by far more. Prompts that "
+        "share a prefix find its keys in the processor's cache, which is not simulated:",
         _means(comparison.loads),
         _details("Percentiles", _percentiles(comparison.loads)),
         *_failures(comparison),
