@@ -46,7 +46,7 @@ def test_mean_throughput(cases: Cases, case: str) -> None:
 
 def test_a_mixture_of_experts_without_measured_layers_is_only_near(cases: Cases) -> None:
     # Its experts cost what an A100's do relative to its peaks; vLLM tunes kernels for that one.
-    assert abs(cases["SM"]["mean_throughput_tokens_per_s"].error) < 0.28
+    assert abs(cases["SM"]["mean_throughput_tokens_per_s"].error) < 0.25
 
 
 def test_the_measured_curve_holds_the_tokens_of_the_workload(data: PaperData) -> None:
