@@ -17,8 +17,9 @@ from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
 from servesim.hardware.link import Link
 from servesim.hardware.load import load_device
-from servesim.hardware.placement import Placement, Transfer
+from servesim.hardware.placement import Placement
 from servesim.hardware.topology import Topology, transfer_seconds
+from servesim.hardware.transfer import Transfer
 from servesim.units import gib
 
 

@@ -11,9 +11,9 @@ from servesim.graph.op import CONTEXT, Op
 from servesim.graph.opgraph import Block, OpGraph
 from servesim.graph.ops.lm_head import LmHead
 from servesim.graph.work import AttentionWork, CollectiveWork
-from servesim.hardware.placement import result_bytes
 from servesim.hardware.placers import Site
 from servesim.hardware.topology import Route, transfer_seconds
+from servesim.hardware.transfer import result_bytes
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.op import STREAM, Op
 from servesim.graph.opgraph import Block
 from servesim.graph.work import CollectiveWork
-from servesim.hardware.placement import result_bytes
 from servesim.hardware.placers import ROUNDING, Site
 from servesim.hardware.topology import transfer_seconds
+from servesim.hardware.transfer import result_bytes
 
 
 class Finish:

@@ -11,7 +11,8 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, STREAM, Op
 from servesim.graph.opgraph import Block
 from servesim.graph.work import AttentionWork
-from servesim.hardware.placement import Placement, Transfer
+from servesim.hardware.placement import Placement
+from servesim.hardware.transfer import Transfer
 from servesim.runtime.host_reads import HostReads
 from servesim.runtime.pieces import Kernels, Lane, Piece, Send, hops, kv_read
 
