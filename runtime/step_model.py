@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from servesim.graph.batch import BatchShape
-from servesim.graph.op import CONTEXT, GROUP, SEQUENCES, TOKENS, Op, OpSpec
-from servesim.graph.work import AttentionWork, CollectiveWork, Work
-from servesim.hardware.cost import GRAPH_GAP_S, STREAM_GAP_S, Cost, Source, kernels_alone
+from servesim.graph.op import CONTEXT, GROUP, SEQUENCES, TOKENS
+from servesim.hardware.cost import GRAPH_GAP_S, STREAM_GAP_S, Source
 from servesim.hardware.placement import Placement
+from servesim.runtime.op_groups import Group, clips, decode_work, grouped
 
 SOURCES = tuple(Source)
 _INDEX = {source: i for i, source in enumerate(SOURCES)}
-#: Options of an attention spec that make its work depend on every context, not on their sum.
-_CLIPPING = ("window", "chunk", "selected")
 
 GAPS = "gaps between kernels"
-#: A batch in which every operator runs.
-_PROBE = BatchShape(((2, 1),), 1, 1, 1)
 
 #: Seconds by source, in the order of ``SOURCES``.
 Seconds = list[float]
@@ -42,26 +38,6 @@ class OpCost:
     count: int
     seconds: float
     source: Source
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Equal operators: one cost, ``count`` times a step.
-
-    Attributes:
-        alone: whether the cost is that of a kernel without the gap to the next one.
-    """
-
-    op: Op
-    count: int
-    label: str
-    device: str
-    cost: Callable[[Work], Cost]
-    alone: bool
-
-    def of(self, batch: BatchShape) -> Cost | None:
-        """The cost of one run for ``batch``; None when it does not run."""
-        return self.cost(self.op.work(batch)) if self.op.runs(batch) else None
 
 
 @dataclass
@@ -94,19 +70,19 @@ class CompiledStepModel:
         return cls(placement, tuple(sorted(capture_sizes)))
 
     def __post_init__(self) -> None:
-        groups = list(_groups(self.placement))
+        groups = list(grouped(self.placement))
         self._tokens = [g for g in groups if g.op.spec.depends == TOKENS]
         self._sequences = [g for g in groups if g.op.spec.depends == SEQUENCES]
         self._pooled = [g for g in groups if g.op.spec.depends == GROUP]
         self._replicas = max((getattr(g.op.spec, "replicas", 1) for g in self._pooled), default=1)
         self._context = [g for g in groups if g.op.spec.depends == CONTEXT]
-        self.needs_contexts = any(_clips(g.op) for g in self._context)
+        self.needs_contexts = any(clips(g.op) for g in self._context)
         self._kernels_alone = sum(g.count for g in groups if g.alone)
         self._by_tokens: dict[int, Seconds] = {}
         self._by_group: dict[int, Seconds] = {}
         self._by_sequences: dict[int, Seconds] = {}
         self._by_decodes: dict[int, tuple[float, Seconds]] = {}
-        self._decode = [(g, _decode_work(g.op)) for g in self._context]
+        self._decode = [(g, decode_work(g.op)) for g in self._context]
 
     def seconds(self, batch: BatchShape) -> float:
         """Seconds of one step of ``batch``."""
@@ -252,49 +228,7 @@ def source_shares(rows: Iterable[OpCost]) -> dict[Source, float]:
     return {source: s / total if total else 0.0 for source, s in seconds.items()}
 
 
-def _groups(placement: Placement) -> Iterable[_Group]:
-    """Operators of equal spec, label and device, with the times they run, in graph order."""
-    found: dict[tuple[OpSpec, str, str], tuple[Op, int]] = {}
-    for block in placement.graph.blocks:
-        for op in block.ops:
-            key = (op.spec, op.label or op.name, placement.name_of(block, op))
-            first, count = found.get(key, (op, 0))
-            found[key] = first, count + block.count
-    for (_, label, name), (op, count) in found.items():
-        collective = isinstance(op.work(_PROBE), CollectiveWork)
-        alone = not collective and kernels_alone(placement.cost_model(name))
-        yield _Group(op, count, label, name, _coster(placement, name), alone)
-
-
-def _coster(placement: Placement, name: str) -> Callable[[Work], Cost]:
-    def cost(work: Work) -> Cost:
-        return placement.cost(name, work)
-
-    return cost
-
-
-def _clips(op: Op) -> bool:
-    return any(getattr(op.spec, option, None) is not None for option in _CLIPPING)
-
-
-def _decode_work(op: Op) -> Callable[[int, int, int], AttentionWork] | None:
-    """For plain full attention: its work from decodes, their keys, and the most keys of one."""
-    probe = BatchShape((), 1, 1, 1)
-    if _clips(op) or getattr(op.spec, "context_ranks", 1) > 1 or not op.runs(probe):
-        return None
-    like = op.work(probe)
-    if not isinstance(like, AttentionWork):
-        return None
-    shape = (like.heads, like.kv_heads, like.head_dim, like.value_dim, like.dtype, like.kv_dtype)
-    latent, label = like.latent, like.label
-
-    def work(decodes: int, keys: int, keys_max: int) -> AttentionWork:
-        return AttentionWork((), decodes, keys, keys_max, *shape, None, latent, label)
-
-    return work
-
-
-def _total(groups: Iterable[_Group], batch: BatchShape) -> Seconds:
+def _total(groups: Iterable[Group], batch: BatchShape) -> Seconds:
     parts = [0.0] * len(SOURCES)
     for group in groups:
         cost = group.of(batch)
