@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 #: Seconds within which two states of the machine count as equal.
 _EQUAL = 1e-12
+#: Seconds within which two tasks count as able to start at once, so that no rounding decides.
+_AT_ONCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,11 @@ class _Run:
                 self._skip_periods(lane)
             open_lanes = [i for i in open_lanes if self.done[i] < self.stretch.count]
 
-    def _urgency(self, lane: int) -> tuple[float, bool, int]:
+    def _urgency(self, lane: int) -> tuple[int, bool, int]:
         """What can start first goes first; of those at once, what another resource waits for."""
         tasks, at = self.stretch.lanes[lane], len(self.ends[lane])
         last = at + 1 == len(tasks) or tasks[at + 1].resources == tasks[at].resources
-        return self._start(lane), last, self.done[lane]
+        return round(self._start(lane) / _AT_ONCE), last, self.done[lane]
 
     def _start(self, lane: int) -> float:
         """When the next task of ``lane`` can start."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from servesim.hardware import schedule
@@ -77,7 +77,22 @@ def test_never_faster_than_a_resource_nor_slower_than_the_sum(given_stretches):
     assert max(busy.values()) * (1 - 1e-9) <= got <= total * (1 + 1e-9)
 
 
+#: Starts that only rounding tells apart.
+ALMOST_AT_ONCE = Stretch(
+    tuple(
+        tuple(Task((name,), seconds, (0,) if name == "wire" else ()) for name, seconds in tasks)
+        for tasks in (
+            (("pim", 3.0), ("gpu", 1.0), ("wire", 0.0), ("gpu", 3.0)),
+            (("pim", 3.0), ("gpu", 3.0), ("wire", 1.5), ("gpu", 0.0)),
+            (("pim", 1.0), ("gpu", 0.1), ("wire", 0.0), ("gpu", 0.0)),
+        )
+    ),
+    47,
+)
+
+
 @given(stretches())
+@example(ALMOST_AT_ONCE)
 @settings(deadline=None)
 def test_the_closed_form_is_the_schedule_of_every_repetition(stretch):
     class Plain(dict):
