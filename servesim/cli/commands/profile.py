@@ -42,6 +42,13 @@ _LEAST_CONTEXT = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    _add_kernels(parser)
+    _add_limits(parser)
+    _add_acts(parser)
+
+
+def _add_kernels(parser: argparse.ArgumentParser) -> None:
+    """What is measured, where, and for how long."""
     parser.add_argument("--device", required=True, metavar="cpu|cuda", help="what to measure")
     parser.add_argument(
         "--out",
@@ -78,6 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="time to measure (default: 600)",
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Sizes up to which kernels are measured."""
     limits = Limits()
     parser.add_argument(
         "--max-num-batched-tokens",
@@ -110,6 +121,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="leave out operators of larger weights (default: a twentieth of the memory)",
     )
+
+
+def _add_acts(parser: argparse.ArgumentParser) -> None:
+    """What is done beside measuring, and with which file."""
     parser.add_argument(
         "--device-file", type=Path, help="the file to write, or check (DIR/device.toml)"
     )
