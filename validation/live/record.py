@@ -75,16 +75,7 @@ def record(
     with LiveEngine(architecture.folder, setup, folder / "record") as engine:
         say(f"{architecture.name}: warm-up")
         engine.run("warm-up", _warm_up(setup.options, vocabulary), in_turn=True)
-        wanted, most = {}, dict[Any, float]()  # requests a second by their lengths
-        for load in campaign.loads:
-            lengths = load.prompt_tokens, load.output_tokens
-            if lengths not in most:
-                say(f"{architecture.name}: {load.name}, flood")
-                seen = engine.run("flood", load.flood(campaign.flood, vocabulary))
-                most[lengths] = campaign.flood / _took(seen)
-            rate = load.utilisation * most[lengths]
-            count = max(8, round(rate * campaign.seconds))
-            wanted[load] = load.requests(rate, count, vocabulary)
+        wanted = _wanted(architecture, campaign, engine, vocabulary, say)
         for repeat in range(1, campaign.repeats + 1):
             for load, requests in wanted.items():
                 say(f"{architecture.name}: {load.name} {repeat}, {len(requests)} requests")
@@ -104,6 +95,28 @@ def record(
     engine.record.unlink()
     engine.record.with_suffix(".log").unlink()
     return files
+
+
+def _wanted(
+    architecture: Architecture,
+    campaign: Campaign,
+    engine: LiveEngine,
+    vocabulary: int,
+    say: Callable[[str], None],
+) -> dict[Load, list[Request]]:
+    """The requests of each load, at its share of the rate that the engine can keep up with."""
+    wanted = {}
+    most: dict[Any, float] = {}  # requests a second by their lengths
+    for load in campaign.loads:
+        lengths = load.prompt_tokens, load.output_tokens
+        if lengths not in most:
+            say(f"{architecture.name}: {load.name}, flood")
+            seen = engine.run("flood", load.flood(campaign.flood, vocabulary))
+            most[lengths] = campaign.flood / _took(seen)
+        rate = load.utilisation * most[lengths]
+        count = max(8, round(rate * campaign.seconds))
+        wanted[load] = load.requests(rate, count, vocabulary)
+    return wanted
 
 
 def _pace(setup: EngineSetup) -> dict[str, float] | None:
