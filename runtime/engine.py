@@ -130,6 +130,8 @@ class Engine:
         running = len(scheduler.running) + len(scheduler.received) + self.outside
         if len(scheduler.policy) or running >= self.config.limits.max_num_seqs:
             return None
+        if self.idle and self._ahead is None:  # no step will tell the cache so
+            scheduler.cache.start_step()
         seq = Sequence(spec, row, self.config.block_size)
         seq.known += generated
         found = scheduler.cache.find(seq)

@@ -10,6 +10,8 @@ import pytest
 from runtime_runs import Given, request
 
 from servesim.errors import InputError
+from servesim.graph.kv_layout import KvGroup
+from servesim.graph.opgraph import CacheGroup
 from servesim.hardware.link import Link
 from servesim.hardware.topologies import build_topology
 from servesim.runtime import metrics
@@ -191,3 +193,23 @@ def test_what_no_decode_instance_holds_is_rejected_at_once() -> None:
     system = System(build_topology("full", ["p", "d"], LINK))
     got = simulate(Given([request(0, 0.0, 30, 30)]), instances, system=system).requests
     assert got.reasons == {0: "60 tokens need 4 KV blocks; there are 2"}
+
+
+def test_a_state_of_the_last_step_can_be_found_by_who_comes_when_nothing_runs() -> None:
+    config = replace(CONFIG, block_size=4, prefix_cache_retention_interval=None)
+    groups = (
+        KvGroup(CacheGroup("full", (0,), 1.0), 4, 1),
+        KvGroup(CacheGroup("state", (1,), 0.0, None, 1.0), 1 << 10, 1),
+    )
+    instances = [
+        replace(instance(role.value, role), config=config, kv_groups=groups)
+        for role in (Role.PREFILL, Role.DECODE)
+    ]
+    # The answer of the first ends with the step that computes the state after token 16.
+    requests = [
+        request(0, 0.0, 8, 9, prefix_block_ids=tuple(range(4)), prefix_block_size=4),
+        request(1, 100.0, 24, 2, prefix_block_ids=tuple(range(6)), prefix_block_size=4),
+    ]
+    topology = build_topology("switch", [one.name for one in instances], LINK)
+    records = simulate(Given(requests), instances, system=System(topology))
+    assert records.requests.count(Status.FINISHED) == 2
