@@ -19,6 +19,7 @@ from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.kv import build_cache
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.records import InstanceRecords, RequestRecords, Status
+from servesim.runtime.refusal import refusal
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
@@ -90,22 +91,7 @@ class Engine:
 
     def refusal(self, spec: RequestSpec) -> str | None:
         """Why a request could never run here; None if it can."""
-        if spec.adapter is not None and not self.config.enable_lora:
-            return f"it is for LoRA adapter {spec.adapter}; enable_lora is off"
-        if spec.images and self._instance.encoder is None:
-            return "it has images; nothing encodes them here"
-        tokens = spec.prompt_tokens + spec.output_tokens
-        limit = self.config.max_model_len
-        if limit is not None and tokens > limit:
-            return f"prompt and output are {tokens} tokens; max_model_len is {limit}"
-        computed = tokens - 1  # the last token's KV is never needed
-        blocks = self.scheduler.cache.blocks_of(computed)
-        if blocks > self.records.kv_blocks:
-            return f"{tokens} tokens need {blocks} KV blocks; there are {self.records.kv_blocks}"
-        most = self.config.limits.max_num_batched_tokens
-        if not self.config.enable_chunked_prefill and computed > most:
-            return f"{computed} tokens may need one prefill; max_num_batched_tokens is {most}"
-        return None
+        return refusal(spec, self._instance, self.scheduler.cache)
 
     def submit(self, spec: RequestSpec, row: int, *, hands_over: bool = False) -> None:
         """Put a request, row ``row`` of the records, into the inbox.

@@ -1,0 +1,28 @@
+"""Why an engine could never run a request."""
+
+from __future__ import annotations
+
+from servesim.runtime.instance import Instance
+from servesim.runtime.kv.cache import KVCache
+from servesim.runtime.request import RequestSpec
+
+
+def refusal(spec: RequestSpec, instance: Instance, cache: KVCache) -> str | None:
+    """Why ``instance`` could never run ``spec``, even alone; None if it can."""
+    config = instance.config
+    if spec.adapter is not None and not config.enable_lora:
+        return f"it is for LoRA adapter {spec.adapter}; enable_lora is off"
+    if spec.images and instance.encoder is None:
+        return "it has images; nothing encodes them here"
+    tokens = spec.prompt_tokens + spec.output_tokens
+    limit = config.max_model_len
+    if limit is not None and tokens > limit:
+        return f"prompt and output are {tokens} tokens; max_model_len is {limit}"
+    computed = tokens - 1  # the last token's KV is never needed
+    blocks, available = cache.blocks_of(computed), instance.blocks - 1
+    if blocks > available:
+        return f"{tokens} tokens need {blocks} KV blocks; there are {available}"
+    most = config.limits.max_num_batched_tokens
+    if not config.enable_chunked_prefill and computed > most:
+        return f"{computed} tokens may need one prefill; max_num_batched_tokens is {most}"
+    return None
