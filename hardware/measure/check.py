@@ -63,6 +63,7 @@ def check(
         InputError: it knows none of them, or none could be measured.
     """
     device = load_device(str(path))
+    differences = _differences(device, path, machine, order.kernels)
     known = makers(order.kernels)
     planned = [g for g in plan(graphs, order.limits, order.only) if g.family in known]
     groups = _sample(planned, device.cost_model, sample)
@@ -79,7 +80,7 @@ def check(
     rows = [(work, device.cost_model.cost(work).seconds, seconds) for work, seconds in now.items()]
     rows.sort(key=lambda row: -abs(row[1] / row[2] - 1.0))
     line = line_of("all", "device file, today", [told / found - 1.0 for _, told, found in rows])
-    return Check(_differences(device, path, machine, order.kernels), line, rows, lacking)
+    return Check(differences, line, rows, lacking)
 
 
 def _sample(groups: Sequence[Group], costs: CostModel, count: int) -> list[Group]:
