@@ -100,10 +100,12 @@ def lent_errors(
     what was fitted on itself. Judged on all rows of the forms that ``device`` has.
 
     Raises:
-        InputError: none of ``lenders`` is such a device.
+        InputError: none of ``lenders`` is such a device, or ``device`` has no such form.
     """
     few = {form: thinned(serving(rows), _MOST_LENT, seed=2) for form, rows in groups.items()}
     rows = _by_family(device.calibration, few)
+    if not rows:
+        raise InputError(f"{device.name} has no form of what was measured to compare with")
     found = []
     for lender in lenders:
         if lender.name == device.name or lender.kind != device.kind:

@@ -352,3 +352,5 @@ def test_a_device_that_nobody_is_like_can_borrow_of_none(tmp_path: Path) -> None
     row = Row(GemmWork(8, 4096, 4096), 1e-5, "gemm.bf16", "4096x4096")
     with pytest.raises(InputError, match="no other tpu"):
         lent_errors(load_device("tpu_v6e"), {"gemm.bf16": [row]}, [load_device("h100_sxm")])
+    with pytest.raises(InputError, match="l4 has no form"):
+        lent_errors(load_device("l4"), {"gemm.bf16": [row]}, [load_device("h100_sxm")])
