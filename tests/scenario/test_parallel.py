@@ -113,7 +113,7 @@ def test_experts_of_a_dense_model_are_refused() -> None:
         run(enable_expert_parallel=True)
     with pytest.raises(ServesimError, match="do not divide among 3 ranks"):
         run_moe(data_parallel_size=3, enable_expert_parallel=True)
-    with pytest.raises(ServesimError, match="joins 8; for more, give .hardware. a link"):
+    with pytest.raises(ServesimError, match=r"joins 8; for more, give .hardware. a link"):
         run_moe(data_parallel_size=16, enable_expert_parallel=True)
     with pytest.raises(ServesimError, match="zipf"):
         run_moe({"expert_routing": {"kind": "zip"}})
