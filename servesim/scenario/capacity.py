@@ -69,7 +69,10 @@ def _bracket(scenario: Scenario, share: float, rate: float) -> tuple[Result, flo
             if attained(above) < share:
                 return found, rate, 2.0 * rate
             found, rate = above, 2.0 * rate
-        raise InputError(f"even {rate:g} requests/s meet the SLO: the workload is too short for it")
+        raise InputError(
+            f"even {rate:g} requests/s meet the SLO: the workload is too short for it, or its"
+            " max_concurrency too low"
+        )
     for _ in range(_TRIES):
         rate /= 2.0
         found = _at(scenario, rate)
