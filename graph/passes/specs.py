@@ -12,7 +12,7 @@ from servesim.graph.ops.attention import Attention
 from servesim.graph.ops.batched_gemm import BatchedGemm
 from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.experts import Experts
-from servesim.graph.ops.gemm import Gemm, Part
+from servesim.graph.ops.gemm import Gemm
 from servesim.graph.ops.indexer import Indexer
 from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.graph.ops.lm_head import LmHead
@@ -24,8 +24,9 @@ from servesim.graph.passes.fuse import POINTWISE
 from servesim.graph.passes.latent import Latent
 from servesim.graph.passes.merge_gemms import is_linear
 from servesim.graph.passes.naming import below_layer
+from servesim.graph.passes.parts import parts_of
 from servesim.graph.passes.recurrences import Geometry, geometry, short_convolution
-from servesim.graph.passes.roles import is_anchor, reach, sinks
+from servesim.graph.passes.roles import is_anchor, reach
 from servesim.graph.passes.simplify import base_name, parameters_of
 
 #: Operations on an element in gelu's tanh form beside the one that is counted: powers, sums,
@@ -120,7 +121,14 @@ class Specs:
             return LatentExpand(n, k, heads, source, bias, self._dtype, self._dtype)
         scale = rows / self._graph.rows
         return Gemm(
-            n, k, self._parts(node), bias, self._dtype, self._dtype, row_scale=scale, tied=tied
+            n,
+            k,
+            parts_of(self._graph, self._users, node),
+            bias,
+            self._dtype,
+            self._dtype,
+            row_scale=scale,
+            tied=tied,
         )
 
     def _is_output(self, node: Node) -> bool:
@@ -134,26 +142,6 @@ class Specs:
         return any(
             i in graph.outputs and (i == node.id or not is_anchor(graph.nodes[i])) for i in found
         )
-
-    def _parts(self, node: Node) -> tuple[Part, ...]:
-        """The merged layers, with the heads their columns belong to."""
-        heads = self._heads_served(node)
-        parts: list[Part] = []
-        for scope, size, _ in node.attrs["members"]:
-            source = below_layer(scope)
-            if heads is None:
-                parts.append(Part(source, size, size))
-                continue
-            parts += _by_heads(source, size, *heads, alone=len(node.attrs["members"]) == 1)
-        return tuple(parts)
-
-    def _heads_served(self, node: Node) -> tuple[int, int, int, int] | None:
-        for i in sinks(self._graph, self._users, node.id):
-            served = self._graph.nodes[i]
-            if served.target == "attention":
-                a = served.attrs
-                return a["heads"], a["kv_heads"], a["head_dim"], a["value_dim"]
-        return None
 
     def _attention(self, node: Node) -> Attention:
         a = node.attrs
@@ -288,19 +276,3 @@ class Specs:
             self._dtype,
             "gelu" if gelu else "",
         )
-
-
-def _by_heads(
-    source: str, size: int, heads: int, kv_heads: int, key: int, value: int, *, alone: bool
-) -> list[Part]:
-    """The parts of one projection: a fused one splits into queries, keys and values."""
-    if alone and size == heads * key + kv_heads * (key + value):
-        return [
-            Part(source, heads * key, heads),
-            Part(source, kv_heads * key, kv_heads, repeats=True),
-            Part(source, kv_heads * value, kv_heads, repeats=True),
-        ]
-    if kv_heads < heads and size in {kv_heads * key, kv_heads * value}:
-        return [Part(source, size, kv_heads, repeats=True)]
-    whole_heads = size % (heads * key) == 0 or size % (heads * value) == 0
-    return [Part(source, size, heads if whole_heads else size)]
