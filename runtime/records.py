@@ -49,18 +49,6 @@ TIMES = (
     "transfer_start_s",
     "transfer_end_s",
 )
-COUNTS = (
-    "id",
-    "prompt_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "recalled_tokens",
-    "preemptions",
-    "instance",
-    "prefill_instance",
-    "retries",
-    "status",
-)
 
 
 class RequestRecords:
