@@ -210,7 +210,7 @@ def _entry(form: type, table: Mapping[str, Any], where: str) -> Entry:
             continue
         if key not in names:
             raise UnknownNameError(f"coefficient of {where}:", key, names)
-        values[key] = _coefficient(value)
+        values[key] = _coefficient(value, names[key], where)
     for name, f in names.items():
         if name not in values and f.default is dataclasses.MISSING:
             raise InputError(f"{where}: coefficient {name} is missing")
@@ -218,10 +218,21 @@ def _entry(form: type, table: Mapping[str, Any], where: str) -> Entry:
     return Entry(form(**values), ranges)
 
 
-def _coefficient(value: Any) -> Any:
-    if isinstance(value, list):
+def _coefficient(value: Any, field: dataclasses.Field[Any], where: str) -> Any:
+    """``value`` as the form's ``field`` takes it: a number, a list of numbers, or a name."""
+    if field.type == "float" and _is_number(value):
+        return float(value)
+    if field.type == "str" and isinstance(value, str):
+        return value
+    listed = field.type == "tuple[float, ...]" and isinstance(value, list)
+    if listed and all(map(_is_number, value)):
         return tuple(map(float, value))
-    return value if isinstance(value, str) else float(value)
+    what = {"float": "a number", "str": "a name"}.get(str(field.type), "a list of numbers")
+    raise InputError(f"{where}: {field.name} must be {what}, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _borrow(entries: dict[str, dict[str, Entry]], borrow: Any, borrower: str) -> None:
@@ -230,17 +241,23 @@ def _borrow(entries: dict[str, dict[str, Entry]], borrow: Any, borrower: str) ->
     for family in lenders:
         if family not in (*FORMS, _OTHER):
             raise UnknownNameError(f"family of {borrower}: borrow", family, [*FORMS, _OTHER])
-    models = {name: _lender(str(name)) for name in dict.fromkeys(lenders.values())}
+    for name in lenders.values():
+        if not isinstance(name, str):
+            raise InputError(f"{borrower}: borrow takes names of devices, not {name!r}")
+    models = {name: _lender(name, borrower) for name in dict.fromkeys(lenders.values())}
     for family, mine in entries.items():
         name = lenders.get(family, lenders.get(_OTHER))
         if name is not None:
             _lend(family, mine, models[name].entries[family])
 
 
-def _lender(name: str) -> CalibratedCost:
+def _lender(name: str, borrower: str) -> CalibratedCost:
     from servesim.hardware.load import load_device
 
-    model = load_device(name).cost_model
+    try:
+        model = load_device(name).cost_model
+    except RecursionError as error:
+        raise InputError(f"{borrower}: borrow {name!r} leads back to itself") from error
     if not isinstance(model, CalibratedCost):
         raise InputError(f"calibration borrows from {name}, which has no calibration")
     return model

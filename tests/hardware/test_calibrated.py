@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
@@ -15,7 +17,7 @@ from servesim.graph.work import (
 from servesim.hardware.calibrated import CalibratedCost
 from servesim.hardware.cost import Source
 from servesim.hardware.device import Device, MemoryTier
-from servesim.hardware.load import load_device
+from servesim.hardware.load import DEVICES, load_device
 from servesim.hardware.roofline import RooflineCost
 
 MEMORY = {
@@ -103,12 +105,25 @@ def test_formats_the_device_lacks_are_refused() -> None:
     [
         ({"memory": {"norm": {**MEMORY, "lunch": 1.0}}}, UnknownNameError, "did you mean 'launch'"),
         ({"memory": {"norm": {"launch": 1.0}}}, InputError, "row is missing"),
+        ({"memory": {"norm": {**MEMORY, "launch": "1"}}}, InputError, "launch must be a number"),
+        ({"memory": {"norm": {**MEMORY, "launch": True}}}, InputError, "not True"),
+        ({"moe": {"bf16": {"tiling": 5}}}, InputError, "tiling must be a name, not 5"),
+        ({"moe": {"bf16": {"by_tokens": [1, "a"]}}}, InputError, "must be a list of numbers"),
+        ({"borrow": ["h100_sxm"]}, InputError, "borrow takes names of devices"),
         ({"gem": {}}, UnknownNameError, "did you mean 'gemm'"),
     ],
 )
 def test_wrong_coefficient_tables_are_named(table: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         CalibratedCost.from_coefficients(DEVICE, table)
+
+
+def test_who_borrows_from_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    sheet = (DEVICES / "l4.toml").read_text(encoding="utf-8")
+    path.write_text(sheet.replace("borrow = ", f'borrow = "{path}"  # '), encoding="utf-8")
+    with pytest.raises(InputError, match="leads back to itself"):
+        load_device(str(path))
 
 
 def test_borrowed_coefficients_are_relative_to_the_borrowers_peaks() -> None:
