@@ -49,6 +49,9 @@ class GemmForm:
             arithmetic, as a multiple of bandwidth; 0 where inputs come in that format.
         by_columns, by_rounds: log of what is left of measured times, at ``COLUMNS`` and
             ``ROUNDS``: steps of a library from one kernel to the next, smoothed. Empty: nothing.
+
+    Raises:
+        InputError: one of these surfaces has not one value for each knot.
     """
 
     launch: float
@@ -68,6 +71,10 @@ class GemmForm:
     repack: float = 0.0
     by_columns: tuple[float, ...] = ()
     by_rounds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        COLUMNS.require("by_columns", self.by_columns)
+        ROUNDS.require("by_rounds", self.by_rounds)
 
     def seconds(self, work: GemmWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of ``work``.

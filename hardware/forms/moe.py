@@ -48,6 +48,7 @@ class MoeForm:
 
     Raises:
         UnknownNameError: there is no such tiling.
+        InputError: ``by_tokens`` has not one value for each knot.
     """
 
     launch: float
@@ -69,6 +70,7 @@ class MoeForm:
     def __post_init__(self) -> None:
         if self.tiling not in TILINGS:
             raise UnknownNameError("tiling", self.tiling, TILINGS)
+        TOKENS.require("by_tokens", self.by_tokens)
 
     def seconds(self, work: MoeWork, machine: Machine) -> float:
         """Time of ``work``."""

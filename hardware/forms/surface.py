@@ -7,6 +7,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from servesim.errors import InputError
+
 
 @dataclass(frozen=True, slots=True)
 class Knots:
@@ -17,6 +19,16 @@ class Knots:
 
     first: tuple[float, ...]
     second: tuple[float, ...]
+
+    def require(self, name: str, values: Sequence[float]) -> None:
+        """Check that ``values`` are as many as there are knots, or none.
+
+        Raises:
+            InputError: they are not.
+        """
+        count = len(self.first) * len(self.second)
+        if len(values) not in (0, count):
+            raise InputError(f"{name} must be {count} numbers, not {len(values)}")
 
     def at(self, values: Sequence[float], first: float, second: float) -> float:
         """The surface of ``values`` (row by row, ``second`` along a row) at two positive sizes."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servesim.errors import UnknownNameError
+from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import MoeWork
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.moe import MoeForm
@@ -43,6 +43,11 @@ def test_tilings(tiling: str, tokens: list[int], rows: list[int]) -> None:
 def test_an_unknown_tiling_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="tritan"):
         replace(FORM, tiling="tritan")
+
+
+def test_a_surface_of_the_wrong_size_is_refused() -> None:
+    with pytest.raises(InputError, match="by_tokens must be 20 numbers, not 2"):
+        replace(FORM, by_tokens=(1.0, 2.0))
 
 
 def test_balanced_loads_fill_whole_tiles() -> None:
