@@ -336,6 +336,8 @@ def test_what_others_lend_is_judged_on_all_rows_of_a_device(tmp_path: Path) -> N
     (tables / "gemm_perf.csv").write_text("gemm_dtype,m,n,k,latency\n" + "\n".join(lines))
     out = tmp_path / "lent.csv"
     command = ["calibrate", "--device", "h100_sxm", "--data", str(tmp_path), "--lent", str(out)]
+    assert main([*command, "--only", "gemm"]) == 2
+    assert not out.exists()  # what a fit is told is refused, not ignored
     assert main(command) == 0
     head, *found = out.read_text().splitlines()
     assert head == "lender,family,kernels,median,p90,bias"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from servesim.errors import InputError
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.calibrate.write import COLLECTIVE, Tables
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from servesim.hardware.calibrate.collectives import CollectiveFit
 
 HELP = "fit a device's cost model to measured kernels"
+#: Options of a fit, which ``--lent`` does without.
+_OF_A_FIT = ("out", "report", "only", "exclude_model", "borrow", "source")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +108,11 @@ def _lent(args: argparse.Namespace, device: Device) -> int:
     from servesim.hardware.calibrate.split import by_form
     from servesim.hardware.load import device_names, load_device
 
+    for option in _OF_A_FIT:
+        if getattr(args, option):
+            raise InputError(
+                f"--lent fits nothing: --{option.replace('_', '-')} is of no use with it"
+            )
     groups = by_form(device, _rows(args.data, device), args.joint_attention)
     found = lent_errors(device, groups, [load_device(name) for name in device_names()])
     args.lent.write_text("\n".join([LENT_HEAD, *map(str, found)]) + "\n", encoding="utf-8")
