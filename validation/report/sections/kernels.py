@@ -64,7 +64,8 @@ def _tables(what: str, files: Mapping[str, Path]) -> Iterator[str]:
     families = [line for name, tables in noted.items() for line in _families(name, tables)]
     forms = [line for name, tables in noted.items() for line in _forms(name, tables)]
     yield table((what, "family", *_HEADS, "forms"), families, text=2)
-    yield f"{_met(families)} of {len(families)} families meet all three aims."
+    kernels = sum(int(line[2].replace(",", "")) for line in families)
+    yield f"{_met(families)} of {len(families)} families ({kernels:,} kernels) meet all three aims."
     by_form = table((what, "form", *_HEADS), forms, text=2)
     yield folded(f"Single forms: {_met(forms)} of {len(forms)} meet all three aims", by_form)
 

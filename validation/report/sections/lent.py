@@ -27,11 +27,10 @@ _RULE = """\
 So device files `borrow` from the same chip where one was measured, else from the same generation
 and kind of memory, and attention from a device that runs the same kernels (FlashAttention 2 on
 Ampere, Ada and RTX Blackwell, 3 on Hopper). A device's own attention of one head width or cache
-format stands in for its others (9 % off in the median of all such pairs), which is nearer than
-another device's of that width (27 %). Scaling the times that carry over with the clock would help
-decodes to and from the A100 (33 instead of 41 % off in the mean of all pairs), leave products and
-experts as they are and hurt prefills (38 instead of 36 %), and the mean of all lenders is no nearer
-than one of the same generation: neither is done. Layer times of the A6000 are of kernels that newer
+format stands in for its others: trials found it nearer than another device's of that width. In
+trials, scaling the times that carry over with the clock helped decodes to and from the A100, left
+products and experts as they are and hurt prefills, and the mean of all lenders was no nearer than
+one of the same generation: neither is done. Layer times of the A6000 are of kernels that newer
 engines fuse, so norms and activations are not lent from it. Of other TPUs than v6e and of the
 devices of AMD and Intel nothing was measured: expect no less than `others`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def _machine(about: object) -> str:
     return str(about)
 
 
-def _decisions(loads: Iterable[LoadComparison]) -> str:
+def _decisions(loads: Sequence[LoadComparison]) -> str:
     rows = []
     for load in loads:
         same = sum(d.first_difference is None for d in load.decisions)
@@ -112,11 +112,13 @@ def _decisions(loads: Iterable[LoadComparison]) -> str:
         if d.first_difference is not None
     ]
     heads = ["model", "load", "steps", "runs decided alike", "requests on time", "worst"]
+    decided = [d for load in loads for d in load.decisions]
+    total = f"In all {len(decided)} runs, {sum(d.steps for d in decided):,} steps."
     return (
         "Given the recorded moments, does the scheduler decide every step as vLLM did (requests "
         "in order, computed and new tokens, preemptions, free blocks)? Given the recorded lengths "
         "of steps, does every request get its first and last token within one step of when it "
-        "did (worst: in steps)?\n\n" + "\n\n".join([table(heads, rows, 2), *differences])
+        "did (worst: in steps)?\n\n" + "\n\n".join([table(heads, rows, 2), total, *differences])
     )
 
 

@@ -40,7 +40,10 @@ def body(data: Path) -> str | None:
     if given:
         parts.append(_GIVEN + table(["recording", "steps", ""], map(_row, given)))
     if own:
-        parts.append(_RANDOM + table(["layers", "steps", ""], map(_row, own)))
+        rows = [_row(one) for one in own]
+        steps = sum(int(row[1].replace(",", "")) for row in rows)
+        parts.append(_RANDOM + table(["layers", "steps", ""], rows))
+        parts.append(f"In all {steps:,} steps.")
     return "\n\n".join(parts) or None
 
 
