@@ -10,6 +10,7 @@ from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
+from servesim.hardware.calibration_entry import Entry, read_entry
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
 from servesim.hardware.forms.attention import AttentionForm
@@ -44,34 +45,9 @@ _HEAD = ("borrow", "date", "held_out")
 #: Under ``borrow``: families that are not named.
 _OTHER = "other"
 _ATTENTION = ("decode", "prefill")
-#: Keys of a calibration entry that are not coefficients.
-NOTES = frozenset({"source", "held_out", "range", "origins", "borrowed"})
 #: Recurrences that keep a matrix a head: where one was not measured, another's form serves.
 #: Those with a state a channel (selective scans) run kernels of another kind.
 _MATRIX_STATES = ("gated_delta", "linear_attention", "ssd")
-#: A size this factor outside the fitted range still counts as inside: the forms are smooth.
-_MARGIN = 1.1
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A form with its coefficients, and the sizes it was fitted on."""
-
-    form: Any
-    ranges: Mapping[str, tuple[float, float]]
-    source: Source = Source.CALIBRATED
-
-    def source_for(self, sizes: Mapping[str, float]) -> Source:
-        """``source``, or EXTRAPOLATED when a size lies beyond the fitted range.
-
-        Smaller work than was measured still lies between that and no work at all.
-        """
-        if self.source is not Source.CALIBRATED:
-            return self.source
-        for name, (low, high) in self.ranges.items():
-            if sizes.get(name, low) > high * _MARGIN:
-                return Source.EXTRAPOLATED
-        return Source.CALIBRATED
 
 
 @dataclass(frozen=True)
@@ -88,7 +64,9 @@ class CalibratedCost:
     device: Device
     entries: Mapping[str, Mapping[str, Entry]]
     fallback: CostModel
-    _machines: dict[str, Machine] = field(default_factory=dict, repr=False, compare=False)
+    _machines: dict[tuple[str, int], Machine] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _found: dict[tuple[str, str], Entry | None] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -114,9 +92,9 @@ class CalibratedCost:
                 raise UnknownNameError("calibration table", family, [*FORMS, *_HEAD])
             for key, table in tables.items():
                 form = VARIANTS.get(form_kind(family, key), FORMS[family])
-                entries[family][key] = _entry(form, table, f"{device.name}: {family}.{key}")
+                entries[family][key] = read_entry(form, table, f"{device.name}: {family}.{key}")
         if "borrow" in coefficients:
-            _borrow(entries, coefficients["borrow"], device.name)
+            _borrow(entries, coefficients["borrow"], device)
         return cls(device, entries, RooflineCost(device))
 
     def cost(self, work: Work, resident: float = 0.0) -> Cost:
@@ -158,7 +136,7 @@ class CalibratedCost:
             return None
         if empty:
             return 0.0, entry.source
-        seconds = entry.form.seconds(work, self._machine(work.dtype), *resident)
+        seconds = entry.form.seconds(work, self._machine(work.dtype, entry), *resident)
         return seconds, entry.source_for(extent(work))
 
     def _attention(self, work: AttentionWork, resident: float) -> tuple[float, Source] | None:
@@ -172,13 +150,17 @@ class CalibratedCost:
         if work.prefills:
             sources.append(prefill.source_for(prefill_extent(work)))
         form = AttentionForm(decode.form, prefill.form)
-        seconds = form.seconds(work, self._machine(work.dtype), resident)
+        machine = self._machine(work.dtype, prefill if work.prefills else decode)
+        seconds = form.seconds(work, machine, resident)
         return seconds, max(sources, key=list(Source).index)
 
-    def _machine(self, dtype: str) -> Machine:
-        machine = self._machines.get(dtype)
+    def _machine(self, dtype: str, entry: Entry) -> Machine:
+        machine = self._machines.get((dtype, entry.cores))
         if machine is None:
-            machine = self._machines[dtype] = machine_of(self.device, dtype)
+            machine = machine_of(self.device, dtype)
+            if entry.cores:
+                machine = dataclasses.replace(machine, cores=entry.cores)
+            self._machines[dtype, entry.cores] = machine
         return machine
 
     def _entry_for(self, family: str, key: str) -> Entry | None:
@@ -202,69 +184,39 @@ def machine_of(device: Device, dtype: str) -> Machine:
     return Machine(device.flops_for(dtype), device.memory.bandwidth, cache, device.cores)
 
 
-def _entry(form: type, table: Mapping[str, Any], where: str) -> Entry:
-    names = {f.name: f for f in dataclasses.fields(form)}
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key in NOTES:
-            continue
-        if key not in names:
-            raise UnknownNameError(f"coefficient of {where}:", key, names)
-        values[key] = _coefficient(value, names[key], where)
-    for name, f in names.items():
-        if name not in values and f.default is dataclasses.MISSING:
-            raise InputError(f"{where}: coefficient {name} is missing")
-    ranges = {k: (float(v[0]), float(v[1])) for k, v in table.get("range", {}).items()}
-    return Entry(form(**values), ranges)
-
-
-def _coefficient(value: Any, field: dataclasses.Field[Any], where: str) -> Any:
-    """``value`` as the form's ``field`` takes it: a number, a list of numbers, or a name."""
-    if field.type == "float" and _is_number(value):
-        return float(value)
-    if field.type == "str" and isinstance(value, str):
-        return value
-    listed = field.type == "tuple[float, ...]" and isinstance(value, list)
-    if listed and all(map(_is_number, value)):
-        return tuple(map(float, value))
-    what = {"float": "a number", "str": "a name"}.get(str(field.type), "a list of numbers")
-    raise InputError(f"{where}: {field.name} must be {what}, not {value!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _borrow(entries: dict[str, dict[str, Entry]], borrow: Any, borrower: str) -> None:
+def _borrow(entries: dict[str, dict[str, Entry]], borrow: Any, device: Device) -> None:
     """Fill the gaps of ``entries`` with those of the device, or the devices by family, named."""
     lenders = borrow if isinstance(borrow, Mapping) else {_OTHER: borrow}
     for family in lenders:
         if family not in (*FORMS, _OTHER):
-            raise UnknownNameError(f"family of {borrower}: borrow", family, [*FORMS, _OTHER])
+            raise UnknownNameError(f"family of {device.name}: borrow", family, [*FORMS, _OTHER])
     for name in lenders.values():
         if not isinstance(name, str):
-            raise InputError(f"{borrower}: borrow takes names of devices, not {name!r}")
-    models = {name: _lender(name, borrower) for name in dict.fromkeys(lenders.values())}
+            raise InputError(f"{device.name}: borrow takes names of devices, not {name!r}")
+    models = {name: _lender(name, device) for name in dict.fromkeys(lenders.values())}
     for family, mine in entries.items():
         name = lenders.get(family, lenders.get(_OTHER))
         if name is not None:
-            _lend(family, mine, models[name].entries[family])
+            lender = models[name]
+            cores = 0 if lender.device.kind == device.kind else lender.device.cores
+            _lend(family, mine, lender.entries[family], cores)
 
 
-def _lender(name: str, borrower: str) -> CalibratedCost:
+def _lender(name: str, borrower: Device) -> CalibratedCost:
+    """The costs that the device ``name`` lends."""
     from servesim.hardware.load import load_device
 
     try:
         model = load_device(name).cost_model
     except RecursionError as error:
-        raise InputError(f"{borrower}: borrow {name!r} leads back to itself") from error
+        raise InputError(f"{borrower.name}: borrow {name!r} leads back to itself") from error
     if not isinstance(model, CalibratedCost):
         raise InputError(f"calibration borrows from {name}, which has no calibration")
     return model
 
 
-def _lend(family: str, mine: dict[str, Entry], lent: Mapping[str, Entry]) -> None:
-    """Fill the gaps in ``mine`` with what is ``lent``.
+def _lend(family: str, mine: dict[str, Entry], lent: Mapping[str, Entry], cores: int) -> None:
+    """Fill the gaps in ``mine`` with what is ``lent``, fitted on so many ``cores`` (``Entry``).
 
     Attention is lent by kind alone (plain, latent, expanded): where a device has any of it, that
     is nearer to its other widths and formats than what another device has of them.
@@ -272,7 +224,8 @@ def _lend(family: str, mine: dict[str, Entry], lent: Mapping[str, Entry]) -> Non
     known = {form_kind(family, key) for key in mine} if family in _ATTENTION else set()
     for key, entry in lent.items():
         if form_kind(family, key) not in known:
-            mine.setdefault(key, dataclasses.replace(entry, source=Source.ANALYTICAL))
+            of = entry.cores or cores
+            mine.setdefault(key, dataclasses.replace(entry, source=Source.ANALYTICAL, cores=of))
 
 
 def _nearest(entries: Mapping[str, Entry], key: str) -> Entry | None:

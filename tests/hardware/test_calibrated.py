@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from servesim.graph.work import (
     CollectiveWork,
     GemmWork,
     MemoryWork,
+    MoeWork,
     RecurrentWork,
 )
 from servesim.hardware.calibrated import CalibratedCost
@@ -141,6 +143,20 @@ def test_borrowed_coefficients_are_relative_to_the_borrowers_peaks() -> None:
     mine, theirs = costs.cost(work), lender.cost_model.cost(work)
     assert mine.source is Source.ANALYTICAL
     assert mine.seconds == pytest.approx(2 * theirs.seconds, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["tpu", "npu"])
+def test_to_another_kind_of_device_the_lenders_cores_are_lent_too(kind: str) -> None:
+    lender = load_device("h100_sxm")
+    few = dataclasses.replace(lender, name="few", kind=kind, cores=2, calibration={})
+    costs = CalibratedCost.from_coefficients(few, {"borrow": "h100_sxm"})
+    for work in (
+        GemmWork(512, 6144, 4096),
+        MoeWork(1000, 8000.0, 128.0, 128, 8, 2048, 768),
+        AttentionWork(((1000, 0),), 0, 0, 0, 32, 32, 192, 128),
+        AttentionWork((), 8, 8 * 4096, 4096, 32, 8, 64, 64),
+    ):
+        assert costs.cost(work).seconds == lender.cost_model.cost(work).seconds
 
 
 def test_attention_of_another_width_is_nearer_than_another_device() -> None:

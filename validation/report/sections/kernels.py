@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from servesim.hardware.calibrate.report import BIAS, MEDIAN, P90
-from servesim.hardware.calibrated import FORMS, NOTES
+from servesim.hardware.calibrated import FORMS
+from servesim.hardware.calibration_entry import NOTES
 from servesim.hardware.load import DEVICES, read_toml
 from servesim.validation.held_out import DEVICE_FILES
 from servesim.validation.report.markdown import FAMILIES, folded, percent, signed, table
