@@ -19,6 +19,9 @@ BITS: dict[str, float] = {
     "nvfp4": 4.5,
 }
 
+#: Formats that vLLM keeps keys and values in (``CacheDType`` of its ``config/cache.py``).
+KV_CACHES = ("bf16", "fp16", "fp8", "nvfp4")
+
 _ALIASES = {
     "float32": "fp32",
     "float": "fp32",
@@ -42,6 +45,17 @@ def short_name(dtype: str) -> str:
     name = _ALIASES.get(name, name)
     if name not in BITS:
         raise UnknownNameError("dtype", dtype, [*BITS, *_ALIASES])
+    return name
+
+
+def kv_cache_name(dtype: str) -> str:
+    """The short name of ``dtype``, a format of a KV cache.
+
+    Raises:
+        UnknownNameError: no number format, or none that keys and values are kept in.
+    """
+    if (name := short_name(dtype)) not in KV_CACHES:
+        raise UnknownNameError("kv_cache_dtype", dtype, ["auto", *KV_CACHES])
     return name
 
 

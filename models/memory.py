@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from servesim.errors import CapacityError, InputError
-from servesim.graph.dtypes import bytes_per_element, short_name
+from servesim.graph.dtypes import bytes_per_element, kv_cache_name
 from servesim.graph.kv_layout import KvGroup, KvLayout, lay_out
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.quantise import with_kv_cache
@@ -84,7 +84,7 @@ class MemoryOptions:
             if value is not None and value < 1 and (name, value) != ("max_model_len", FITTING):
                 raise InputError(f"{name} must be at least 1, not {value}")
         if self.kv_cache_dtype != "auto":
-            short_name(self.kv_cache_dtype)
+            kv_cache_name(self.kv_cache_dtype)
 
     def largest_step(self, memory_bytes: float, max_model_len: int) -> LargestStep:
         """The largest step; vLLM's defaults where the options do not say."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
-from servesim.graph.dtypes import short_name
+from servesim.graph.dtypes import kv_cache_name
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.quantise import (
     QuantisationScheme,
@@ -64,7 +64,7 @@ def scheme_for(
         scheme = _online(config, quantization)
     if kv_cache_dtype == "auto":
         return scheme
-    kv_cache = short_name(kv_cache_dtype)
+    kv_cache = kv_cache_name(kv_cache_dtype)
     return replace(scheme or QuantisationScheme("none"), kv_cache=kv_cache)
 
 

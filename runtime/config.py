@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from servesim import vllm_defaults
 from servesim.errors import InputError
-from servesim.graph.dtypes import short_name
+from servesim.graph.dtypes import kv_cache_name
 from servesim.graph.passes.expert import ExpertOptions
 from servesim.registry import require_known
 from servesim.runtime.schedulers import SCHEDULERS
@@ -28,6 +28,8 @@ _POSITIVE = (
     "max_loras",
     "max_lora_rank",
 )
+#: Ranks of adapters that vLLM has kernels for (``MaxLoRARanks`` of its ``config/lora.py``).
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class EngineConfig:
         num_redundant_experts: replicas of busy experts, with ``enable_eplb``.
         enable_lora: serve LoRA adapters.
         max_loras: most different adapters in a step, and on the device.
-        max_lora_rank: columns that each adapter's first product has.
+        max_lora_rank: columns that each adapter's first product has: 1, 8, 16, 32, 64, 128, 256,
+            320 or 512.
         cpu_offload_gb: GiB of each device's weights that stay in host memory.
         cpu_offload_params: which: of all layers alike, or ``experts`` alone.
         offload_prefetch_step: layers that are fetched ahead; with 0 weights are read from host
@@ -137,7 +140,11 @@ class EngineConfig:
                 f"gpu_memory_utilization must be in (0, 1], not {self.gpu_memory_utilization}"
             )
         if self.kv_cache_dtype != "auto":
-            short_name(self.kv_cache_dtype)
+            kv_cache_name(self.kv_cache_dtype)
+        if self.max_lora_rank not in _LORA_RANKS:
+            raise InputError(
+                f"max_lora_rank must be one of {_LORA_RANKS}, not {self.max_lora_rank}"
+            )
         SCHEDULERS.get(self.scheduling_policy)
         ExpertOptions(
             enable_expert_parallel=self.enable_expert_parallel,

@@ -28,6 +28,8 @@ def test_options_by_name() -> None:
         ({"prefix_cache_retention_interval": -1}, "must be at least 0, not -1"),
         ({"gpu_memory_utilization": 1.1}, r"in \(0, 1\], not 1.1"),
         ({"kv_cache_dtype": "fp9"}, "unknown dtype 'fp9'"),
+        ({"kv_cache_dtype": "fp32"}, "unknown kv_cache_dtype 'fp32'"),
+        ({"max_lora_rank": 17}, "max_lora_rank must be one of .*, not 17"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "at least max_num_seqs"),
         ({"long_prefill_token_threshold": -1}, "must be at least 0"),
         (
