@@ -37,6 +37,9 @@ class AttentionWork:
         kv_dtype: number format of the KV cache.
         latent: keys and values are one latent vector of ``head_dim`` elements (MLA, absorbed).
         causal: a token sees no later one; without, every token of a prefill sees all the others.
+        shared_keys: keys, each counted once, that several decodes read.
+        repeated_keys: of ``decode_keys``, reads of such keys after the first: from a cache, if it
+            holds them.
     """
 
     family: ClassVar[str] = "attention"
@@ -54,6 +57,8 @@ class AttentionWork:
     latent: bool = False
     label: str = "attention"
     causal: bool = True
+    shared_keys: int = 0
+    repeated_keys: int = 0
 
     @property
     def kv_bytes_per_token(self) -> float:

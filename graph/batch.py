@@ -23,6 +23,10 @@ class BatchShape:
             (sliding windows, chunked attention); int64, any order.
         padded_tokens: tokens that the step is padded to, where other ranks of a group have more.
         drafts: tokens beside its latest that each decode verifies (speculative decoding).
+        shared_context: tokens of context, each counted once, that several decodes read: they
+            hold the same KV blocks (prefix caching).
+        repeated_context: how often such tokens are read again after the first time: the sum of
+            contexts less the distinct tokens in them.
         group_tokens: tokens, after padding, of all data-parallel ranks that share experts; 0 when
             the ranks do not wait for each other.
     """
@@ -35,6 +39,8 @@ class BatchShape:
     padded_tokens: int = 0
     group_tokens: int = 0
     drafts: int = 0
+    shared_context: int = 0
+    repeated_context: int = 0
 
     @classmethod
     def of(cls, sequences: Iterable[tuple[int, int]]) -> BatchShape:

@@ -152,6 +152,8 @@ class CalibratedCost:
         form = AttentionForm(decode.form, prefill.form)
         machine = self._machine(work.dtype, prefill if work.prefills else decode)
         seconds = form.seconds(work, machine, resident)
+        if work.repeated_keys and machine.cache_bytes and form.apart(work):
+            sources.append(Source.ANALYTICAL)  # nobody measured keys that sequences share
         return seconds, max(sources, key=list(Source).index)
 
     def _machine(self, dtype: str, entry: Entry) -> Machine:
@@ -180,8 +182,12 @@ def machine_of(device: Device, dtype: str) -> Machine:
     Raises:
         UnsupportedError: the device cannot compute in ``dtype``.
     """
-    cache = device.cache.capacity_bytes if device.cache else 0.0
-    return Machine(device.flops_for(dtype), device.memory.bandwidth, cache, device.cores)
+    machine = Machine(device.flops_for(dtype), device.memory.bandwidth, 0.0, device.cores)
+    if (cache := device.cache) is None:
+        return machine
+    return dataclasses.replace(
+        machine, cache_bytes=cache.capacity_bytes, cache_bandwidth=cache.bandwidth
+    )
 
 
 def _borrow(entries: dict[str, dict[str, Entry]], borrow: Any, device: Device) -> None:

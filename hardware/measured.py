@@ -13,7 +13,7 @@ predict worse than the calibrated forms have none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
@@ -21,6 +21,7 @@ from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, Re
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
 from servesim.hardware.shapes import (
+    REPEATED,
     Terms,
     batch_terms,
     count_of,
@@ -29,6 +30,7 @@ from servesim.hardware.shapes import (
     shape_of,
     size_terms,
 )
+from servesim.hardware.shared_keys import near_bytes, with_near_keys
 from servesim.hardware.tables.grid import Curve
 
 #: Families whose shapes have a curve each, and those that have a sum.
@@ -99,17 +101,27 @@ class MeasuredCost:
             source = Source.MEASURED if count <= curve.xs[-1] else Source.EXTRAPOLATED
             return self._bounded(work, curve.at(count), source)
         if (sums := self.sums.get(shape)) is not None and covers(sums, work):
+            work = self._told_apart(work, sums)
             return self._bounded(work, summed(sums, batch_terms(work)), Source.MEASURED)
         sums = self.sums.get((work.family, kind_of(work)))
         if sums is not None and covers(sums, work):
+            work = self._told_apart(work, sums)
             return self._bounded(work, summed(sums, size_terms(work)), Source.CALIBRATED)
         return self.fallback.cost(work)
+
+    def _told_apart(self, work: Work, sums: Terms) -> Work:
+        """``work`` with those repeated keys that ``sums`` know and the cache holds."""
+        if not isinstance(work, AttentionWork) or not work.repeated_keys:
+            return work
+        if REPEATED.isdisjoint(sums):
+            return replace(work, shared_keys=0, repeated_keys=0)
+        return with_near_keys(work, self.device.cache.capacity_bytes if self.device.cache else 0.0)
 
     def _bounded(self, work: Work, seconds: float, source: Source) -> Cost:
         if work.flops and work.family != "memory":
             seconds = max(seconds, work.flops / self.device.flops_for(work.dtype))
         cached = self.device.cache.capacity_bytes if self.device.cache else 0.0
-        far = work.bytes_read + work.bytes_written - cached
+        far = work.bytes_read + work.bytes_written - near_bytes(work, self.device.cache) - cached
         return Cost(max(seconds, far / self.device.memory.bandwidth), source)
 
 

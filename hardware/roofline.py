@@ -8,6 +8,7 @@ from servesim.errors import UnsupportedError
 from servesim.graph.work import Work
 from servesim.hardware.cost import Cost, Source
 from servesim.hardware.device import Device
+from servesim.hardware.shared_keys import near_bytes
 
 #: Families whose FLOP and bytes a single device can be asked about.
 FAMILIES = ("gemm", "attention", "moe", "recurrent", "memory")
@@ -18,7 +19,8 @@ class RooflineCost:
     """``launch + max(FLOP / (peak·compute), bytes / (bandwidth·memory))``.
 
     Williams, Waterman, Patterson: Roofline (CACM 2009), with the efficiencies of
-    ``device.efficiency``. Work without FLOP or bytes takes no time: no kernel runs.
+    ``device.efficiency``. Work without FLOP or bytes takes no time: no kernel runs. Keys that
+    decodes read again come at the cache's bandwidth, if it holds them.
     """
 
     device: Device
@@ -42,5 +44,9 @@ class RooflineCost:
         compute = 0.0
         if work.flops:
             compute = work.flops / (self.device.flops_for(work.dtype) * efficiency.compute)
-        memory = moved / (self.device.memory.bandwidth * efficiency.memory)
+        bandwidth = self.device.memory.bandwidth * efficiency.memory
+        memory = moved / bandwidth
+        cache = self.device.cache
+        if cache is not None and (near := near_bytes(work, cache)):
+            memory += near / max(cache.bandwidth, bandwidth) - near / bandwidth
         return Cost(efficiency.launch + max(compute, memory), Source.ANALYTICAL)

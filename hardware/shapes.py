@@ -10,6 +10,9 @@ from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, Re
 
 Terms = Mapping[str, float]
 
+#: Terms of keys that decodes read again: less than others' where a cache delivers them.
+REPEATED = frozenset({"repeated_keys", "repeated_bytes"})
+
 
 def shape_of(work: Work) -> str:
     """What must be equal for two kernels to differ by their batch alone, to read and write."""
@@ -109,7 +112,8 @@ def _attention_batch(work: AttentionWork) -> Terms:
         "prefill_pairs": float(work.prefill_pairs),  # of kernels that skip what is masked
         "prefill_area": float(sum(t * (t + c) for t, c in work.prefills)),  # that mask it
         "decodes": float(work.decodes),
-        "decode_keys": float(work.decode_keys),
+        "decode_keys": float(work.decode_keys - work.repeated_keys),
+        "repeated_keys": float(work.repeated_keys),
     }
 
 
@@ -158,8 +162,9 @@ def _attention_sizes(work: AttentionWork) -> Terms:
         + _prefill_keys(work) * work.kv_bytes_per_token,
         "prefill_flops": work.prefill_pairs * pair,
         "decodes": float(work.decodes),
-        "decode_bytes": work.decode_keys * work.kv_bytes_per_token,
+        "decode_bytes": (work.decode_keys - work.repeated_keys) * work.kv_bytes_per_token,
         "decode_flops": work.decode_keys * pair,
+        "repeated_bytes": work.repeated_keys * work.kv_bytes_per_token,
     }
 
 

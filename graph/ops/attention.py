@@ -62,11 +62,15 @@ class Attention(HoldsWeights):
         A decode that verifies drafts reads its keys once for all of its queries, as if these were
         further heads of a group. Beside prefills, which have no such queries, that is left out.
 
+        Keys that decodes share are told of where all are attended to: of a window, each decode
+        may see another part.
+
         Raises:
             ValueError: windows clip contexts that the batch does not list.
         """
         with_prefills, with_decodes = self.phase != "decode", self.phase != "prefill"
         keys, longest = self._decode_keys(batch) if with_decodes else (0, 0)
+        whole = with_decodes and self.chunk is None and self._limit is None
         return AttentionWork(
             prefills=tuple(self._pieces(batch)) if with_prefills else (),
             decodes=batch.decodes if with_decodes else 0,
@@ -82,6 +86,8 @@ class Attention(HoldsWeights):
             latent=self.latent,
             label=label,
             causal=self.causal,
+            shared_keys=batch.shared_context if whole else 0,
+            repeated_keys=batch.repeated_context if whole else 0,
         )
 
     def runs(self, batch: BatchShape) -> bool:

@@ -33,6 +33,8 @@ class SharedAttention(Attention):
             whole,
             decode_keys=-(-whole.decode_keys // ranks),
             decode_keys_max=-(-whole.decode_keys_max // ranks),
+            shared_keys=-(-whole.shared_keys // ranks),
+            repeated_keys=whole.repeated_keys // ranks,
         )
 
 

@@ -21,11 +21,16 @@ class AttentionForm:
 
     def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of ``work``; ``resident`` as in :class:`DecodeForm`."""
-        joint = self.prefill.joint and not work.latent
-        alone = not work.prefills and not (joint and decodes_as_blocks(work))
-        if alone:
-            return self.decode.seconds(work, machine, resident)
-        if not work.decodes or joint:
+        if not self.apart(work):
             return self.prefill.seconds(work, machine)
-        beside = self.decode.seconds(work, machine, resident) - self.decode.launch
-        return self.prefill.seconds(work, machine) + beside
+        seconds = self.decode.seconds(work, machine, resident)
+        if not work.prefills:
+            return seconds
+        return self.prefill.seconds(work, machine) + seconds - self.decode.launch
+
+    def apart(self, work: AttentionWork) -> bool:
+        """Whether a kernel, or a part, of their own goes through the keys of the decodes."""
+        joint = self.prefill.joint and not work.latent
+        if not work.prefills:
+            return not (joint and decodes_as_blocks(work))
+        return work.decodes > 0 and not joint

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from servesim.graph.work import AttentionWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
+from servesim.hardware.shared_keys import near_keys
 
 #: Bytes of a partial output's element: written by a split, and read where they are joined.
 PARTIAL_BYTES = 4.0 + 4.0
@@ -40,7 +41,8 @@ class DecodeForm:
         resident_tiles: tiles a core holds at once.
         memory: share of peak bandwidth.
         ramp: seconds that large reads from many tiles take more, however large.
-        cache: bytes/s of the last-level cache, as a multiple of bandwidth.
+        cache: bytes/s of the last-level cache, as a multiple of bandwidth; keys that sequences
+            share come at the data sheet's instead where this is below ``memory``.
         sharpness: of the blend of tiles and memory.
         smoothing: share of wave quantisation that is hidden.
         skew: share of the way from the mean context to the longest that a batch pays, for each
@@ -93,6 +95,7 @@ class DecodeForm:
         )
         full = moved / (moved + machine.cache_bytes) * tiles / (tiles + machine.cores)
         memory += self.ramp * full * (1.0 - resident)
+        memory -= (1.0 - resident) * self._saved_by_sharing(work, machine)
         elements = count * work.heads * work.head_dim
         fixed = self.launch + count * self.sequence + self.window * slid
         fixed += self.query * elements / 128.0 / machine.cores
@@ -104,6 +107,15 @@ class DecodeForm:
                 self.cache * machine.bandwidth
             )
         return fixed + blended_max(tiled, memory, self.sharpness)
+
+    def _saved_by_sharing(self, work: AttentionWork, machine: Machine) -> float:
+        """Seconds that keys read again take less out of the cache."""
+        near = near_keys(work, machine.cache_bytes) * work.kv_bytes_per_token
+        if not near:
+            return 0.0
+        far, fitted = self.memory * machine.bandwidth, self.cache * machine.bandwidth
+        rate = fitted if fitted > far else max(machine.cache_bandwidth, far)
+        return near / far - near / rate
 
     def _splits(self, steps: float, count: int, tiles: int, slots: float) -> float:
         """Splits of a sequence's keys of one head, of ``steps`` blocks."""

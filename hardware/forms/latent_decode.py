@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from servesim.graph.work import AttentionWork
 from servesim.hardware.forms.decode import PARTIAL_BYTES
 from servesim.hardware.forms.machine import Machine, blended_max, waves
+from servesim.hardware.shared_keys import near_keys
 
 #: How sharply latents that outgrow the last-level cache fall out of it.
 _SPILL = 4
@@ -68,6 +69,8 @@ class LatentDecodeForm:
         rounds = waves(count * head_tiles * splits / machine.cores, self.smoothing)
         tiled = rounds * (self.tile + keys / splits * key)
         moved = work.decode_keys * work.kv_bytes_per_token
+        if work.repeated_keys:
+            resident = max(resident, near_keys(work, machine.cache_bytes) / work.decode_keys)
         moved *= (1.0 - resident) * self._rereads(moved, count, head_tiles, machine)
         memory = moved / (self.memory * machine.bandwidth)
         return self._beside(work, splits, machine) + blended_max(tiled, memory, self.sharpness)

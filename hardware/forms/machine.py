@@ -15,12 +15,14 @@ class Machine:
         bandwidth: peak bytes/s of device memory.
         cache_bytes: capacity of the last-level cache (0 without one).
         cores: units that tiles of work go to in waves (SMs, CUs, tensor cores).
+        cache_bandwidth: bytes/s of the last-level cache (0 without one).
     """
 
     flops: float
     bandwidth: float
     cache_bytes: float
     cores: int
+    cache_bandwidth: float = 0.0
 
 
 def blended_max(a: float, b: float, sharpness: float) -> float:
