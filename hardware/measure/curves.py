@@ -68,12 +68,13 @@ def sum_errors(
     ]
 
 
-def held_out_sum_errors(rows: Sequence[tuple[Terms, float]], folds: int = 5) -> list[float]:
-    """Relative errors of every row, predicted by a sum fitted on the other folds."""
-    errors: list[float] = []
+def held_out_sum_errors(rows: Sequence[tuple[Terms, float]], folds: int = 5) -> dict[int, float]:
+    """Relative errors by row, each predicted by a sum fitted on the other folds."""
+    errors: dict[int, float] = {}
     for fold in range(folds):
         rest = [row for i, row in enumerate(rows) if i % folds != fold]
-        kept_out = rows[fold::folds]
+        kept_out = range(fold, len(rows), folds)
         if len(rest) > len(rows[0][0]) and kept_out:
-            errors += sum_errors(kept_out, fit_sum(rest))
+            found = sum_errors([rows[i] for i in kept_out], fit_sum(rest))
+            errors.update(zip(kept_out, found, strict=True))
     return errors

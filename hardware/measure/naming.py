@@ -20,13 +20,16 @@ _WORKS: dict[str, type] = {
     cls.family: cls
     for cls in (AttentionWork, CollectiveWork, GemmWork, MemoryWork, MoeWork, RecurrentWork)
 }
+#: Left out where nothing is shared.
+_SHARED = ("shared_keys", "repeated_keys")
 
 
 def name_of(work: Work) -> str:
     """``work`` as one line of JSON, without its label: equal work has one name."""
     values = dataclasses.asdict(work)  # type: ignore[call-overload]
     values.pop("label")
-    return json.dumps({"family": work.family, **values})
+    named = {k: v for k, v in values.items() if v or k not in _SHARED}
+    return json.dumps({"family": work.family, **named})
 
 
 def work_of(name: str) -> Work:

@@ -17,6 +17,8 @@ from servesim.hardware.measure.naming import name_of
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _LARGE = (1024, 2048, 4096, 8192)
+#: Shared tokens are multiples of it: whole blocks, whatever their size.
+_SHARED = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ def _attention_batches(limits: Limits) -> Iterator[BatchShape]:
     for count in counts:
         for context in limits.contexts:
             yield BatchShape.of([(1, context)] * count)
+    yield from _shared_batches(limits, counts[1::2])
     for count in counts[1:]:  # unequal contexts
         spread = draw.integers(1, limits.context - 1, count)
         yield BatchShape.of([(1, int(context)) for context in spread])
@@ -168,6 +171,16 @@ def _attention_batches(limits: Limits) -> Iterator[BatchShape]:
             spread = draw.integers(1, limits.context - 1, count)
             decodes = [(1, int(context)) for context in spread]
             yield BatchShape.of([(chunk, 0), *decodes])
+
+
+def _shared_batches(limits: Limits, counts: Sequence[int]) -> Iterator[BatchShape]:
+    """Decodes that share half of their blocks, or all full ones."""
+    for count in counts:
+        for context in limits.contexts[-2:]:
+            apart = BatchShape.of([(1, context)] * count)
+            for blocks in sorted({context // (2 * _SHARED), context // _SHARED} - {0}):
+                shared = blocks * _SHARED
+                yield replace(apart, shared_context=shared, repeated_context=(count - 1) * shared)
 
 
 def _upto(most: int) -> tuple[int, ...]:

@@ -30,6 +30,8 @@ class Attention:
     def calls(self, work: Work) -> Sequence[Call]:
         """``work`` on several caches."""
         assert isinstance(work, AttentionWork)
+        if work.repeated_keys:
+            raise UnsupportedError("scaled dot product attention has no blocks to share")
         bytes_read = work.bytes_read
         count = self.room.copies(bytes_read)
         apart = () if self.packed else work.prefills
