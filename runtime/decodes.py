@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from servesim.runtime.kv.sharing import SharedBlocks
 from servesim.runtime.sequence import Sequence
 
 
@@ -32,9 +33,11 @@ class DecodeSet:
         context: sum of their computed tokens.
         drafts: tokens beside its latest that each verifies in a step.
         extra_tokens: tokens beyond one a sequence and step, so far.
+        sharing: counts the blocks that they share; None if nobody asks.
     """
 
     drafts = 0
+    sharing: SharedBlocks | None = None
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
@@ -93,6 +96,8 @@ class DecodeSet:
         self._contexts = None
         self.count += 1
         self.context += seq.computed
+        if self.sharing is not None:
+            self.sharing.join(seq)
 
     def remove(self, seq: Sequence) -> None:
         """Stop counting ``seq`` and bring its own numbers up to date."""
@@ -138,3 +143,5 @@ class DecodeSet:
         seq.decoding = False
         self.count -= 1
         self.context -= seq.computed
+        if self.sharing is not None:
+            self.sharing.leave(seq)

@@ -29,6 +29,7 @@ class Plan:
         prefills: what each sequence that still computes known tokens gets.
         decodes, context, context_max: decoding sequences, and sum and maximum of their computed
             tokens before the step; ``contexts`` one by one if the step model needs them.
+        shared_context, repeated_context: of their contexts, as in ``BatchShape``, if it asks.
         admitted: sequences admitted for the first time.
         first: sequences that get their first token.
         paused: sequences that got a token in the step before and get none in this one.
@@ -48,6 +49,8 @@ class Plan:
     context: int = 0
     context_max: int = 0
     contexts: npt.NDArray[np.int64] | None = None
+    shared_context: int = 0
+    repeated_context: int = 0
     admitted: list[Sequence] = field(default_factory=list)
     first: list[Sequence] = field(default_factory=list)
     paused: list[Sequence] = field(default_factory=list)
@@ -68,6 +71,13 @@ class Plan:
     def empty(self) -> bool:
         """Whether no token was scheduled."""
         return not (self.decodes or self.prefills)
+
+    @property
+    def plain(self) -> bool:
+        """Whether there are decodes alone, of which number, sum and maximum tell all."""
+        return not (
+            self.prefills or self.drafts or self.repeated_context or self.contexts is not None
+        )
 
     @property
     def sequences(self) -> int:
@@ -98,4 +108,6 @@ class Plan:
             self.context_max,
             self.contexts,
             drafts=self.drafts,
+            shared_context=self.shared_context,
+            repeated_context=self.repeated_context,
         )

@@ -147,6 +147,9 @@ def sub_batches(batch: BatchShape, parts: int) -> tuple[BatchShape, ...]:
         else:
             context, longest = int(contexts.sum()), int(contexts.max(initial=0))
         prefills = batch.prefills[parts - 1 - i :: parts]  # the last part has fewest decodes
+        # Each part reads for itself what is shared, and so often less of it again.
+        reads = batch.shared_context + batch.repeated_context
+        again = max(0, reads * decodes // max(batch.decodes, 1) - batch.shared_context)
         part = replace(
             batch,
             prefills=prefills,
@@ -154,6 +157,7 @@ def sub_batches(batch: BatchShape, parts: int) -> tuple[BatchShape, ...]:
             decode_context=context,
             decode_context_max=longest,
             contexts=contexts,
+            repeated_context=again,
         )
         if part.tokens:
             found.append(part)

@@ -20,6 +20,7 @@ from servesim.runtime.counted import serve_counted
 from servesim.runtime.decodes import DecodeSet, ticket_of
 from servesim.runtime.encoder import encodable
 from servesim.runtime.kv.cache import KVCache
+from servesim.runtime.kv.sharing import SharedBlocks
 from servesim.runtime.lora import AdapterSlots
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.schedulers import SchedulingPolicy
@@ -36,11 +37,13 @@ class SchedulerModes:
         visit_all: visit every running sequence in every step: the plain reference.
         listing: keep all grants of a step in its plan.
         contexts: keep the contexts of the decodes in it.
+        sharing: keep how much of them is the same.
     """
 
     visit_all: bool = False
     listing: bool = False
     contexts: bool = False
+    sharing: bool = False
 
 
 DEFAULT_MODES = SchedulerModes()
@@ -74,7 +77,7 @@ class Scheduler:
         self.cache = cache
         self.modes = modes
         self.running: dict[int, Sequence] = {}
-        self.decodes = new_decodes(config)
+        self.decodes = self.new_decodes()
         self.prefilling: dict[int, Sequence] = {}
         self.held_back: dict[int, Sequence] = {}
         self.received: deque[Sequence] = deque()
@@ -83,6 +86,13 @@ class Scheduler:
         self.adapters = AdapterSlots(config.max_loras) if config.enable_lora else None
         self._next_ticket = 0
         self._refused: tuple[Sequence, int] | None = None  # found no room in this epoch of the KV
+
+    def new_decodes(self) -> DecodeSet:
+        """A set for decoding sequences."""
+        decodes = new_decodes(self.config)
+        if self.modes.sharing:
+            decodes.sharing = SharedBlocks(self.cache)
+        return decodes
 
     def add(self, seq: Sequence) -> None:
         """Let ``seq`` wait for admission."""
@@ -254,6 +264,9 @@ class Scheduler:
         plan.context_max = decodes.context_max
         if self.modes.contexts:
             plan.contexts = decodes.contexts()
+        if decodes.sharing is not None:
+            plan.shared_context = decodes.sharing.shared_tokens
+            plan.repeated_context = decodes.sharing.repeated_tokens
         plan.drafts, before = decodes.drafts, decodes.extra_tokens
         plan.finishing = decodes.advance()
         plan.extra_tokens = decodes.extra_tokens - before

@@ -78,6 +78,8 @@ class SpeculativeDecodes(DecodeSet):
         insort(self._members, seq, key=ticket_of)
         self.count += 1
         self.context += seq.computed
+        if self.sharing is not None:
+            self.sharing.join(seq)
 
     def remove(self, seq: Sequence) -> None:
         """Stop drawing for ``seq``."""
@@ -124,6 +126,8 @@ class SpeculativeDecodes(DecodeSet):
         seq.decoding = False
         self.count -= 1
         self.context -= seq.computed
+        if self.sharing is not None:
+            self.sharing.leave(seq)
 
 
 def _held(seq: Sequence) -> int:

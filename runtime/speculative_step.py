@@ -33,6 +33,11 @@ class SpeculativeStepModel:
         """Whether target or drafter looks at every context."""
         return self.target.needs_contexts or bool(self.drafter and self.drafter.needs_contexts)
 
+    @property
+    def counts_sharing(self) -> bool:
+        """Whether shared KV blocks take the target less time."""
+        return self.target.counts_sharing
+
     def seconds(self, batch: BatchShape) -> float:
         """Seconds of one step of ``batch``, whose decodes all verify drafts."""
         full = replace(batch, drafts=self.drafts)
@@ -100,4 +105,6 @@ def _one_each(batch: BatchShape) -> BatchShape:
         batch.decode_context + sum(ends),
         max(batch.decode_context_max, *ends, 0),
         contexts,
+        shared_context=batch.shared_context,
+        repeated_context=batch.repeated_context,
     )

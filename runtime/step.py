@@ -32,6 +32,14 @@ class StepModel(Protocol):
         """
 
 
+def counts_sharing(model: StepModel) -> bool:
+    """Whether ``BatchShape.shared_context`` and ``repeated_context`` should be filled.
+
+    A step model says so with an attribute ``counts_sharing``.
+    """
+    return bool(getattr(model, "counts_sharing", False))
+
+
 @dataclass(frozen=True, slots=True)
 class LinearStepModel:
     """A device without hardware: times are linear in the batch and can be checked by hand.

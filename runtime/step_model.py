@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, GROUP, SEQUENCES, TOKENS
@@ -16,6 +17,10 @@ SOURCES = tuple(Source)
 _INDEX = {source: i for i, source in enumerate(SOURCES)}
 
 GAPS = "gaps between kernels"
+
+#: Decodes that share nothing, and as many that share all of their contexts.
+_APART = BatchShape((), 64, 64 * 4096, 4096)
+_ALIKE = replace(_APART, shared_context=4096, repeated_context=63 * 4096)
 
 #: Seconds by source, in the order of ``SOURCES``.
 Seconds = list[float]
@@ -104,6 +109,13 @@ class CompiledStepModel:
             parts[_INDEX[cost.source]] += transfer.count * cost.seconds
         _add(self.spent, parts)
         return sum(parts)
+
+    @cached_property
+    def counts_sharing(self) -> bool:
+        """Whether decodes that hold the same KV blocks take less time for it."""
+        groups = [g for g in self._context if not clips(g.op)]
+        apart, alike = (_total(groups, batch) for batch in (_APART, _ALIKE))
+        return sum(alike) < sum(apart)
 
     def decode_seconds(self, decodes: int, context: int, context_max: int) -> float:
         """Seconds of one step of decodes only.

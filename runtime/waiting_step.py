@@ -34,6 +34,11 @@ class WaitingStepModel(ABC):
         """Whether an operator looks at every context."""
         return self.computing.needs_contexts
 
+    @property
+    def counts_sharing(self) -> bool:
+        """Whether shared KV blocks take less time."""
+        return self.computing.counts_sharing
+
     def seconds(self, batch: BatchShape) -> float:
         """Seconds of one step of ``batch``."""
         return self._joined(batch, self.computing.seconds(batch))

@@ -120,7 +120,7 @@ def _clocked(placement: Placement, share: float) -> Placement:
 
 
 def _seconds(model: CompiledStepModel, batch: BatchShape) -> float:
-    if batch.prefills or batch.contexts is not None:
+    if batch.prefills or batch.contexts is not None or batch.repeated_context:
         return model.seconds(batch)
     return model.decode_seconds(batch.decodes, batch.decode_context, batch.decode_context_max)
 

@@ -73,6 +73,9 @@ class KVCache(Protocol):
     def fill(self, seqs: Collection[Sequence]) -> None:
         """Let others find all blocks that the sequences hold; each of them must be full."""
 
+    def shareable(self, seq: Sequence) -> list[int]:
+        """Leading blocks of ``seq`` that others may hold, too, of layers that attend to all."""
+
     def release(self, seq: Sequence, *, returns: bool = False) -> None:
         """Take back all blocks of ``seq``; ``returns`` if it will be computed again."""
 

@@ -73,6 +73,10 @@ class CountingCache:
     def fill(self, seqs: Collection[Sequence]) -> None:
         """Nothing, likewise."""
 
+    def shareable(self, seq: Sequence) -> list[int]:
+        """None: every block is its sequence's own."""
+        return []
+
     def release(self, seq: Sequence, *, returns: bool = False) -> None:
         """Take back all blocks of ``seq``."""
         self.free += seq.held

@@ -206,6 +206,13 @@ class GroupedCache:
         for seq in seqs:
             self.register(seq, self._room(seq))
 
+    def shareable(self, seq: Sequence) -> list[int]:
+        """Those of the first group that keeps all, if its blocks are of the smallest size."""
+        for g in self._whole if self._caching else ():
+            if self._kinds[g].block_size == self.block_size:
+                return self._tables[seq.index][g].blocks[: len(seq.shared)]
+        return []
+
     def release(self, seq: Sequence, *, returns: bool = False) -> None:
         """Take back all blocks of ``seq``, the last of each group first."""
         tables = self._tables.pop(seq.index, [])

@@ -108,6 +108,10 @@ class PrefixCache:
             else:
                 seq.registered = len(seq.blocks)
 
+    def shareable(self, seq: Sequence) -> list[int]:
+        """Those whose content others may know, shared by now or not."""
+        return seq.blocks[: len(seq.shared)]
+
     def release(self, seq: Sequence, *, returns: bool = False) -> None:
         """Take back all blocks, last first; those nobody else holds are free but keep content."""
         blocks, registered = seq.blocks, seq.registered

@@ -8,7 +8,6 @@ from servesim.runtime.decodes import DecodeSet
 from servesim.runtime.plan import Plan
 from servesim.runtime.scheduler import Scheduler
 from servesim.runtime.sequence import Sequence
-from servesim.runtime.speculative import new_decodes
 
 
 class LaneScheduler(Scheduler):
@@ -22,7 +21,7 @@ class LaneScheduler(Scheduler):
     def __init__(self, base: Scheduler, lanes: int) -> None:
         """As ``base``, of which nothing was asked yet, with ``lanes`` lanes."""
         super().__init__(base.config, base.policy, base.cache, base.modes)
-        self.lanes = [new_decodes(self.config) for _ in range(lanes)]
+        self.lanes = [self.new_decodes() for _ in range(lanes)]
         self.free = deque(self.lanes)
         self.in_flight: deque[DecodeSet] = deque()
 

@@ -122,9 +122,9 @@ class PipelineEngine(Engine):
         return times
 
     def _stage_times(self, plan: Plan) -> list[float]:
-        if plan.prefills or plan.drafts or plan.contexts is not None:
-            return self.stages.stage_seconds(plan.shape())
-        return self.stages.decode_stage_seconds(plan.decodes, plan.context, plan.context_max)
+        if plan.plain:
+            return self.stages.decode_stage_seconds(plan.decodes, plan.context, plan.context_max)
+        return self.stages.stage_seconds(plan.shape())
 
     def _launch(self, plan: Plan, now: float, times: list[float], hop: float) -> float:
         """Send a batch through the stages, each of which first ends what it is at.
