@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnknownNameError
 from servesim.runtime.lengths import LengthOption, Tokens, lengths, require_count
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.streams import stream
@@ -16,6 +16,8 @@ from servesim.runtime.streams import stream
 _BLOCK = 16
 #: Blocks a shared prefix may have before two groups could meet.
 _GROUP_BLOCKS = 1 << 24
+_NONE_BY_DEFAULT = ("images", "prefix_tokens")
+_LENGTHS = ("prompt_tokens", "output_tokens", "image_tokens", *_NONE_BY_DEFAULT)
 #: More than anybody serves; the last weight is then 1e-60 of the first.
 _MOST_ADAPTERS, _MOST_SKEW, _MOST_GROUPS = 10**6, 10, 10**8
 
@@ -29,7 +31,8 @@ class Bodies:
         prompt_tokens, output_tokens: their lengths (see ``runtime/lengths``).
         prefix_groups: each request belongs to one of this many groups, at random; 0 for none.
         prefix_tokens: leading prompt tokens that a group has in common, in whole blocks of 16;
-            drawn once for each group, and never more than a prompt has.
+            drawn once for each group, and never more than a prompt has. Some prompt must be
+            longer.
         adapters: each request is for one of this many LoRA adapters; 0 for the plain model.
         adapter_skew: how unevenly: the n-th most popular has a weight of ``n ** -adapter_skew``.
         images: of each request; 0 for none. Their tokens stand before those of ``prompt_tokens``.
@@ -62,15 +65,20 @@ class Bodies:
             raise InputError(
                 f"prefix_groups must be from 0 to {_MOST_GROUPS}, not {self.prefix_groups}"
             )
-        for option in (self.prompt_tokens, self.output_tokens, self.image_tokens):
-            lengths(option)
-        if self.images != 0:
-            lengths(self.images)
-        if self.prefix_groups or self.prefix_tokens != 0:
-            lengths(self.prefix_tokens)
+        if not self.prefix_groups and self.prefix_tokens != 0:
+            raise InputError("prefix_tokens needs prefix_groups, which share them")
+        if self.prefix_groups and self.prefix_tokens == 0:
+            raise InputError("prefix_groups needs prefix_tokens, which they share")
+        for name in _LENGTHS:
+            if (option := getattr(self, name)) != 0 or name not in _NONE_BY_DEFAULT:
+                _require_lengths(name, option)
 
     def bodies(self) -> RequestBodies:
-        """The drawn requests."""
+        """The drawn requests.
+
+        Raises:
+            InputError: no prompt is as long as what a group shares.
+        """
         count = self.num_requests
         if not self.prefix_groups:
             group, shared = np.zeros(count, np.int64), np.zeros(1, np.int64)
@@ -78,13 +86,20 @@ class Bodies:
             rng = stream(self.seed, "prefixes")
             shared = lengths(self.prefix_tokens).sample(rng, self.prefix_groups)
             group = rng.integers(self.prefix_groups, size=count)
+        prompts = self._drawn("prompt_tokens")
+        images = self._images() if self.images != 0 else ()
+        if not images and shared.min() > prompts.max():
+            raise InputError(
+                f"prefix_tokens: the shortest shared prefix, {shared.min()} tokens, is longer than "
+                f"the longest prompt, {prompts.max()}"
+            )
         return RequestBodies(
-            self._drawn("prompt_tokens"),
+            prompts,
             self._drawn("output_tokens"),
             group,
             shared,
             self._adapters() if self.adapters else None,
-            self._images() if self.images != 0 else (),
+            images,
         )
 
     def _adapters(self) -> Tokens:
@@ -105,6 +120,16 @@ class Bodies:
     def _drawn(self, name: str) -> Tokens:
         distribution = lengths(getattr(self, name))
         return distribution.sample(stream(self.seed, name), self.num_requests)
+
+
+def _require_lengths(name: str, option: LengthOption) -> None:
+    """Refuse a length that cannot be drawn, by its name."""
+    try:
+        lengths(option)
+    except UnknownNameError:
+        raise
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 @dataclass(frozen=True)

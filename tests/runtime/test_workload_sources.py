@@ -91,6 +91,23 @@ def test_groups_share_whole_blocks_of_their_prefix() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prefix_tokens": 64}, "prefix_tokens needs prefix_groups"),
+        ({"prefix_groups": 2}, "prefix_groups needs prefix_tokens"),
+        (
+            {"prefix_groups": 2, "prefix_tokens": 5000, "prompt_tokens": 100},
+            "the shortest shared prefix, 5000 tokens, is longer than the longest prompt, 100",
+        ),
+        ({"prompt_tokens": 0}, "prompt_tokens: tokens must be above 0"),
+    ],
+)
+def test_lengths_and_prefixes_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        drawn(WORKLOADS.build("poisson", options))
+
+
+@pytest.mark.parametrize(
     ("option", "low", "mean", "high"),
     [
         (7, 7, 7, 7),
