@@ -45,22 +45,30 @@ class LinearStepModel:
     """A device without hardware: times are linear in the batch and can be checked by hand.
 
     A step takes ``base_s`` plus ``per_token_s`` for each new token, ``per_sequence_s`` for each
-    sequence and ``per_context_s`` for each token of context that the decodes read.
+    sequence and ``per_context_s`` for each token of context that the decodes read, less
+    ``repeated_saves_s`` for each that they read again.
     """
 
     base_s: float = 0.0
     per_token_s: float = 0.0
     per_sequence_s: float = 0.0
     per_context_s: float = 0.0
+    repeated_saves_s: float = 0.0
 
     @property
     def needs_contexts(self) -> bool:
         """Never: only sums count."""
         return False
 
+    @property
+    def counts_sharing(self) -> bool:
+        """Whether reading again takes less time."""
+        return self.repeated_saves_s > 0.0
+
     def seconds(self, batch: BatchShape) -> float:
         """Seconds of one step of ``batch``."""
-        return self._linear(batch.tokens, batch.sequences, batch.decode_context)
+        seconds = self._linear(batch.tokens, batch.sequences, batch.decode_context)
+        return seconds - self.repeated_saves_s * batch.repeated_context
 
     def decode_seconds(self, decodes: int, context: int, context_max: int) -> float:
         """Seconds of one step of decodes only."""

@@ -20,7 +20,7 @@ from servesim.runtime.records import Records, Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.step import LinearStepModel
 
-MODEL = LinearStepModel(0.005, 2e-5, 1e-4, 1e-8)
+MODEL = LinearStepModel(0.005, 2e-5, 1e-4, 1e-8, repeated_saves_s=7e-9)
 
 
 @dataclass(frozen=True)

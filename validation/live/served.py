@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -14,7 +15,7 @@ from servesim.runtime.config import EngineConfig
 from servesim.runtime.sequence import block_identities
 from servesim.scenario.build import Served
 from servesim.validation.live.decisions import spec_of
-from servesim.validation.live.recorded import SHARED_BLOCK, LiveRun, LiveStep
+from servesim.validation.live.recorded import SHARED_BLOCK, LiveRequest, LiveRun, LiveStep
 from servesim.validation.measured import MeasuredRequest, MeasuredRun
 from servesim.validation.run import serve_run
 
@@ -70,16 +71,35 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def batch_of(step: LiveStep, run: LiveRun) -> BatchShape:
     """The batch of a recorded step as a step model sees it."""
-    decodes, prefills = [], []
-    for request, computed, tokens in step.scheduled:
-        if tokens == 1 and computed >= run.requests[request].prompt_tokens:
+    decodes, decoding, prefills = [], [], []
+    for number, computed, tokens in step.scheduled:
+        request = run.requests[number]
+        if tokens == 1 and computed >= request.prompt_tokens:
             decodes.append(computed)
+            decoding.append(request)
         else:
             prefills.append((tokens, computed))
     contexts = np.asarray(decodes, dtype=np.int64)
+    shared, repeated = _shared_context(decoding, run.engine)
     return BatchShape(
-        tuple(prefills), len(decodes), sum(decodes), max(decodes, default=0), contexts
+        tuple(prefills),
+        len(decodes),
+        sum(decodes),
+        max(decodes, default=0),
+        contexts,
+        shared_context=shared,
+        repeated_context=repeated,
     )
+
+
+def _shared_context(decoding: Iterable[LiveRequest], engine: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens that several of the requests have, and how often again, if the engine knows it."""
+    if not engine.get("enable_prefix_caching"):
+        return 0, 0
+    size = int(engine.get("block_size", SHARED_BLOCK))
+    held = Counter(block for r in decoding for block in block_identities(spec_of(r), size))
+    more = [count - 1 for count in held.values() if count > 1]
+    return len(more) * size, sum(more) * size
 
 
 def spans(run: LiveRun) -> tuple[Times, Times]:
