@@ -1,30 +1,43 @@
-"""The ``[calibration.collective]`` table of a device file, as curves.
+"""The ``[calibration.collective]`` table of a device file.
 
-::
+Coefficients of a form, as ``servesim calibrate`` fits them (``CollectiveForm``)::
+
+    [calibration.collective.all_gather]
+    latency = {2 = 5.1e-06, 8 = 1.05e-05}           # seconds by ranks
+    byte = {2 = 3.6e-12, 8 = 7.2e-12}
+    ...
+
+or times as ``servesim profile`` measured them::
 
     [calibration.collective]
-    source = "where the measurements are from"
     sizes = [2048, 8192, ...]                       # bytes
     [calibration.collective.all_reduce]
     ranks_2 = [6.2, 7.4, ...]                       # microseconds, one for each size
 
-A row may stop before the last size. ``borrow = "device"`` instead takes another device's curves,
+A row may stop before the last size. ``borrow = "device"`` instead takes what another device has,
 scaled by the bandwidth of the links; scaled costs count as analytical.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
-from servesim.hardware.collectives import WIRE, CollectiveCost, RankCurves
+from servesim.hardware.collectives import WIRE, CollectiveCost, CollectiveSeconds, RankCurves
 from servesim.hardware.cost import Source
 from servesim.hardware.device import Device
+from servesim.hardware.forms.collective import CollectiveForm
 from servesim.hardware.link import Link
 from servesim.hardware.tables.grid import Curve
 
-_NOTES = ("source", "date", "sizes", "fit_error", "held_out_error", "borrow")
+#: Notes of how near the form comes.
+COLLECTIVE_ERRORS = ("fit_error", "held_out_error", "held_out_ranks_error")
+_NOTES = ("source", "date", "sizes", "most_bytes", *COLLECTIVE_ERRORS, "borrow")
+#: Fields of the form that the table as a whole gives.
+_GIVEN = ("operation", "most_bytes")
 _OPERATIONS = (*WIRE, "custom_all_reduce")
 
 
@@ -64,26 +77,49 @@ def _measured_link(device: Device) -> Link:
     raise InputError(f"{device.name} has collectives but no link with peer access")
 
 
-def read_curves(table: Mapping[str, Any], where: str) -> dict[str, RankCurves]:
-    """Curves by operation.
+def read_curves(table: Mapping[str, Any], where: str) -> dict[str, CollectiveSeconds]:
+    """What ``table`` knows, by operation.
 
     Raises:
-        InputError: sizes are missing or a row is malformed.
-        UnknownNameError: a key is neither an operation nor a note.
+        InputError: there is nothing to interpolate over, or a row is malformed.
+        UnknownNameError: a key is neither an operation nor a note, or no coefficient.
     """
     sizes = table.get("sizes")
-    if not sizes:
-        raise InputError(f"{where} [calibration.collective]: sizes is missing")
-    found: dict[str, RankCurves] = {}
+    found: dict[str, CollectiveSeconds] = {}
     for operation, rows in table.items():
         if operation in _NOTES:
             continue
         if operation not in _OPERATIONS:
             known = (*_OPERATIONS, *_NOTES)
             raise UnknownNameError(f"key in {where} [calibration.collective]:", operation, known)
-        curves = {_ranks(key, where): _curve(sizes, row, where) for key, row in rows.items()}
-        found[operation] = RankCurves(operation.removeprefix("custom_"), curves)
+        counted = operation.removeprefix("custom_")
+        if sizes:
+            curves = {_ranks(key, where): _curve(sizes, row, where) for key, row in rows.items()}
+            found[operation] = RankCurves(counted, curves)
+        else:
+            form = _form(counted, rows, f"{where} [calibration.collective.{operation}]")
+            found[operation] = replace(form, most_bytes=table.get("most_bytes", math.inf))
     return found
+
+
+def _form(operation: str, table: Mapping[str, Any], where: str) -> CollectiveForm:
+    """The form whose coefficients ``table`` has."""
+    names = [f.name for f in fields(CollectiveForm) if f.name not in _GIVEN]
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in names:
+            raise UnknownNameError(f"coefficient in {where}:", name, names)
+        values[name] = _by_ranks(value, where) if isinstance(value, Mapping) else value
+    if not values.get("latency") or not values.get("byte"):
+        raise InputError(f"{where}: latency and byte are missing (or sizes, for times measured)")
+    return CollectiveForm(operation, **values)
+
+
+def _by_ranks(values: Mapping[str, float], where: str) -> dict[int, float]:
+    for ranks, value in values.items():
+        if not ranks.isdecimal() or int(ranks) < 2 or not value >= 0:
+            raise InputError(f"{where}: {ranks} = {value} is no time by ranks (from 2)")
+    return {int(ranks): value for ranks, value in values.items()}
 
 
 def _ranks(key: str, where: str) -> int:

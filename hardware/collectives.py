@@ -1,4 +1,4 @@
-"""How long a collective among equal devices takes: measured curves, or the closed forms of a link.
+"""How long a collective among equal devices takes: measured, fitted, or from a link's data sheet.
 
 Payloads are counted as nccl-tests counts them (see ``CollectiveWork``).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from servesim.errors import UnsupportedError
 from servesim.graph.work import CollectiveWork, Work
@@ -46,6 +47,22 @@ NCCL_PROTOCOLS = {"LL": (6.6e-6, 1.0e-6, 0.5), "Simple": (8.4e-6, 5.7e-6, 1.0)}
 CUSTOM_LIMIT = 8 * 2**20
 
 
+class CollectiveSeconds(Protocol):
+    """What is known of one operation, by ranks and payload."""
+
+    def at(self, ranks: int, payload_bytes: float) -> float:
+        """Seconds for any number of ranks of at least two."""
+        ...
+
+    def spans(self, ranks: int) -> bool:
+        """Whether the ranks lie within what was measured."""
+        ...
+
+    def covers(self, ranks: int, payload_bytes: float) -> bool:
+        """Whether ranks and payload do."""
+        ...
+
+
 @dataclass(frozen=True)
 class RankCurves:
     """Seconds of one operation over its payload, by number of ranks.
@@ -79,10 +96,13 @@ class RankCurves:
         i = min(max(bisect_left(known, ranks), 1), len(known) - 1)
         return known[i - 1], known[i]
 
+    def spans(self, ranks: int) -> bool:
+        """Whether the ranks lie within what was measured."""
+        return min(self.curves) <= ranks <= max(self.curves)
+
     def covers(self, ranks: int, payload_bytes: float) -> bool:
-        """Whether ranks and payload lie within what was measured."""
-        inside = min(self.curves) <= ranks <= max(self.curves)
-        return inside and payload_bytes <= max(c.xs[-1] for c in self.curves.values())
+        """Whether ranks and payload do."""
+        return self.spans(ranks) and payload_bytes <= max(c.xs[-1] for c in self.curves.values())
 
 
 @dataclass(frozen=True)
@@ -91,14 +111,14 @@ class CollectiveCost:
 
     Attributes:
         link: what joins the members.
-        curves: calibrated curves by operation; ``custom_all_reduce`` is the engine's own
-            all-reduce, taken for the ranks it was measured for below ``CUSTOM_LIMIT``.
+        curves: what is known by operation; ``custom_all_reduce`` is the engine's own all-reduce,
+            taken for the ranks it was measured for below ``CUSTOM_LIMIT``.
         speed: bandwidth of ``link`` over that of the link the curves belong to.
         source: how good the curves are.
     """
 
     link: Link
-    curves: Mapping[str, RankCurves] = field(default_factory=dict)
+    curves: Mapping[str, CollectiveSeconds] = field(default_factory=dict)
     speed: float = 1.0
     source: Source = Source.CALIBRATED
 
@@ -129,11 +149,11 @@ class CollectiveCost:
         source = self.source if curves.covers(ranks, payload) else Source.EXTRAPOLATED
         return Cost(curves.at(ranks, payload), source)
 
-    def curves_for(self, operation: str, ranks: int, payload: float) -> RankCurves | None:
-        """The curves that such a collective lies on; None if it was not measured."""
+    def curves_for(self, operation: str, ranks: int, payload: float) -> CollectiveSeconds | None:
+        """What is known of such a collective; None if it was not measured."""
         custom = self.curves.get("custom_all_reduce")
         small = operation == "all_reduce" and payload < CUSTOM_LIMIT
-        if small and custom and min(custom.curves) <= ranks <= max(custom.curves):
+        if small and custom and custom.spans(ranks):
             return custom
         return self.curves.get(operation)
 

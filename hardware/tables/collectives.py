@@ -42,6 +42,7 @@ class CollectiveTable:
         curves = self.measured.curves_for(work.operation, work.ranks, work.payload_bytes)
         if curves is None:
             return self.fallback.cost(work)
+        assert isinstance(curves, RankCurves)
         edge = _nearest(curves, work)
         seconds = curves.at(edge.ranks, edge.payload_bytes)
         if edge == work:

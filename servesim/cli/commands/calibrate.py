@@ -17,7 +17,7 @@ from servesim.hardware.device import Device
 from servesim.models.config import resolve
 
 if TYPE_CHECKING:
-    from servesim.hardware.calibrate.collectives import CollectiveFit
+    from servesim.hardware.calibrate.collective_fit import CollectiveFit
 
 HELP = "fit a device's cost model to measured kernels"
 #: Options of a fit, which ``--lent`` does without.
@@ -131,7 +131,7 @@ def _calibration(
     fits: Sequence[CollectiveFit],
 ) -> str:
     """``[calibration]`` with the forms just ``fitted`` and, with ``--only``, others of the file."""
-    from servesim.hardware.calibrate.collectives import pooled_error
+    from servesim.hardware.calibrate.collective_fit import pooled_error
     from servesim.hardware.calibrate.write import (
         BORROW,
         HELD_OUT,
@@ -185,11 +185,8 @@ def _rows(folders: Sequence[Path], device: Device) -> list[Row]:
 
 def _collective_fits(args: argparse.Namespace, device: Device) -> list[CollectiveFit]:
     """Fitted collectives; none where there are no tables of them, or other forms are asked for."""
-    from servesim.hardware.calibrate.collectives import (
-        fit_collectives,
-        has_collectives,
-        read_kernel_tables,
-    )
+    from servesim.hardware.calibrate.collective_fit import fit_collectives
+    from servesim.hardware.calibrate.collectives import has_collectives, read_kernel_tables
 
     folders = [folder for folder in args.data if has_collectives(folder)]
     if args.only and COLLECTIVE not in args.only:
@@ -201,7 +198,8 @@ def _collective_fits(args: argparse.Namespace, device: Device) -> list[Collectiv
 
 def _collectives(args: argparse.Namespace, fits: Sequence[CollectiveFit]) -> str:
     """The fitted collectives as TOML; empty without any."""
-    from servesim.hardware.calibrate.collectives import has_collectives, to_toml
+    from servesim.hardware.calibrate.collective_fit import to_toml
+    from servesim.hardware.calibrate.collectives import has_collectives
 
     folders = (folder.name for folder in args.data if has_collectives(folder))
     source = args.source or ", ".join(folders)

@@ -9,6 +9,7 @@ from typing import Any
 from servesim.hardware.calibrate.report import BIAS, MEDIAN, P90
 from servesim.hardware.calibrated import FORMS
 from servesim.hardware.calibration_entry import NOTES
+from servesim.hardware.collective_tables import COLLECTIVE_ERRORS
 from servesim.hardware.load import DEVICES, read_toml
 from servesim.validation.held_out import DEVICE_FILES
 from servesim.validation.report.markdown import FAMILIES, folded, percent, signed, table
@@ -16,7 +17,7 @@ from servesim.validation.report.markdown import FAMILIES, folded, percent, signe
 ORDER = 25
 TITLE = "Kernels kept out of their fit"
 
-_NOTES = NOTES | {"borrow", "date", "fit_error", "held_out_error"}
+_NOTES = NOTES | {"borrow", "date", "most_bytes"} | set(COLLECTIVE_ERRORS)
 _HEADS = ("kernels", "median", "p90", "bias")
 _SHAPES = """\
 Errors of the calibrated cost models on kernels whose shape (weight matrix, attention geometry,
@@ -24,21 +25,20 @@ expert layout) never entered the fit, as the device files note them: median and 
 the absolute error, and the median signed error as bias, over all kernels of a family and device.
 Aimed at: 5 %, 15 % and 1 %. `forms` counts the number formats, head widths or recurrences of the
 family that reach all three by themselves. Collectives are kept out by size: every second one,
-predicted from its neighbours. In neither the fits nor these lines: products with more than 8192
-rows or a side under 512, decodes of more than 256 sequences or 32,768 keys, expert widths that are
-no multiple of 64, more than 32 expert-parallel ranks, and benchmarks whose weights or caches stayed
-partly in the last-level cache or that do not tell which experts they touched (A100: a power law
-over ranks of under 32 pairs). Times of a table are first brought to the scale of serving, as the
-device file notes under `origins`: table = factor x serving + offset. Products launched over and
-over take 2.4 us less than in a model, measured where both ways exist (RTX PRO 6000) and assumed
+predicted by what was fitted to the others. In neither the fits nor these lines: products with more
+than 8192 rows or a side under 512, decodes of more than 256 sequences or 32,768 keys, expert widths
+that are no multiple of 64, more than 32 expert-parallel ranks, and benchmarks whose weights or
+caches stayed partly in the last-level cache or that do not tell which experts they touched (A100: a
+power law over ranks of under 32 pairs). Times of a table are first brought to the scale of serving,
+as the device file notes under `origins`: table = factor x serving + offset. Products launched over
+and over take 2.4 us less than in a model, measured where both ways exist (RTX PRO 6000) and assumed
 elsewhere. Latent attention (`latent`, and `expanded` for prefills) is what whole modules take
 beyond the products and norms around it, as these forms predict them; not among its kernels: a
-single head, over 8192 tokens of prefills, and modules of which that is less than three tenths.
-What nothing measured on a device tells is `borrowed` in its file. Forms that rest on too few
-shapes to keep any out are not listed."""
+single head, over 8192 tokens of prefills, and modules of which that is less than three tenths. What
+nothing measured on a device tells is `borrowed` in its file. Forms that rest on too few shapes to
+keep any out are not listed."""
 _NUMBERS = """\
-Numbers a device file holds, from fits of all families, and of these for collectives (times by size
-and ranks, as measured): {}."""
+Numbers a device file holds, from fits of all families, and of these for collectives: {}."""
 _MODELS = """\
 Coefficients fitted without any layer latency of the model; errors on all of its layers, at one and
 two ranks. Prefill includes mixed batches."""
