@@ -59,7 +59,7 @@ def serve_visited(scheduler: Scheduler, plan: Plan) -> int:
             register(scheduler, seq, computed, new)
         turn.position += 1
     plan.prefills = [grant for grant in turn.grants.values() if not grant.seq.decoding]
-    _hold_back(scheduler, plan, turn.grants)
+    hold_back(scheduler, plan, turn.grants)
     return turn.budget
 
 
@@ -97,7 +97,7 @@ def register(scheduler: Scheduler, seq: Sequence, computed: int, new: int) -> No
     scheduler.cache.register(seq, computed if under_way else computed + right)
 
 
-def _hold_back(scheduler: Scheduler, plan: Plan, grants: dict[int, Grant]) -> None:
+def hold_back(scheduler: Scheduler, plan: Plan, grants: dict[int, Grant]) -> None:
     """Note which decoding sequences got nothing, and which get a token again."""
     before, scheduler.held_back = scheduler.held_back, {}
     for seq in scheduler.running.values():

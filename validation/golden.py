@@ -18,12 +18,12 @@ from servesim.errors import InputError
 from servesim.graph.kv_layout import KvGroup
 from servesim.graph.opgraph import CacheGroup
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.deciding import build_scheduler
 from servesim.runtime.kv import build_cache
 from servesim.runtime.kv.hashing import PrefixHasher
 from servesim.runtime.plan import Plan
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.scheduler import Scheduler, SchedulerModes
-from servesim.runtime.schedulers import SCHEDULERS
+from servesim.runtime.scheduler import SchedulerModes
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.step import LinearStepModel
 from servesim.validation.json_files import json_documents
@@ -82,7 +82,7 @@ def _decide(recording: Mapping[str, Any], *, visit_all: bool) -> Iterator[dict[s
     config = _config(case, recording["block_size"])
     cache = build_cache(config, case["num_gpu_blocks"], _groups(case))
     modes = SchedulerModes(visit_all=visit_all, listing=True)
-    scheduler = Scheduler(config, SCHEDULERS.build(config.scheduling_policy), cache, modes)
+    scheduler = build_scheduler(config, cache, modes)
     clock = LinearStepModel(case["step_base_s"], case["step_per_token_s"], case["step_per_seq_s"])
     arrivals = _sequences(recording)[::-1]
     under_way: deque[tuple[Plan, float, dict[str, Any]]] = deque()

@@ -45,7 +45,8 @@ def test_options_refused(options: dict[str, Any], message: str) -> None:
 
 
 def test_policies_known() -> None:
-    assert SCHEDULERS.names() == ("fcfs", "priority")
+    own = "transformers-fifo", "transformers-prefill-first"
+    assert SCHEDULERS.names() == ("fcfs", "priority", *own)
 
 
 def test_limits_are_vllms_for_the_device_unless_given() -> None:

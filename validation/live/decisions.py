@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from servesim.runtime.deciding import build_scheduler
 from servesim.runtime.kv import build_cache
 from servesim.runtime.plan import Plan
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.scheduler import Scheduler, SchedulerModes
-from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence
 from servesim.scenario.build import Served
 from servesim.validation.live.recorded import SHARED_BLOCK, LiveRequest, LiveRun, LiveStep
@@ -76,8 +76,7 @@ def spec_of(request: LiveRequest, arrival_s: float | None = None) -> RequestSpec
 def _scheduler(served: Served) -> Scheduler:
     config, engine = served.config, served.engines[0]
     cache = build_cache(config, engine.blocks, engine.kv_groups)
-    policy = SCHEDULERS.build(config.scheduling_policy)
-    return Scheduler(config, policy, cache, SchedulerModes(listing=True))
+    return build_scheduler(config, cache, SchedulerModes(listing=True))
 
 
 def _moments(run: LiveRun) -> list[tuple[float, _Moment, int]]:

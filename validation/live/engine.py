@@ -1,4 +1,4 @@
-"""A live vLLM engine in a process of its own."""
+"""A live engine in a process of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class EngineSetup:
     """How the engine is run.
 
     Attributes:
-        python: the interpreter that has vLLM.
+        python: the interpreter that has the engine.
+        engine: which; its client is ``<engine>_client.py``.
         device: ``cpu`` pins the engine to its own cores, in one process.
         threads: cores of a CPU engine, the highest ones; its client gets the rest.
         options: engine arguments by vLLM's names.
@@ -36,6 +37,7 @@ class EngineSetup:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    engine: Literal["vllm", "transformers"] = "vllm"
 
     def cores(self) -> tuple[list[int], list[int]]:
         """Cores of the engine, and of its client; none where they are not pinned.
@@ -86,10 +88,11 @@ class LiveEngine:
         record.unlink(missing_ok=True)
         job = {
             "model": str(model.resolve()),
-            "options": {**setup.options, "scheduler_cls": "vllm_recorder.RecordingScheduler"},
+            "device": setup.device,
+            "options": dict(setup.options),
             "client_cores": setup.cores()[1],
         }
-        command = [str(setup.python), str(_HERE / "vllm_client.py"), json.dumps(job)]
+        command = [str(setup.python), str(_HERE / f"{setup.engine}_client.py"), json.dumps(job)]
         try:
             with self._log.open("w", encoding="utf-8") as log:
                 self._process = subprocess.Popen(

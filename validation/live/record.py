@@ -29,6 +29,15 @@ OPTIONS: Mapping[str, Any] = {
     "max_num_seqs": 32,
     "max_num_batched_tokens": 512,
 }
+#: What an engine is given beside: how it schedules, and what of it is not modelled.
+ENGINE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "vllm": {},
+    "transformers": {
+        "scheduling_policy": "transformers-fifo",
+        "enable_prefix_caching": False,
+        "async_scheduling": False,
+    },
+}
 #: Of those, what a simulation has no use for.
 _NOT_SIMULATED = ("load_format", "skip_tokenizer_init")
 
@@ -70,7 +79,7 @@ def record(
     text = (architecture.folder / "config.json").read_text(encoding="utf-8")
     (folder / "config.json").write_text(text, encoding="utf-8")
     vocabulary = int(json.loads(text)["vocab_size"])
-    setup = replace(setup, options=_options(architecture, setup.options))
+    setup = replace(setup, options=_options(architecture, setup))
     files = []
     with LiveEngine(architecture.folder, setup, folder / "record") as engine:
         say(f"{architecture.name}: warm-up")
@@ -130,8 +139,13 @@ def _warm_up(options: Mapping[str, Any], vocabulary: int) -> list[Request]:
     return [(0.0, [3 + i % (vocabulary - 3)] * i, 1) for i in range(1, most + 1)]
 
 
-def _options(architecture: Architecture, given: Mapping[str, Any]) -> dict[str, Any]:
-    options = {**OPTIONS, **architecture.options, **given}
+def _options(architecture: Architecture, setup: EngineSetup) -> dict[str, Any]:
+    options = {
+        **OPTIONS,
+        **ENGINE_OPTIONS[setup.engine],
+        **architecture.options,
+        **setup.options,
+    }
     if "num_gpu_blocks_override" not in options:
         options["num_gpu_blocks_override"] = architecture.kv_tokens // options["block_size"]
     return {name: value for name, value in options.items() if value is not None}

@@ -1,10 +1,11 @@
 """Drives vLLM's async engine through timed loads; run as a script by the engine's Python.
 
-``python vllm_client.py JOB`` where the JSON text ``JOB`` holds ``model`` (a folder), ``options``
-(engine arguments) and ``client_cores`` (or null). Every line it then reads is a run: a ``name``,
-``requests`` of ``[arrival_s, prompt_token_ids, output_tokens]``, and whether they go ``in_turn``:
-each once the one before it is answered. It answers with one line when the engine is ready, and one
-a run with the times its client saw. Imports vLLM, nothing of servesim.
+``python vllm_client.py JOB`` where the JSON text ``JOB`` holds ``model`` (a folder), ``device``
+(``cpu`` or ``cuda``), ``options`` (engine arguments) and ``client_cores`` (or null). Every line it
+then reads is a run: a ``name``, ``requests`` of ``[arrival_s, prompt_token_ids, output_tokens]``,
+and whether they go ``in_turn``: each once the one before it is answered. It answers with one line
+when the engine is ready, and one a run with the times its client saw. Imports vLLM, nothing of
+servesim.
 """
 
 from __future__ import annotations
@@ -71,7 +72,11 @@ async def _main(job: dict[str, Any]) -> None:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     begun = time.monotonic()
-    arguments = AsyncEngineArgs(model=job["model"], **job["options"])
+    arguments = AsyncEngineArgs(
+        model=job["model"],
+        scheduler_cls="vllm_recorder.RecordingScheduler",
+        **job["options"],
+    )
     engine = AsyncLLM.from_engine_args(arguments)
     if job["client_cores"]:
         os.sched_setaffinity(0, set(job["client_cores"]))

@@ -18,10 +18,12 @@ from servesim.validation.live.compare import compare_folder, no_recordings
 from servesim.validation.live.engine import EngineSetup
 from servesim.validation.live.host import fit_device_host
 from servesim.validation.live.loads import LOADS, SHARED_PREFIX, load_called
-from servesim.validation.live.record import OPTIONS, Campaign, record
+from servesim.validation.live.record import ENGINE_OPTIONS, OPTIONS, Campaign, record
 from servesim.validation.live.recorded import DEVICE, recordings
 
-HELP = "run the installed vLLM, profile the device, and compare with the simulation"
+#: Whose kernels an engine runs.
+_KERNELS = {"vllm": "vllm", "transformers": "torch"}
+HELP = "run an installed engine, profile the device, and compare with the simulation"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one of: {', '.join(load.name for load in LOADS)} (all by default), "
         f"{SHARED_PREFIX.name}",
     )
-    parser.add_argument("--engine", choices=("vllm",), default="vllm", help="which engine")
+    parser.add_argument(
+        "--engine", choices=tuple(ENGINE_OPTIONS), default="vllm", help="which engine"
+    )
     parser.add_argument(
         "--engine-python",
         type=Path,
@@ -100,7 +104,7 @@ def _record(args: argparse.Namespace, out: Path) -> None:
         args.repeats,
         args.seconds,
     )
-    setup = EngineSetup(args.engine_python, args.device, args.threads, args.options)
+    setup = EngineSetup(args.engine_python, args.device, args.threads, args.options, args.engine)
     architectures = _architectures(args.model)
     out.mkdir(parents=True, exist_ok=True)  # raises here, not once something is recorded
     for one in architectures:
@@ -130,7 +134,7 @@ def _profile(args: argparse.Namespace, folder: Path) -> None:
     """Measure the device with the engine's own kernels, by the engine's interpreter."""
     models = sorted({path.parents[1] for path in recordings(folder)})
     command = [str(args.engine_python), "-m", "servesim", "profile", "--device", args.device]
-    command += ["--kernels", args.engine, "--threads", str(args.threads)]
+    command += ["--kernels", _KERNELS[args.engine], "--threads", str(args.threads)]
     command += ["--seconds", str(args.profile_seconds), "--out", str(folder / "profile")]
     command += ["--max-num-batched-tokens", str(OPTIONS["max_num_batched_tokens"])]
     command += ["--max-num-seqs", str(OPTIONS["max_num_seqs"])]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from servesim.hardware.load import DEVICES
+from servesim.runtime.deciding import build_scheduler
 from servesim.runtime.kv import build_cache
 from servesim.runtime.plan import Plan
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.scheduler import Scheduler, SchedulerModes
-from servesim.runtime.schedulers import SCHEDULERS
+from servesim.runtime.scheduler import SchedulerModes
 from servesim.runtime.sequence import Sequence as EngineSequence
 from servesim.scenario.build import Served
 from servesim.validation.json_files import read_object
@@ -82,8 +82,7 @@ class _Recorder:
         config, self.engine = one.config, one.engines[0]
         cache = build_cache(config, self.engine.blocks, self.engine.kv_groups)
         modes = SchedulerModes(visit_all=True, listing=True)
-        policy = SCHEDULERS.build(config.scheduling_policy)
-        self.scheduler = Scheduler(config, policy, cache, modes)
+        self.scheduler = build_scheduler(config, cache, modes)
         self.specs = [RequestSpec(i, *request) for i, request in enumerate(requests)]
         self.left = list(self.specs)[::-1]
         self.times: list[dict[str, float]] = [{"arrival_s": s.arrival_s} for s in self.specs]

@@ -1,0 +1,32 @@
+"""Which scheduler an engine's options ask for."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from servesim.runtime.config import EngineConfig
+from servesim.runtime.kv.cache import KVCache
+from servesim.runtime.scheduler import DEFAULT_MODES, Scheduler, SchedulerModes
+from servesim.runtime.schedulers import SCHEDULERS
+
+
+@runtime_checkable
+class OwnRules(Protocol):
+    """A scheduling policy whose engine does not decide as vLLM does."""
+
+    def scheduler(self, config: EngineConfig, cache: KVCache, modes: SchedulerModes) -> Scheduler:
+        """What decides by its rules."""
+
+
+def build_scheduler(
+    config: EngineConfig, cache: KVCache, modes: SchedulerModes = DEFAULT_MODES
+) -> Scheduler:
+    """The scheduler of ``config``: vLLM's, unless its policy has rules of its own.
+
+    Raises:
+        UnsupportedError: an option that those rules do not know.
+    """
+    policy = SCHEDULERS.build(config.scheduling_policy)
+    if isinstance(policy, OwnRules):
+        return policy.scheduler(config, cache, modes)
+    return Scheduler(config, policy, cache, modes)

@@ -1,0 +1,125 @@
+"""The schedulers of transformers: their recorded decisions, and their rules one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servesim.errors import UnsupportedError
+from servesim.graph.kv_layout import KvGroup
+from servesim.graph.opgraph import CacheGroup
+from servesim.runtime.config import EngineConfig
+from servesim.runtime.deciding import build_scheduler
+from servesim.runtime.kv import build_cache
+from servesim.runtime.plan import Plan
+from servesim.runtime.request import RequestSpec
+from servesim.runtime.scheduler import Scheduler, SchedulerModes
+from servesim.runtime.sequence import Sequence
+from servesim.validation.golden import replay
+from servesim.validation.json_files import json_documents
+
+OWN = Path(__file__).parents[2] / "validation" / "own" / "transformers" / "scheduler.json.gz"
+FIFO = "transformers-fifo"
+
+
+def scheduler(blocks: int, prompts: list[int], output: int = 100, **options: object) -> Scheduler:
+    """Of blocks of four tokens, with requests that wait."""
+    config = EngineConfig.from_options(
+        {
+            "scheduling_policy": FIFO,
+            "block_size": 4,
+            "max_num_seqs": 8,
+            "max_num_batched_tokens": 16,
+            "enable_prefix_caching": False,
+            "async_scheduling": False,
+            **options,
+        }
+    )
+    made = build_scheduler(config, build_cache(config, blocks + 1), SchedulerModes(listing=True))
+    for i, prompt in enumerate(prompts):
+        made.add(Sequence(RequestSpec(i, 0.0, prompt, output), i, 4))
+    return made
+
+
+def step(made: Scheduler) -> Plan:
+    plan = made.schedule()
+    made.update(plan)
+    return plan
+
+
+def rows(plan: Plan) -> list[tuple[int, int, int]]:
+    return [(grant.seq.index, grant.computed, grant.new) for grant in plan.listing]
+
+
+def test_random_cases_of_transformers_are_decided_identically() -> None:
+    result = replay(OWN)
+    assert result.first_difference is None
+    assert result.steps > 4000
+
+
+def test_the_recorded_cases_have_what_makes_decisions_hard() -> None:
+    cases = json_documents(OWN)
+    assert {case["case"]["policy"] for case in cases} == {FIFO, "transformers-prefill-first"}
+    assert sum(any(step["preempted"] for step in case["steps"]) for case in cases) >= 40
+    assert any(step["waiting"] > 5 for case in cases for step in case["steps"])
+
+
+def test_decodes_come_before_the_rest_of_a_prompt() -> None:
+    made = scheduler(50, [2, 20])
+    assert rows(step(made)) == [(0, 0, 2), (1, 0, 14)]
+    assert rows(step(made)) == [(0, 2, 1), (1, 14, 6)]
+    assert rows(step(made)) == [(0, 3, 1), (1, 20, 1)]
+
+
+def test_prefill_first_serves_the_rest_of_a_prompt_before_decodes() -> None:
+    made = scheduler(50, [2, 20], scheduling_policy="transformers-prefill-first")
+    step(made)
+    assert rows(step(made)) == [(1, 14, 6), (0, 2, 1)]
+
+
+def test_who_finds_no_blocks_is_overtaken() -> None:
+    made = scheduler(4, [8, 16, 4], max_num_batched_tokens=32)
+    assert rows(step(made)) == [(0, 0, 8), (2, 0, 4)]
+
+
+def test_beyond_the_margin_prefills_wait_for_decodes() -> None:
+    made = scheduler(10, [16, 15, 4])
+    step(made)
+    assert rows(step(made)) == [(0, 16, 1), (1, 0, 15)]  # one of ten blocks is left
+    assert rows(step(made)) == [(0, 17, 1), (1, 15, 1)]
+
+
+def test_the_starved_one_admitted_last_waits_again_and_nobody_is_admitted() -> None:
+    made = scheduler(2, [4, 4, 1], output=4)
+    assert rows(step(made)) == [(0, 0, 4), (1, 0, 4)]
+    plan = step(made)  # no block is free for either: the second gives way to the first
+    assert [seq.index for seq in plan.preempted] == [1]
+    assert rows(plan) == [(0, 4, 1)]
+    assert rows(step(made)) == [(0, 5, 1)]
+    assert rows(step(made)) == [(0, 6, 1)]  # its last: the others may come, the third first
+    assert rows(step(made)) == [(2, 0, 1)]
+    assert rows(step(made)) == [(2, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("async_scheduling", True),
+        ("enable_prefix_caching", True),
+        ("enable_lora", True),
+        ("long_prefill_token_threshold", 8),
+        ("pipeline_parallel_size", 2),
+        ("speculative_config", {"method": "ngram", "num_speculative_tokens": 2}),
+    ],
+)
+def test_what_it_does_not_know_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(UnsupportedError, match=f"{name} = .*not modelled with .*{FIFO}"):
+        scheduler(10, [], **{name: value})
+
+
+def test_windows_are_refused() -> None:
+    config = scheduler(10, []).config
+    cache = build_cache(config, 11, [KvGroup(CacheGroup("window", (0,), 1.0, 8), 4, 1)])
+    with pytest.raises(UnsupportedError, match="layers that keep every token"):
+        build_scheduler(config, cache)
