@@ -27,6 +27,12 @@ _NOT_GENERATING = (
     "ForMaskedLM", "ForQuestionAnswering", "ForSequenceClassification", "ForTokenClassification"
 )  # fmt: skip
 
+#: Keys of sizes that no model has fewer of than one.
+_SIZES = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size"
+)  # fmt: skip
+_HEADS = ("num_attention_heads", "num_key_value_heads")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -130,7 +136,28 @@ def _from_file(path: Path, name: str) -> ModelConfig:
         raise InputError(f"model config {str(path)!r} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"model config {str(path)!r} is no JSON object")
+    _require_sizes(values, path)
     return _config(name, values | {"model_type": _model_type(values, path)})
+
+
+def _require_sizes(values: dict[str, Any], path: Path) -> None:
+    """Refuse sizes that no model has; whether a config's class can do with others it says itself.
+
+    Raises:
+        InputError: a size is below 1, or query heads do not divide among KV heads.
+    """
+    for part in (values, *map(values.get, _LANGUAGE_KEYS)):
+        if not isinstance(part, dict):
+            continue
+        for key in _SIZES:
+            if isinstance(part.get(key), int) and part[key] < 1:
+                raise InputError(f"model config {str(path)!r}: {key} must be above 0")
+        heads, kv_heads = (part.get(key) for key in _HEADS)
+        if isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads:
+            raise InputError(
+                f"model config {str(path)!r}: {_HEADS[0]} ({heads}) is no multiple of {_HEADS[1]}"
+                f" ({kv_heads})"
+            )
 
 
 def _model_type(values: dict[str, Any], path: Path) -> str:

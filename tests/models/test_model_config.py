@@ -131,6 +131,11 @@ def test_an_unknown_id_names_the_nearest() -> None:
         ("[]", "no JSON object"),
         ({"hidden_size": 1}, "has no model_type"),
         ({"model_type": "lama"}, "unknown model_type 'lama'; did you mean 'llama'"),
+        ({"model_type": "llama", "num_hidden_layers": -2}, "num_hidden_layers must be above 0"),
+        (
+            {"text_config": {"num_attention_heads": 32, "num_key_value_heads": 7}},
+            r"num_attention_heads \(32\) is no multiple of num_key_value_heads \(7\)",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_used(tmp_path: Path, content: object, message: str) -> None:
