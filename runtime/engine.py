@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from servesim.errors import ServesimError
+from servesim.runtime.deciding import build_scheduler
 from servesim.runtime.encoder import images_begun
 from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.kv import build_cache
@@ -22,8 +23,8 @@ from servesim.runtime.records import InstanceRecords, RequestRecords, Status
 from servesim.runtime.refusal import refusal
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.scheduler import Scheduler, SchedulerModes
-from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.sequence import Sequence
+from servesim.runtime.step import counts_sharing
 from servesim.runtime.steps import StepRecords
 from servesim.runtime.tiers.hierarchy import build_hierarchy
 
@@ -54,7 +55,9 @@ class Engine:
             instance.offload, requests.pools, self._model, can_wait=self.can_wait
         )
         self._requests = requests
-        self._modes = SchedulerModes(options.visit_all, contexts=self._model.needs_contexts)
+        sharing = self.config.enable_prefix_caching and counts_sharing(self._model)
+        contexts = self._model.needs_contexts
+        self._modes = SchedulerModes(options.visit_all, contexts=contexts, sharing=sharing)
         self.scheduler = self._new_scheduler()
         self.outside = 0  # sequences that hold blocks without being scheduled
         self.tells_prefills = False  # return from ``run`` at each step with a prefill
@@ -272,10 +275,10 @@ class Engine:
         return plan
 
     def _seconds(self, plan: Plan) -> float:
-        if plan.prefills or plan.drafts or plan.contexts is not None:
-            seconds = self._model.seconds(plan.shape())
-        else:
+        if plan.plain:
             seconds = self._model.decode_seconds(plan.decodes, plan.context, plan.context_max)
+        else:
+            seconds = self._model.seconds(plan.shape())
         if not 0 <= seconds < math.inf:
             raise ServesimError(f"the step model gave {seconds} s for {plan.shape()}")
         return seconds + self.before_s(plan)
@@ -293,8 +296,7 @@ class Engine:
             self.tiers.clear()
         groups = self._instance.kv_groups
         cache = build_cache(self.config, self.records.kv_blocks + 1, groups, self.tiers)
-        policy = SCHEDULERS.build(self.config.scheduling_policy)
-        return Scheduler(self.config, policy, cache, self._modes)
+        return build_scheduler(self.config, cache, self._modes)
 
     def _require_idle(self) -> None:
         if self.scheduler.busy and not self.outside:
