@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
+from typing import NamedTuple
 
 from servesim.graph.batch import BatchShape
 from servesim.hardware.placement import Placement
@@ -13,10 +15,23 @@ from servesim.hardware.power.clock import LOWEST_CLOCK, ClockedCost, power_at_cl
 from servesim.runtime.energy.step_use import StepUse
 from servesim.runtime.energy.use import compile_use
 from servesim.runtime.scheduled_step import ScheduledStepModel
-from servesim.runtime.step_model import CompiledStepModel
+from servesim.runtime.step_model import CompiledStepModel, OpCost
 
 #: Clocks tried, as shares of the highest; between two of them time is interpolated by power.
 _CLOCKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, LOWEST_CLOCK)
+
+
+class Slowed(NamedTuple):
+    """A step between two clocks: ``share`` of the way from ``faster`` (None: full) to ``slower``.
+
+    ``at_faster`` and ``at_slower``: its seconds at them.
+    """
+
+    faster: CompiledStepModel | None
+    slower: CompiledStepModel
+    at_faster: float
+    at_slower: float
+    share: float
 
 
 @dataclass
@@ -70,29 +85,57 @@ class CappedStepModel(CompiledStepModel):
         joules = fixed + self._context_joules * context
         return joules <= (power.limit_watts - power.active_watts) * seconds
 
+    def cost_breakdown(self, batch: BatchShape) -> tuple[OpCost, ...]:
+        """What each operator takes of a step of ``batch``, at the clock that keeps the limit."""
+        full = self._uncapped(self.placement)
+        slowed = self._slowed(batch, full.seconds(batch))
+        if slowed is None:
+            return full.cost_breakdown(batch)
+        faster = (slowed.faster or full).cost_breakdown(batch)
+        slower = slowed.slower.cost_breakdown(batch)
+        return tuple(_between(faster, slower, slowed.share))
+
     def _capped(self, batch: BatchShape, seconds: float) -> float:
-        """Seconds at the highest clock that keeps the limit; between two, linear in power."""
-        if seconds <= 0.0:
+        """Seconds within the limit of a step that takes ``seconds`` at full clock."""
+        slowed = self._slowed(batch, seconds)
+        if slowed is None:
             return seconds
+        return slowed.at_faster + slowed.share * (slowed.at_slower - slowed.at_faster)
+
+    def _slowed(self, batch: BatchShape, seconds: float) -> Slowed | None:
+        """The highest clock that keeps the limit; between two, seconds are linear in power.
+
+        None where that is full clock, at which the step takes ``seconds``.
+        """
+        if seconds <= 0.0:
+            return None
         limit, use = self.power.limit_watts, self._use.of(batch)
         watts = _watts(self.power, use, seconds)
         if watts <= limit:
-            return seconds
+            return None
+        faster = None
         for power, model in self._levels:
             longer = _seconds(model, batch)
             drawn = _watts(power, use, longer)
             if drawn <= limit:
-                return seconds + (watts - limit) / (watts - drawn) * (longer - seconds)
-            seconds, watts = longer, drawn
-        return seconds
+                return Slowed(faster, model, seconds, longer, (watts - limit) / (watts - drawn))
+            seconds, watts, faster = longer, drawn, model
+        return Slowed(faster, model, seconds, seconds, 1.0)
 
     @cached_property
     def _levels(self) -> tuple[tuple[AcceleratorPower, CompiledStepModel], ...]:
         """Power and step model at each lower clock."""
-        return tuple((power_at_clock(self.power, share), self._at(share)) for share in _CLOCKS[1:])
+        return tuple(
+            (
+                power_at_clock(self.power, share),
+                self._uncapped(_clocked(self.placement, share)),
+            )
+            for share in _CLOCKS[1:]
+        )
 
-    def _at(self, share: float) -> CompiledStepModel:
-        return CompiledStepModel(_clocked(self.placement, share), self.capture_sizes)
+    def _uncapped(self, placement: Placement) -> CompiledStepModel:
+        """This model of ``placement``, whatever it draws."""
+        return CompiledStepModel(placement, self.capture_sizes)
 
 
 @dataclass
@@ -106,10 +149,20 @@ class CappedScheduledStepModel(CappedStepModel, ScheduledStepModel):
         """Seconds of one step of decodes only."""
         return self.seconds(BatchShape((), decodes, context, context_max))
 
-    def _at(self, share: float) -> CompiledStepModel:
-        placement = _clocked(self.placement, share)
+    def _uncapped(self, placement: Placement) -> CompiledStepModel:
         parts, ranks = self.sub_batches, self.prefill_ranks
         return ScheduledStepModel(placement, self.capture_sizes, parts, ranks, self.reads)
+
+
+def _between(faster: Sequence[OpCost], slower: Sequence[OpCost], share: float) -> Iterator[OpCost]:
+    """Rows of ``faster``, their seconds a ``share`` of the way to those of ``slower``.
+
+    What overlaps at one of them alone, the last row, counts as nothing at the other.
+    """
+    for one, other in zip_longest(faster, slower):
+        row = one or replace(other, seconds=0.0)
+        until = other.seconds if other else 0.0
+        yield replace(row, seconds=row.seconds + share * (until - row.seconds))
 
 
 def _clocked(placement: Placement, share: float) -> Placement:

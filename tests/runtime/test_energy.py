@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -195,6 +197,16 @@ def test_a_step_that_asks_for_more_than_the_limit_takes_longer() -> None:
     asks = 200.0 + (100.0 * memory + 300.0 * compute) / full
     assert capped(asks).seconds(PREFILL) == full
     assert full < capped(0.99 * asks).seconds(PREFILL) < 1.05 * full
+
+
+@pytest.mark.parametrize("limit", [600.0, 300.0, 210.0, 150.0, 55.0])
+@pytest.mark.parametrize("batch", [PREFILL, DECODE])
+def test_operators_add_up_to_the_slowed_step(batch, limit: float) -> None:
+    model = capped(limit)
+    rows = model.cost_breakdown(batch)
+    assert math.fsum(row.seconds for row in rows) == pytest.approx(model.seconds(batch))
+    full = CompiledStepModel.compile(ALONE).cost_breakdown(batch)
+    assert [(row.label, row.count) for row in rows] == [(row.label, row.count) for row in full]
 
 
 @pytest.mark.parametrize("batch", [PREFILL, DECODE])

@@ -220,4 +220,6 @@ def test_a_power_limit_slows_the_default_device_as_without_a_placement(contexts,
     plain = CappedStepModel(alone, power=power)
     capped = CappedScheduledStepModel(alone, power=power)
     assert capped.seconds(shape) == pytest.approx(plain.seconds(shape), rel=1e-12)
+    rows = capped.cost_breakdown(shape)
+    assert math.fsum(row.seconds for row in rows) == pytest.approx(plain.seconds(shape))
     assert capped.seconds(shape) >= ScheduledStepModel(alone).seconds(shape) * (1 - 1e-12)
