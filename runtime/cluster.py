@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from servesim.errors import InputError, ServesimError, UnsupportedError
+from servesim.runtime import cancelling
 from servesim.runtime.encoding import Encodings
 from servesim.runtime.events import EventQueue, Order
 from servesim.runtime.frontend import Desk
@@ -78,7 +80,8 @@ class Cluster:
             self._lifecycle.scale(system.autoscaling, lambda: len(self._parked))
         # Whether anything but an arrival can tell an engine something while it runs.
         changes = system.failures.expected or system.autoscaling is not None
-        roles = any(one.role is not Role.BOTH for one in instances)
+        self._roles = roles = any(one.role is not Role.BOTH for one in instances)
+        self._cancel_after_s = system.cancel_after_s
         front = system.frontend
         self._reactive = self._source.reactive or changes or roles or front is not None
         self._desk = Desk(front) if front is not None else None
@@ -122,6 +125,10 @@ class Cluster:
 
     def _arrive(self) -> None:
         spec = self._source.take()
+        if self._cancel_after_s is not None and spec.cancel_after_s is None:
+            spec = replace(spec, cancel_after_s=self._cancel_after_s)
+        if self._roles and spec.cancel_after_s is not None:
+            raise UnsupportedError("requests are not given up where instances have roles")
         row = self.requests.add(spec)
         self._specs[row] = spec
         if self._desk is None:
@@ -133,6 +140,10 @@ class Cluster:
     def _dispatch(self, row: int, now: float) -> None:
         """Send a request to an instance; let it wait for one if none serves, or refuse it."""
         spec = self._specs[row]
+        if cancelling.given_up(spec, now):
+            self.requests.cancel(row, cancelling.reason(spec))
+            self._finished(row, now)
+            return
         apart = self._encodings.needed(spec)
         left = encoded(spec) if apart else spec  # of the language model
         reasons = {member: self._refusal(member, left) for member in self.members}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -26,7 +27,6 @@ _POSITIVE = (
     "decode_context_parallel_size",
     "prefill_context_parallel_size",
     "max_loras",
-    "max_lora_rank",
 )
 #: Ranks of adapters that vLLM has kernels for (``MaxLoRARanks`` of its ``config/lora.py``).
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -152,8 +152,6 @@ class EngineConfig:
             enable_eplb=self.enable_eplb,
             num_redundant_experts=self.num_redundant_experts,
         )
-        if (speculation := self.speculation) and speculation.tokens_each > self.block_size:
-            raise InputError(f"num_speculative_tokens must be below block_size, {self.block_size}")
         self._check_token_budget()
 
     def _check_token_budget(self) -> None:
@@ -162,6 +160,11 @@ class EngineConfig:
             raise InputError(
                 f"max_num_batched_tokens ({most}) must be at least max_num_seqs ({sequences}), so "
                 f"that every sequence can decode"
+            )
+        if (speculation := self.speculation) and most < speculation.tokens_each + speculation.slots:
+            raise InputError(
+                f"max_num_batched_tokens ({most}) leaves no room for {speculation.tokens_each}"
+                f" tokens of a sequence that verifies drafts"
             )
         if self.enable_chunked_prefill or self.max_model_len is None:
             return
@@ -180,6 +183,12 @@ class EngineConfig:
         """
         given = self.speculative_config
         return None if given is None else Speculation.from_options(given)
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sequence."""
+        given = self.max_model_len
+        return sys.maxsize if given is None or given == FITTING else given
 
     @property
     def limits(self) -> StepLimits:

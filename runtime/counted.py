@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from servesim.runtime.kv.cache import blocks_for
-from servesim.runtime.kv.grouped import GroupedCache
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.sequence import Sequence
-from servesim.runtime.speculative import SpeculativeDecodes
 from servesim.runtime.visited import register
 
 if TYPE_CHECKING:
@@ -22,9 +20,9 @@ def serve_counted(scheduler: Scheduler, plan: Plan) -> int | None:
         The tokens left in the step; None, with nothing changed, if one is not.
     """
     decodes, cache = scheduler.decodes, scheduler.cache
-    if decodes.drafts and isinstance(cache, GroupedCache):
-        return None  # its sequences do not say what they hold
-    budget = scheduler.limits.max_num_batched_tokens - decodes.tokens
+    if decodes.drafts:
+        return None
+    budget = scheduler.limits.max_num_batched_tokens - decodes.count
     needing = decodes.needing_block()
     if scheduler.held_back or budget < 0 or len(needing) * cache.groups > cache.free:
         return None
@@ -87,11 +85,7 @@ def _take_decode_blocks(
     completes it is still under way when it is scheduled, so that is one step later, when the
     sequence needs its next block.
     """
-    if isinstance(scheduler.decodes, SpeculativeDecodes):
-        for seq in filling:
-            scheduler.cache.register(seq, seq.computed)
-        scheduler.cache.extend(needing)
-    elif scheduler.config.async_scheduling:
+    if scheduler.config.async_scheduling:
         scheduler.cache.fill(needing)
         scheduler.cache.extend(needing)
     else:

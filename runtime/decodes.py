@@ -14,7 +14,10 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from servesim.runtime.flight import Flight
+from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.kv.sharing import SharedBlocks
+from servesim.runtime.plan import Grant
 from servesim.runtime.sequence import Sequence
 
 
@@ -33,6 +36,8 @@ class DecodeSet:
         context: sum of their computed tokens.
         drafts: tokens beside its latest that each verifies in a step.
         extra_tokens: tokens beyond one a sequence and step, so far.
+        flights: drafts in the last step; to be settled when it ends.
+        surplus: sequences in the last step that were over when it began.
         sharing: counts the blocks that they share; None if nobody asks.
     """
 
@@ -45,15 +50,13 @@ class DecodeSet:
         self.count = 0
         self.context = 0
         self.extra_tokens = 0
+        self.surplus = 0
+        self.flights: list[Flight] = []
         self._offsets: list[int] = []  # computed tokens minus clock, ascending
         self._phases: list[list[Sequence]] = [[] for _ in range(block_size)]  # by offset
         self._last: dict[int, list[Sequence]] = {}  # by the clock after the last token
+        self._over: dict[int, Sequence] = {}  # got their last token, which nobody knows yet
         self._contexts: npt.NDArray[np.int64] | None = None  # offsets as an array
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that a step of all of them computes."""
-        return self.count
 
     @property
     def context_max(self) -> int:
@@ -78,20 +81,34 @@ class DecodeSet:
         """Computed tokens of a member."""
         return seq.offset + self.clock
 
-    def reach(self, seq: Sequence) -> int:
-        """Tokens that its blocks must hold after the next step."""
-        return self.computed(seq) + 1
+    def wanted(self, seq: Sequence) -> int:
+        """Tokens that the next step should compute of a member."""
+        return 1
 
-    def verified(self, seq: Sequence, new: int) -> int:
-        """Of ``new`` tokens it computes, those that are right for sure."""
-        return new
+    def tokens_under_way(self, seq: Sequence) -> int:
+        """Tokens of a member in a step that has not ended, if steps are scheduled ahead."""
+        return 1
+
+    def granted(self, running: Iterable[Sequence]) -> list[Grant]:
+        """What its members, among those ``running``, get in this step."""
+        return [Grant(seq, self.computed(seq), 1) for seq in running if seq.decoding]
+
+    def settle(self, cache: KVCache, flight: Flight) -> None:
+        """Learn which drafts of an ended step were right: there are none."""
+
+    def pad(self, seq: Sequence, drafts: int) -> None:
+        """Note drafts beside the last token of a prefill: there are none."""
 
     def add(self, seq: Sequence) -> None:
         """Let ``seq``, whose only token not computed is its latest, gain a token every step."""
         seq.decoding = True
         seq.offset = seq.computed - self.clock
         insort(self._phases[seq.offset % self.block_size], seq, key=ticket_of)
-        self._last.setdefault(self._last_clock(seq), []).append(seq)
+        last = self._last_clock(seq)
+        if last > self.clock:
+            self._last.setdefault(last, []).append(seq)
+        else:
+            self._over[seq.index] = seq
         insort(self._offsets, seq.offset)
         self._contexts = None
         self.count += 1
@@ -101,11 +118,25 @@ class DecodeSet:
 
     def remove(self, seq: Sequence) -> None:
         """Stop counting ``seq`` and bring its own numbers up to date."""
-        clock = self._last_clock(seq)
-        self._last[clock].remove(seq)
-        if not self._last[clock]:
-            del self._last[clock]
+        if self._over.pop(seq.index, None) is None:
+            clock = self._last_clock(seq)
+            self._last[clock].remove(seq)
+            if not self._last[clock]:
+                del self._last[clock]
         self._drop(seq)
+
+    def pause(self, seq: Sequence) -> None:
+        """Leave a member out of a step."""
+        self.remove(seq)
+
+    def resume(self, seq: Sequence) -> None:
+        """Count a member again that was left out of a step."""
+        self.add(seq)
+
+    def hand(self, seq: Sequence, other: DecodeSet) -> None:
+        """Let a member be one of ``other``."""
+        self.remove(seq)
+        other.add(seq)
 
     def needing_block(self) -> list[Sequence]:
         """Those whose next token starts a new block, in the order of admission."""
@@ -121,18 +152,26 @@ class DecodeSet:
         return sorted(found, key=ticket_of)
 
     def advance(self) -> list[Sequence]:
-        """Take a step; returns the sequences, now removed, for which it was the last."""
+        """Take a step; returns the sequences for which it was the last.
+
+        They are removed, but for those that another step is scheduled for before this one ends.
+        """
         self.clock += 1
         self.context += self.count
+        self.surplus = len(self._over)
+        self.extra_tokens -= self.surplus
         leaving = self._last.pop(self.clock, None)
         if leaving is None:
             return []
         for seq in leaving:
-            self._drop(seq)
+            if seq.overruns:
+                self._over[seq.index] = seq
+            else:
+                self._drop(seq)
         return leaving
 
     def _last_clock(self, seq: Sequence) -> int:
-        return seq.spec.prompt_tokens + seq.spec.output_tokens - 1 - seq.offset
+        return seq.total - 1 - seq.offset
 
     def _drop(self, seq: Sequence) -> None:
         self._phases[seq.offset % self.block_size].remove(seq)

@@ -14,9 +14,15 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from servesim.errors import ServesimError
+from servesim.runtime.cancelling import Cancellations, reason
 from servesim.runtime.deciding import build_scheduler
 from servesim.runtime.encoder import images_begun
-from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
+from servesim.runtime.instance import (
+    DEFAULT_OPTIONS,
+    EngineOptions,
+    Instance,
+    with_drafts_in_time,
+)
 from servesim.runtime.kv import build_cache
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.records import InstanceRecords, RequestRecords, Status
@@ -42,6 +48,7 @@ class Engine:
     def __init__(
         self, instance: Instance, requests: RequestRecords, options: EngineOptions = DEFAULT_OPTIONS
     ) -> None:
+        instance = with_drafts_in_time(instance)
         self.config = instance.config
         self.records = InstanceRecords(
             instance.name,
@@ -62,6 +69,7 @@ class Engine:
         self.outside = 0  # sequences that hold blocks without being scheduled
         self.tells_prefills = False  # return from ``run`` at each step with a prefill
         self._inbox: deque[Sequence] = deque()
+        self.cancellations = Cancellations()
         self._new_tokens = 0  # of prompts never admitted
         self._current: Plan | None = None  # on the device
         self._ahead: Plan | None = None  # scheduled while it runs
@@ -104,6 +112,7 @@ class Engine:
         """
         seq = Sequence(spec, row, self.config.block_size)
         seq.hands_over = hands_over
+        self.cancellations.expect(seq)
         self._inbox.append(seq)
         self._new_tokens += spec.prompt_tokens
 
@@ -161,21 +170,24 @@ class Engine:
             assert self._current is not None
             told = self._current.finishing or (self.tells_prefills and self._current.prefills)
             shares = self.tiers is not None and self.tiers.shared
-            if told or shares or self._end_s >= horizon:  # infinite if not known yet
+            lost = self.cancellations.due(self._end_s)
+            if told or lost or shares or self._end_s >= horizon:  # infinite if not known yet
                 return self._end_s
             self.complete()
             now = self._end_s
         return None
 
     def complete(self) -> list[Sequence]:
-        """End the step under way; returns the sequences that finished."""
+        """End the step under way; returns the sequences that finished, or were given up."""
         plan, now, requests = self._current, self._end_s, self._requests
         assert plan is not None
         self._current = None
         if self.tiers is not None:
             self.tiers.settle(now)
+        cancelled = self.cancel(now)
         for seq in plan.first:
-            requests.first_token_s[seq.index] = now
+            if not seq.finished:
+                requests.first_token_s[seq.index] = now
         finished = self.scheduler.update(plan)
         for seq in finished:
             requests.preemptions[seq.index] += seq.preemptions
@@ -184,7 +196,25 @@ class Engine:
                 continue
             requests.finished_s[seq.index] = now
             requests.status[seq.index] = Status.FINISHED
-        return finished
+        return [*cancelled, *finished]
+
+    def cancel(self, now: float) -> list[Sequence]:
+        """Let go who is given up until ``now``, before the tokens of the step that ends come out.
+
+        As in vLLM, blocks are free at once; what is scheduled of them already runs in vain.
+        """
+        cancelled = self.cancellations.take(now)
+        for seq in cancelled:
+            if seq in self._inbox:
+                self._inbox.remove(seq)
+                seq.finished = True
+            else:
+                self.scheduler.cancel(seq)
+            if seq.cached_tokens is None:
+                self._new_tokens -= seq.spec.prompt_tokens
+            self._requests.preemptions[seq.index] += seq.preemptions
+            self._requests.cancel(seq.index, reason(seq.spec))
+        return cancelled
 
     def prefills(self) -> tuple[float, float, list[Grant]]:
         """Start, end and prefills of the step under way."""
@@ -199,6 +229,7 @@ class Engine:
         lost = [*self._inbox, *self.scheduler.running.values(), *self.scheduler.received]
         lost += [self.scheduler.policy.pop() for _ in range(len(self.scheduler.policy))]
         self._inbox.clear()
+        self.cancellations.clear()
         self._current = self._ahead = None
         self.outside = self._new_tokens = 0
         self.scheduler = self._new_scheduler()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from servesim.errors import InputError
 from servesim.graph.kv_layout import KvGroup
@@ -92,3 +92,11 @@ class EngineOptions:
 
 
 DEFAULT_OPTIONS = EngineOptions()
+
+
+def with_drafts_in_time(instance: Instance) -> Instance:
+    """``instance`` without scheduling ahead where the host makes the drafts, as in vLLM."""
+    config = instance.config
+    if config.speculation is None or config.speculation.ahead or not config.async_scheduling:
+        return instance
+    return replace(instance, config=replace(config, async_scheduling=False))

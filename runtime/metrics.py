@@ -71,7 +71,10 @@ def _describe(count: int, mean: float, quantile: Callable[[float], float]) -> Di
 
 
 def tokens_per_decode(records: Records) -> float:
-    """Tokens that a decoding sequence gained in a step, on average; 1 without speculation."""
+    """Tokens that a decoding sequence gained in a step, on average; 1 without speculation.
+
+    A little less where sequences are scheduled once more before it is known that they have stopped.
+    """
     columns = [one.steps for one in records.instances]
     decodes = sum(float(steps.column("decodes").sum()) for steps in columns)
     extra = sum(float(steps.column("extra_tokens").sum()) for steps in columns)
@@ -159,6 +162,7 @@ class Report:
         kv_use_mean, kv_use_peak: share of KV blocks held, over the steps of all instances.
         preemptions: times a request lost its blocks.
         prefix_hit_rate: share of prompt tokens found in the prefix cache at admission.
+        cancelled: requests that their clients gave up.
     """
 
     requests: int
@@ -177,6 +181,7 @@ class Report:
     preemptions: int
     prefix_hit_rate: float
     steps: int
+    cancelled: int = 0
 
 
 def report(records: Records) -> Report:
@@ -190,6 +195,7 @@ def report(records: Records) -> Report:
         requests=len(requests),
         finished=int(done.sum()),
         rejected=requests.count(Status.REJECTED),
+        cancelled=requests.count(Status.CANCELLED),
         makespan_s=span,
         ttft=distribution(ttft(requests)),
         tpot=distribution(tpot(requests)),

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from servesim.graph.batch import BatchShape
 from servesim.graph.work import attended_pairs
+from servesim.runtime.flight import Flight
 from servesim.runtime.sequence import Sequence
 
 
@@ -36,7 +37,9 @@ class Plan:
         resumed: sequences that get a token again after a pause; ``decodes_resumed``, how many of
             them are among the decodes.
         drafts: tokens beside its latest that each decode verifies.
-        extra_tokens: tokens that decodes gain beyond one each.
+        extra_tokens: tokens that decodes gain beyond one each, less the ``surplus`` ones: decodes
+            that gain none, as they were over when the step began.
+        flights: drafts that it verifies, sequence by sequence.
         loaded_adapters: LoRA adapters that must be brought to the device first.
         finishing: sequences that get their last token.
         preempted: sequences that lost their blocks.
@@ -58,6 +61,8 @@ class Plan:
     decodes_resumed: int = 0
     drafts: int = 0
     extra_tokens: int = 0
+    surplus: int = 0
+    flights: list[Flight] = field(default_factory=list)
     loaded_adapters: int = 0
     finishing: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)

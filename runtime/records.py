@@ -38,6 +38,7 @@ class Status(IntEnum):
     UNFINISHED = 0
     FINISHED = 1
     REJECTED = 2
+    CANCELLED = 3
 
 
 TIMES = (
@@ -67,7 +68,7 @@ class RequestRecords:
         instance: number of the engine it was sent to, or that generates; -1 if there was none.
         prefill_instance: number of the engine that computes its prompt.
         retries: times it was started again because an instance failed.
-        reasons: why a request was rejected, by row.
+        reasons: why a request was rejected, or cancelled, by row.
         pools: memories below the accelerators', which engines may share.
     """
 
@@ -130,6 +131,11 @@ class RequestRecords:
     def reject(self, row: int, reason: str) -> None:
         """Note that a request can never run."""
         self.status[row] = Status.REJECTED
+        self.reasons[row] = reason
+
+    def cancel(self, row: int, reason: str) -> None:
+        """Note that a request was given up before it was answered."""
+        self.status[row] = Status.CANCELLED
         self.reasons[row] = reason
 
     def column(self, name: str) -> Column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from servesim.runtime.config import EngineConfig
 from servesim.runtime.instance import Instance
 from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.request import RequestSpec
@@ -19,10 +20,22 @@ def refusal(spec: RequestSpec, instance: Instance, cache: KVCache) -> str | None
     if limit is not None and tokens > limit:
         return f"prompt and output are {tokens} tokens; max_model_len is {limit}"
     computed = tokens - 1  # the last token's KV is never needed
-    blocks, available = cache.blocks_of(computed), instance.blocks - 1
+    blocks, available = cache.blocks_of(computed + _beyond(spec, config)), instance.blocks - 1
     if blocks > available:
         return f"{tokens} tokens need {blocks} KV blocks; there are {available}"
     most = config.limits.max_num_batched_tokens
     if not config.enable_chunked_prefill and computed > most:
         return f"{computed} tokens may need one prefill; max_num_batched_tokens is {most}"
     return None
+
+
+def _beyond(spec: RequestSpec, config: EngineConfig) -> int:
+    """Tokens that ``spec`` may hold blocks for beside those it needs: of drafts, and in vain."""
+    tokens, ahead = spec.prompt_tokens + spec.output_tokens, config.async_scheduling
+    stops = ahead and spec.max_tokens is not None and spec.max_tokens > spec.output_tokens
+    beyond = int(stops)
+    if config.speculation is not None:
+        ahead = ahead and config.speculation.ahead
+        drafts = config.speculation.num_speculative_tokens
+        beyond += drafts * (1 + ahead) + config.speculation.lookahead
+    return min(beyond, config.longest - tokens + 1)

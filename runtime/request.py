@@ -16,6 +16,10 @@ class RequestSpec:
         id: the request's name in every output.
         arrival_s: seconds since the start of the run.
         prompt_tokens, output_tokens: lengths; generation stops exactly at ``output_tokens``.
+        max_tokens: where it would stop at the latest, all that an engine knows beforehand; None if
+            that is ``output_tokens``.
+        cancel_after_s: seconds after its arrival at which the client gives it up, unless it is
+            answered; None if never.
         prefix_block_ids: identity, from 0 on, of each full block of the sequence from its start:
             equal ids mean an equal prefix up to and including that block. May cover the prompt,
             or go on into the output. Blocks beyond it are shared with no other request.
@@ -41,6 +45,8 @@ class RequestSpec:
     session: int | None = None
     adapter: int | None = None
     images: tuple[int, ...] = ()
+    max_tokens: int | None = None
+    cancel_after_s: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):
@@ -49,6 +55,13 @@ class RequestSpec:
             raise InputError(f"prompt_tokens must be at least 1, not {self.prompt_tokens}")
         if self.output_tokens < 1:
             raise InputError(f"output_tokens must be at least 1, not {self.output_tokens}")
+        if self.max_tokens is not None and self.max_tokens < self.output_tokens:
+            raise InputError(
+                f"max_tokens must be at least output_tokens, {self.output_tokens}, not "
+                f"{self.max_tokens}"
+            )
+        if self.cancel_after_s is not None and not self.cancel_after_s >= 0:
+            raise InputError(f"cancel_after_s must not be negative, not {self.cancel_after_s}")
         if self.adapter is not None and self.adapter < 0:
             raise InputError(f"adapters are numbered from 0, not {self.adapter}")
         if self.images and not (min(self.images) > 0 and sum(self.images) <= self.prompt_tokens):

@@ -36,13 +36,20 @@ def check_roles(roles: Sequence[Role]) -> None:
 def prefill_part(spec: RequestSpec) -> RequestSpec:
     """The request as a prefill instance sees it: over with the first token."""
     most = (spec.prompt_tokens + 1) // spec.prefix_block_size
-    return replace(spec, output_tokens=1, prefix_block_ids=spec.prefix_block_ids[:most])
+    return replace(
+        spec, output_tokens=1, max_tokens=None, prefix_block_ids=spec.prefix_block_ids[:most]
+    )
 
 
 def encode_part(spec: RequestSpec) -> RequestSpec:
     """The request as an encode instance sees it: its images are the prompt."""
     return replace(
-        spec, prompt_tokens=sum(spec.images), output_tokens=1, prefix_block_ids=(), adapter=None
+        spec,
+        prompt_tokens=sum(spec.images),
+        output_tokens=1,
+        max_tokens=None,
+        prefix_block_ids=(),
+        adapter=None,
     )
 
 

@@ -12,9 +12,10 @@ decoding one is sure of its token and its block, else ``visited`` one by one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from servesim.runtime.admission import admit, admit_received
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.counted import serve_counted
 from servesim.runtime.decodes import DecodeSet, ticket_of
@@ -62,6 +63,9 @@ class Scheduler:
         started: decodes whose prefill may be not all out yet, and for how many more steps.
         received: sequences whose KV came from another instance: they hold their blocks, lack only
             their latest token, and are admitted before all others.
+        speculates, draft_slots: whether drafts are verified, and tokens of a step that each
+            sequence takes beside its own for them.
+        refused: the sequence that found no room, and the epoch of the cache.
     """
 
     def __init__(
@@ -83,9 +87,14 @@ class Scheduler:
         self.received: deque[Sequence] = deque()
         self.under_way: dict[int, int] = {}
         self.started: dict[Sequence, int] = {}
+        speculation = config.speculation
+        self.speculates = speculation is not None
+        self.draft_slots = speculation.slots if speculation else 0
+        self._lookahead = speculation.lookahead if speculation else 0
+        self._drops_block = speculation is not None and speculation.drops_block
         self.adapters = AdapterSlots(config.max_loras) if config.enable_lora else None
         self._next_ticket = 0
-        self._refused: tuple[Sequence, int] | None = None  # found no room in this epoch of the KV
+        self.refused: tuple[Sequence, int] | None = None
 
     def new_decodes(self) -> DecodeSet:
         """A set for decoding sequences."""
@@ -111,9 +120,9 @@ class Scheduler:
         if budget is None:
             budget = serve_visited(self, plan)
         if not plan.preempted and self.received:
-            budget = self._admit_received(plan, budget)
+            budget = admit_received(self, plan, budget)
         if not plan.preempted and len(self.policy):
-            self._admit(plan, budget)
+            admit(self, plan, budget)
         if self.modes.listing:
             plan.listing = self._listing(plan)
         self._advance(plan)
@@ -125,17 +134,42 @@ class Scheduler:
             self.under_way[seq.index] -= new
             if not self.under_way[seq.index]:
                 del self.under_way[seq.index]
-        for seq in self.held_back.values():
-            self.cache.register(seq, self.decodes_of(seq).computed(seq))
-        for seq in plan.finishing:
-            if seq.ticket is None:  # preempted while its last token was under way
-                self.policy.remove(seq)
-            else:
-                self.cache.register(seq, seq.computed)
-                if not seq.hands_over:
-                    self.cache.release(seq)
-                self._leave(seq)
-        return plan.finishing
+        for flight in plan.flights:
+            if flight.seq.decoding:
+                self.decodes_of(flight.seq).settle(self.cache, flight)
+        if not self.speculates:
+            for seq in self.held_back.values():
+                self.cache.register(seq, self.decodes_of(seq).computed(seq))
+        finished = [seq for seq in plan.finishing if not seq.finished]
+        for seq in finished:
+            if seq.ticket is not None and not self.speculates:
+                self.cache.register(seq, seq.total - 1)
+            self._end(seq, keeps=seq.hands_over)
+        return finished
+
+    def cancel(self, seq: Sequence) -> None:
+        """Forget a sequence that was added, wherever it is; what is under way of it is in vain."""
+        if seq in self.received:
+            self.received.remove(seq)
+            self.cache.release(seq)
+            seq.finished = True
+        elif not seq.finished:
+            self._end(seq)
+
+    def _end(self, seq: Sequence, *, keeps: bool = False) -> None:
+        """Take out a sequence; it ``keeps`` its blocks if it runs."""
+        seq.finished = True
+        if seq.ticket is None:  # waits, maybe preempted while its last token was under way
+            self.policy.remove(seq)
+            return
+        if seq.decoding:
+            self.decodes_of(seq).remove(seq)
+        self.held_back.pop(seq.index, None)
+        self.prefilling.pop(seq.ticket, None)
+        self.started.pop(seq, None)
+        if not keeps:
+            self.cache.release(seq)
+        self._leave(seq)
 
     def decodes_of(self, seq: Sequence) -> DecodeSet:
         """The set that counts a decoding sequence; not ``decodes`` if its token is under way."""
@@ -151,8 +185,15 @@ class Scheduler:
         """Of the ``computed`` tokens of a running sequence, those whose steps have ended."""
         if seq.index in self.under_way:
             return computed - self.under_way[seq.index]
-        decodes = self.config.async_scheduling and seq.decoding and seq.index not in self.held_back
-        return computed - decodes
+        if seq.decoding and self.config.async_scheduling and seq.index not in self.held_back:
+            return computed - self.decodes_of(seq).tokens_under_way(seq)
+        return computed
+
+    def reach(self, tokens: int) -> int:
+        """Tokens that the blocks must hold of a sequence that has ``tokens`` after a step."""
+        if not self._lookahead:
+            return tokens
+        return min(tokens + self._lookahead, self.config.longest)
 
     def possible(self, grant: Grant, others: Iterable[Grant]) -> Grant:
         """``grant`` without what the step cannot compute of it.
@@ -184,66 +225,18 @@ class Scheduler:
         self.policy.put_back(seq)
         plan.preempted.append(seq)
 
-    def _admit_received(self, plan: Plan, budget: int) -> int:
-        """Admit what came from other instances; returns the tokens left in the step."""
-        most = self.limits.max_num_seqs
-        while self.received and budget > 0 and len(self.running) < most:
-            seq = self.received.popleft()
-            self._start(seq, seq.computed, plan)
-            self.cache.register(seq, seq.known)
-            plan.prefills.append(Grant(seq, seq.computed, seq.known - seq.computed))
-            budget -= 1
-        return budget
+    def find(self, seq: Sequence) -> list[int]:
+        """Cached blocks that ``seq`` can start from; a drafter on hidden states lacks the last."""
+        found = self.cache.find(seq)
+        return found[:-1] if self._drops_block else found
 
-    def _admit(self, plan: Plan, budget: int) -> None:
-        """Admit waiting sequences, in the policy's order, until one does not fit."""
-        config, cache, waiting = self.config, self.cache, self.policy
-        most = self.limits.max_num_seqs
-        if self.adapters is not None:
-            self.adapters.start_step(self._served(plan))
-        passed: list[Sequence] = []  # over, for want of a slot for their adapter
-        while budget > 0 and len(waiting) and len(self.running) < most:
-            seq = waiting.peek()
-            if seq.known == seq.spec.prompt_tokens + seq.spec.output_tokens:
-                break  # it gave way while its last token was under way, which ends it
-            if self.adapters is not None and not self.adapters.admits(seq):
-                passed.append(waiting.pop())
-                continue
-            if self._refused == (seq, cache.epoch):
-                break
-            found = cache.find(seq)
-            computed = len(found) * config.block_size
-            computed += cache.recall(seq, computed)
-            want = self.chunk(seq.known - computed)
-            if want > budget and not config.enable_chunked_prefill:
-                break
-            new = self.possible(Grant(seq, computed, min(want, budget)), plan.prefills).new
-            if not new:
-                break
-            reserve = seq.known if config.scheduler_reserve_full_isl else 0
-            if not cache.admit(seq, found, computed + new, reserve):
-                if reserve and not self.modes.visit_all:
-                    self._refused = seq, cache.epoch
-                break
-            waiting.pop()
-            self._start(seq, computed, plan)
-            cache.register(seq, computed + new)
-            plan.prefills.append(Grant(seq, computed, new))
-            budget -= new
-        for seq in reversed(passed):
-            waiting.put_back(seq)
-
-    def _served(self, plan: Plan) -> Iterator[Sequence]:
-        """The running sequences that are in a step so far."""
-        yield from (grant.seq for grant in plan.prefills)
-        for seq in self.running.values():
-            if seq.decoding and seq in self.decodes:
-                yield seq
-
-    def _start(self, seq: Sequence, computed: int, plan: Plan) -> None:
+    def start(self, seq: Sequence, computed: int, plan: Plan) -> None:
+        """Let ``seq`` run, of which ``computed`` tokens are in the cache."""
         seq.ticket = self._next_ticket
         self._next_ticket += 1
         seq.computed = computed
+        longest = self.config.longest
+        seq.overruns = self.config.async_scheduling and seq.total < min(seq.limit, longest)
         if seq.cached_tokens is None:
             seq.cached_tokens = computed
             plan.admitted.append(seq)
@@ -269,35 +262,38 @@ class Scheduler:
             plan.repeated_context = decodes.sharing.repeated_tokens
         plan.drafts, before = decodes.drafts, decodes.extra_tokens
         plan.finishing = decodes.advance()
-        plan.extra_tokens = decodes.extra_tokens - before
+        plan.extra_tokens, plan.surplus = decodes.extra_tokens - before, decodes.surplus
         for seq in self.held_back.values():
-            decodes.add(seq)
+            decodes.resume(seq)
         for seq, computed, new in plan.prefills:
-            seq.computed = computed + new
+            seq.computed = min(computed + new, seq.known)
             self.under_way[seq.index] = self.under_way.get(seq.index, 0) + new
             if seq.computed == seq.known:
-                self._end_prefill(seq, plan)
+                self._end_prefill(seq, computed + new - seq.known, plan)
+        plan.flights = decodes.flights
         plan.finishing.sort(key=ticket_of)
         plan.running = len(self.running)
         plan.waiting = len(self.policy) + len(self.received)
         plan.free_blocks = self.cache.free
         plan.filled_blocks = self.cache.filled
 
-    def _end_prefill(self, seq: Sequence, plan: Plan) -> None:
+    def _end_prefill(self, seq: Sequence, padding: int, plan: Plan) -> None:
         assert seq.ticket is not None
         del self.prefilling[seq.ticket]
         (plan.first if seq.known == seq.spec.prompt_tokens else plan.resumed).append(seq)
         seq.known += 1
-        if seq.known == seq.spec.prompt_tokens + seq.spec.output_tokens:
+        last = seq.known == seq.total
+        if last:
             plan.finishing.append(seq)
-        else:
+        if not last or seq.overruns or self.speculates:
             self.decodes.add(seq)
             if self.cache.moving:
                 self.started[seq] = 1 + self.config.async_scheduling
+        if padding:
+            self.decodes.pad(seq, padding)
 
     def _listing(self, plan: Plan) -> list[Grant]:
         grants = {grant.seq.index: grant for grant in plan.prefills}
-        for seq in self.running.values():
-            if seq.decoding:
-                grants[seq.index] = Grant(seq, self.decodes.computed(seq), 1)
+        for grant in self.decodes.granted(self.running.values()):
+            grants[grant.seq.index] = grant
         return [grants[seq.index] for seq in self.running.values() if seq.index in grants]

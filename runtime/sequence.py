@@ -16,6 +16,9 @@ class Sequence:
     Attributes:
         spec: what the workload asked for.
         index: number of the request in the run, from 0.
+        total: tokens of prompt and answer.
+        limit: tokens at which it would end in any case, as far as the scheduler knows.
+        overruns: it ends before that, and a step more is scheduled before anybody knows.
         known: tokens known so far: prompt and generated.
         computed: tokens whose KV is in the cache or being computed. This and ``known`` stand
             still while the sequence is ``decoding``: its ``DecodeSet`` counts for it.
@@ -26,6 +29,7 @@ class Sequence:
         cached_tokens: prefix tokens that needed no computing when first admitted, and
             ``recalled_tokens``, those of them that came from memories below.
         last_token_s: when its latest token came, kept only while it gets none.
+        finished: it has left, done or not.
         hands_over: keeps its blocks when it finishes: its KV goes on to another instance.
         offset: belongs to the ``DecodeSet``.
     """
@@ -42,18 +46,24 @@ class Sequence:
         "index",
         "known",
         "last_token_s",
+        "limit",
         "offset",
+        "overruns",
         "preemptions",
         "recalled_tokens",
         "registered",
         "shared",
         "spec",
         "ticket",
+        "total",
     )
 
     def __init__(self, spec: RequestSpec, index: int, block_size: int) -> None:
         self.spec = spec
         self.index = index
+        self.total = spec.prompt_tokens + spec.output_tokens
+        self.limit = spec.prompt_tokens + (spec.max_tokens or spec.output_tokens)
+        self.overruns = False
         self.known = spec.prompt_tokens
         self.computed = 0
         self.ticket: int | None = None

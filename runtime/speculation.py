@@ -19,7 +19,7 @@ from servesim.errors import InputError, UnknownNameError
 from servesim.registry import require_known
 
 #: vLLM's ``method``: a look-up in the prompt, a model of its own, heads on the target's states.
-METHODS = ("ngram", "draft_model", "eagle", "eagle3", "mtp")
+METHODS = ("ngram", "ngram_gpu", "draft_model", "eagle", "eagle3", "mtp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,26 @@ class Speculation:
         """
         require_known("option of speculative_config", options, cls)
         return cls(**options)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a step can be scheduled before its drafts are there (not those of the host)."""
+        return self.method != "ngram"
+
+    @property
+    def lookahead(self) -> int:
+        """Tokens beyond those of a step for which a sequence holds blocks: a drafter's own."""
+        return 0 if self.method.startswith("ngram") else self.num_speculative_tokens
+
+    @property
+    def slots(self) -> int:
+        """Tokens of a step that each sequence takes beside its own."""
+        return int(self.method == "draft_model")
+
+    @property
+    def drops_block(self) -> bool:
+        """Whether the last block of a cached prefix is not used: hidden states are lacking."""
+        return self.method in ("eagle", "eagle3", "mtp")
 
     @property
     def rates(self) -> tuple[float, ...]:

@@ -1,18 +1,27 @@
-"""Decoding sequences that verify drafts: each gains its own number of tokens in a step."""
+"""Decoding sequences that verify drafts: each gains its own number of tokens in a step.
+
+As in vLLM, a step has the latest token of a sequence and its drafts, and blocks for all of them
+and for what the drafter writes ahead. With asynchronous scheduling the next step is decided before
+the drafts of the one under way are verified: it counts them as computed, and takes that back
+afterwards. A sequence that might not be over then is scheduled once more, maybe in vain.
+"""
 
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.decodes import DecodeSet, ticket_of
-from servesim.runtime.kv.cache import blocks_for
+from servesim.runtime.drafts import Drafts, DrawnDrafts
+from servesim.runtime.flight import Flight
+from servesim.runtime.kv.cache import KVCache
+from servesim.runtime.plan import Grant
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.speculation import Speculation
-from servesim.runtime.streams import stream
 
 
 def new_decodes(config: EngineConfig) -> DecodeSet:
@@ -20,32 +29,32 @@ def new_decodes(config: EngineConfig) -> DecodeSet:
     speculation = config.speculation
     if speculation is None:
         return DecodeSet(config.block_size)
-    return SpeculativeDecodes(config.block_size, speculation)
+    drafts = DrawnDrafts(speculation, ahead=config.async_scheduling)
+    return SpeculativeDecodes(config, speculation, drafts)
 
 
 class SpeculativeDecodes(DecodeSet):
     """Decoding sequences that gain different numbers of tokens: visited, not counted.
 
-    What a sequence gains is drawn when its step is scheduled; no decision looks at it before.
+    Their ``known`` tokens are those that are sure to be once the step under way has ended, and
+    their ``computed`` ones all of these but the latest.
     """
 
-    def __init__(self, block_size: int, speculation: Speculation) -> None:
-        super().__init__(block_size)
-        self._speculation = speculation
-        self._members: list[Sequence] = []  # in the order of admission
-        self._filled: list[Sequence] = []  # with a block more full since the last step
-        self._rng = stream(speculation.seed, "speculation")
+    def __init__(self, config: EngineConfig, speculation: Speculation, drafts: Drafts) -> None:
+        super().__init__(config.block_size)
         self.drafts = speculation.num_speculative_tokens
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that a step of all of them computes."""
-        return self.count * (1 + self.drafts)
+        self._source = drafts
+        self._ahead = config.async_scheduling
+        self._limit = config.longest
+        self._members: list[Sequence] = []  # in the order of admission
+        self._grants: list[Grant] = []  # of this step, in the same order
+        self._made: dict[int, int] = {}  # drafts for the next step, by index
+        self._under_way: dict[int, Flight] = {}  # by index
 
     @property
     def context_max(self) -> int:
         """The most computed tokens of any; 0 without any."""
-        return max((seq.computed for seq in self._members), default=0)
+        return max(map(self._context, self._members), default=0)
 
     @property
     def last_ticket(self) -> int:
@@ -57,79 +66,119 @@ class SpeculativeDecodes(DecodeSet):
 
     def contexts(self) -> npt.NDArray[np.int64]:
         """Computed tokens of each, ascending."""
-        return np.sort(np.array([seq.computed for seq in self._members], dtype=np.int64))
+        return np.sort(np.array([self._context(seq) for seq in self._members], dtype=np.int64))
 
     def computed(self, seq: Sequence) -> int:
-        """Computed tokens of a member."""
-        return seq.computed
+        """Computed tokens of a member, drafts under way included."""
+        flight = self._under_way.get(seq.index)
+        return seq.computed + (flight.drafts if flight else 0)
 
-    def reach(self, seq: Sequence) -> int:
-        """Tokens that its blocks must hold after the next step: no more than it ever needs."""
-        total = seq.spec.prompt_tokens + seq.spec.output_tokens
-        return min(seq.computed + 1 + self.drafts, total - 1)
+    def wanted(self, seq: Sequence) -> int:
+        """Tokens that the next step should compute of ``seq``; 0 if it is over before."""
+        if self._ahead and seq.known >= seq.limit:
+            return 0
+        return max(0, min(1 + self._made[seq.index], self._limit - self.computed(seq) - 1))
 
-    def verified(self, seq: Sequence, new: int) -> int:
-        """Of tokens it computes, those known to be right before: none, the latest is under way."""
-        return 0
+    def out(self, seq: Sequence) -> int:
+        """Known tokens of a member without that under way; with it if none is."""
+        return seq.known - (seq.index in self._under_way)
+
+    def tokens_under_way(self, seq: Sequence) -> int:
+        """Tokens of a member in a step that has not ended."""
+        flight = self._under_way.get(seq.index)
+        return 1 + flight.drafts if flight else 0
 
     def add(self, seq: Sequence) -> None:
-        """Let ``seq`` gain tokens in every step."""
+        """Let ``seq`` gain tokens in every step, when the one that ends its prefill is over."""
+        self._made[seq.index] = self.drafts
+        self._fly(Flight(seq, 0, 0))
+        self.resume(seq)
+
+    def pad(self, seq: Sequence, drafts: int) -> None:
+        """Note drafts beside the last token of a prefill: all wrong, they only fill it up."""
+        self._under_way[seq.index].drafts = drafts
+
+    def hand(self, seq: Sequence, other: DecodeSet) -> None:
+        """Let ``seq``, of which nothing is under way, be a member of ``other``."""
+        assert isinstance(other, SpeculativeDecodes)
+        self.pause(seq)
+        other._made[seq.index] = self._made.pop(seq.index)
+        other.resume(seq)
+
+    def resume(self, seq: Sequence) -> None:
+        """Count a member again that was left out of a step."""
         seq.decoding = True
         insort(self._members, seq, key=ticket_of)
         self.count += 1
-        self.context += seq.computed
         if self.sharing is not None:
             self.sharing.join(seq)
 
-    def remove(self, seq: Sequence) -> None:
-        """Stop drawing for ``seq``."""
+    def pause(self, seq: Sequence) -> None:
+        """Leave a member out of a step."""
         self._members.remove(seq)
-        self._leave(seq)
-
-    def needing_block(self) -> list[Sequence]:
-        """Those whose next tokens, drafts included, need a block more."""
-        size = self.block_size
-        return [seq for seq in self._members if blocks_for(self.reach(seq), size) > _held(seq)]
-
-    def filling_block(self) -> list[Sequence]:
-        """Those that filled a block in the last step."""
-        return [seq for seq in self._filled if seq.decoding]
-
-    def advance(self) -> list[Sequence]:
-        """Take a step; returns the sequences, now removed, for which it was the last."""
-        self.clock += 1
-        self._filled, leaving = [], []
-        for seq, kept in zip(self._members, self._draw(), strict=True):
-            gained = min(1 + kept, self.reach(seq) - seq.computed)
-            if seq.computed // self.block_size < (seq.computed + gained) // self.block_size:
-                self._filled.append(seq)
-            seq.computed += gained
-            seq.known += gained
-            self.context += gained
-            self.extra_tokens += gained - 1
-            if seq.known == seq.spec.prompt_tokens + seq.spec.output_tokens:
-                leaving.append(seq)
-        for seq in leaving:
-            self.remove(seq)
-        return leaving
-
-    def _draw(self) -> list[int]:
-        """Drafts kept of each member."""
-        rates = np.array(self._speculation.rates)
-        right = self._rng.random((self.count, len(rates))) < rates
-        kept = np.cumprod(right, axis=1).sum(axis=1)
-        if self._speculation.proposal_rate < 1:
-            kept = kept * (self._rng.random(self.count) < self._speculation.proposal_rate)
-        return [int(n) for n in kept]
-
-    def _leave(self, seq: Sequence) -> None:
         seq.decoding = False
         self.count -= 1
-        self.context -= seq.computed
         if self.sharing is not None:
             self.sharing.leave(seq)
 
+    def remove(self, seq: Sequence) -> None:
+        """Forget ``seq``; what its step under way gives is known before anybody asks again."""
+        if seq.decoding:
+            self.pause(seq)
+        self._made.pop(seq.index, None)
+        flight = self._under_way.pop(seq.index, None)
+        if flight is not None:
+            flight.void = True
+            seq.known += flight.extra
 
-def _held(seq: Sequence) -> int:
-    """KV blocks of ``seq``: listed where their identity matters, else counted."""
-    return len(seq.blocks) or seq.held
+    def serve(self, grants: dict[int, Grant]) -> None:
+        """Learn what the members get in this step."""
+        self._grants = [grants[seq.index] for seq in self._members]
+        self.context = sum(map(self._context, self._members))
+
+    def advance(self) -> list[Sequence]:
+        """Take a step; returns the sequences for which it is the last: members until it ends."""
+        self.clock += 1
+        self.flights, self.surplus, finishing = [], 0, []
+        seqs = self._members
+        answered = [self._context(seq) + 1 - seq.spec.prompt_tokens for seq in seqs]
+        right = self._source.right(seqs, answered) if seqs else []
+        for grant, done, kept in zip(self._grants, answered, right, strict=True):
+            seq, drafts = grant.seq, grant.new - 1
+            left = seq.spec.output_tokens - done
+            gained = min(1 + min(kept, drafts), left)
+            if gained == left > 0:
+                finishing.append(seq)
+            self.surplus += left == 0
+            self.extra_tokens += gained - 1
+            self._fly(Flight(seq, drafts, max(gained - 1, 0)))
+            seq.known += 1
+            seq.computed += 1
+        return finishing
+
+    def granted(self, running: Iterable[Sequence]) -> list[Grant]:
+        """What its members get in this step."""
+        return self._grants
+
+    def settle(self, cache: KVCache, flight: Flight) -> None:
+        """Learn which drafts of an ended step were right."""
+        seq = flight.seq
+        if flight.void or seq.finished:
+            return
+        seq.known += flight.extra
+        seq.computed += flight.extra
+        if self._under_way.get(seq.index) is flight:
+            del self._under_way[seq.index]
+        if self._ahead:
+            cache.register(seq, self.out(seq) - 1)
+        else:
+            self._made[seq.index] = self._source.made(seq, seq.known - seq.spec.prompt_tokens)
+
+    def _fly(self, flight: Flight) -> None:
+        self.flights.append(flight)
+        self._under_way[flight.seq.index] = flight
+
+    def _context(self, seq: Sequence) -> int:
+        """Tokens of a member that are computed when its next step runs."""
+        flight = self._under_way.get(seq.index)
+        return seq.computed + (flight.extra if flight else 0)

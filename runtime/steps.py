@@ -33,7 +33,8 @@ class StepRecords:
         decode_context, prefill_context: tokens already in the cache of the decodes, and of the
             prefills, before each step.
         prefill_pairs: (query, key) pairs of the prefills.
-        extra_tokens: that decodes gained beyond one each, by speculation.
+        extra_tokens: that decodes gained beyond one each, by speculation, less the decodes of
+            sequences that were over.
         running, waiting, kv_blocks: sequences and blocks held after scheduling; averaged over time
             where steps are joined.
         filled_blocks: those held, and free ones whose content can still be found.
@@ -92,9 +93,9 @@ class StepRecords:
         self.kv_blocks.append(kv_blocks)
         self.filled_blocks.append(plan.filled_blocks)
         self.kv_blocks_peak = max(self.kv_blocks_peak, kv_blocks)
-        self._steady.append(plan.decodes - plan.decodes_resumed)
-        if plan.extra_tokens:
-            self.add_gaps(0.0, plan.extra_tokens)  # they come out together
+        self._steady.append(plan.decodes - plan.decodes_resumed - plan.surplus)
+        if plan.flights:
+            self.add_gaps(0.0, plan.extra_tokens + plan.surplus)  # they come out together
 
     def cut(self, now: float) -> None:
         """End at ``now`` what has not ended: its device failed."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.sequence import Sequence
+from servesim.runtime.speculative import SpeculativeDecodes
 
 if TYPE_CHECKING:
     from servesim.runtime.scheduler import Scheduler
@@ -19,18 +20,20 @@ class Round:
     Attributes:
         order: the sequences left in it.
         budget: tokens left in the step.
+        slots: tokens of it that each sequence takes beside its own.
         grants: what each sequence before ``position`` got, by index.
     """
 
     order: list[Sequence]
     budget: int
+    slots: int = 0
     position: int = 0
     grants: dict[int, Grant] = field(default_factory=dict)
 
     def serve(self, grant: Grant) -> None:
         """Give a sequence its tokens."""
         self.grants[grant.seq.index] = grant
-        self.budget -= grant.new
+        self.budget -= grant.new + self.slots
 
     def drop(self, seq: Sequence) -> None:
         """Forget a sequence that was preempted; what it got is to be had again."""
@@ -38,22 +41,23 @@ class Round:
         del self.order[place]
         self.position -= place < self.position
         grant = self.grants.pop(seq.index, None)
-        self.budget += grant.new if grant else 0
+        self.budget += grant.new + self.slots if grant else 0
 
 
 def serve_visited(scheduler: Scheduler, plan: Plan) -> int:
     """Serve the running sequences in turn; returns the tokens left in the step."""
-    turn = Round(list(scheduler.running.values()), scheduler.limits.max_num_batched_tokens)
+    slots = scheduler.draft_slots
+    most = scheduler.limits.max_num_batched_tokens - slots
+    turn = Round(list(scheduler.running.values()), most, slots)
     while turn.position < len(turn.order) and turn.budget > 0:
         seq = turn.order[turn.position]
         computed, want = _wants(scheduler, seq)
-        new = want if seq.decoding else min(want, turn.budget)
+        new = min(want, turn.budget)
         if not seq.decoding:
             new = scheduler.possible(Grant(seq, computed, new), turn.grants.values()).new
         if new:
             scheduler.cache.settle(seq, scheduler.out(seq, computed))
-            reach = scheduler.decodes.reach(seq) if seq.decoding else computed + new
-            if not _make_room(scheduler, seq, reach, turn, plan):
+            if not _make_room(scheduler, seq, scheduler.reach(computed + new), turn, plan):
                 break
             turn.serve(Grant(seq, computed, new))
             register(scheduler, seq, computed, new)
@@ -67,8 +71,8 @@ def _wants(scheduler: Scheduler, seq: Sequence) -> tuple[int, int]:
     """Computed tokens of a running sequence, and how many it should get."""
     if seq.decoding:
         decodes = scheduler.decodes_of(seq)
-        wanted = 1 + decodes.drafts if decodes is scheduler.decodes else 0
-        return decodes.computed(seq), wanted
+        wanted = decodes.wanted(seq) if decodes is scheduler.decodes else 0
+        return decodes.computed(seq), scheduler.chunk(wanted)
     if seq.ticket in scheduler.prefilling:
         return seq.computed, scheduler.chunk(seq.known - seq.computed)
     return seq.computed, 0  # its last token is under way
@@ -88,13 +92,16 @@ def _make_room(scheduler: Scheduler, seq: Sequence, tokens: int, turn: Round, pl
 def register(scheduler: Scheduler, seq: Sequence, computed: int, new: int) -> None:
     """Let others find the full blocks whose tokens are all known.
 
-    With asynchronous scheduling the latest token of a decode is not, unless it was held back.
+    With asynchronous scheduling the latest token of a decode is not, unless it was held back, and
+    drafts never are.
     """
-    under_way = (
-        scheduler.config.async_scheduling and seq.decoding and seq.index not in scheduler.held_back
-    )
-    right = scheduler.decodes.verified(seq, new) if seq.decoding else new
-    scheduler.cache.register(seq, computed if under_way else computed + right)
+    decodes, ahead = scheduler.decodes, scheduler.config.async_scheduling
+    known = computed + new
+    if seq.decoding and isinstance(decodes, SpeculativeDecodes):
+        known = decodes.out(seq)
+    elif seq.decoding and ahead and seq.index not in scheduler.held_back:
+        known = computed
+    scheduler.cache.register(seq, known)
 
 
 def hold_back(scheduler: Scheduler, plan: Plan, grants: dict[int, Grant]) -> None:
@@ -111,4 +118,6 @@ def hold_back(scheduler: Scheduler, plan: Plan, grants: dict[int, Grant]) -> Non
             plan.resumed.append(seq)
             plan.decodes_resumed += 1
     for seq in scheduler.held_back.values():
-        scheduler.decodes.remove(seq)
+        scheduler.decodes.pause(seq)
+    if isinstance(scheduler.decodes, SpeculativeDecodes):
+        scheduler.decodes.serve(grants)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,30 @@ from servesim.runtime.kv import build_cache
 from servesim.runtime.kv.hashing import PrefixHasher
 from servesim.runtime.plan import Plan
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.scheduler import SchedulerModes
+from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.sequence import Sequence
-from servesim.runtime.step import LinearStepModel
+from servesim.runtime.speculative import SpeculativeDecodes
 from servesim.validation.json_files import json_documents
 
 #: The token that every recorded step sampled.
 SAMPLED_TOKEN = 7
+
+
+class RecordedDrafts:
+    """Drafts as a recording has them: by request, in turn over its tokens so far."""
+
+    def __init__(self, requests: list[dict[str, Any]]) -> None:
+        self._requests = {request["id"]: request for request in requests}
+
+    def made(self, seq: Sequence, answered: int) -> int:
+        """Tokens drafted for the next step of ``seq``."""
+        made: list[int] = self._requests[seq.spec.id]["drafts"]
+        return made[answered % len(made)]
+
+    def right(self, seqs: Listed[Sequence], answered: Listed[int]) -> list[int]:
+        """For each sequence, drafts before the first wrong one."""
+        rights = [self._requests[seq.spec.id]["right"] for seq in seqs]
+        return [right[n % len(right)] for right, n in zip(rights, answered, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +101,47 @@ def _decide(recording: Mapping[str, Any], *, visit_all: bool) -> Iterator[dict[s
     cache = build_cache(config, case["num_gpu_blocks"], _groups(case))
     modes = SchedulerModes(visit_all=visit_all, listing=True)
     scheduler = build_scheduler(config, cache, modes)
-    clock = LinearStepModel(case["step_base_s"], case["step_per_token_s"], case["step_per_seq_s"])
+    if config.speculation is not None:
+        recorded = RecordedDrafts(recording["requests"])
+        scheduler.decodes = SpeculativeDecodes(config, config.speculation, recorded)
     arrivals = _sequences(recording)[::-1]
+    added: list[Sequence] = []
     under_way: deque[tuple[Plan, float, dict[str, Any]]] = deque()
     now = end = 0.0
-    while arrivals or scheduler.busy:
-        if not scheduler.busy:
+    while arrivals or under_way or scheduler.busy:
+        if not under_way and not scheduler.busy:
             now = max(now, arrivals[-1].spec.arrival_s)
         while arrivals and arrivals[-1].spec.arrival_s <= now:
-            scheduler.add(arrivals.pop())
+            added.append(arrivals.pop())
+            scheduler.add(added[-1])
+        _cancel(scheduler, added, now)
         plan = scheduler.schedule()
         if plan.listing or plan.preempted:
-            end = max(now, end) + clock.seconds(plan.shape())
+            end = max(now, end) + _seconds(case, plan)
             under_way.append((plan, end, _step(plan)))
         elif not under_way:
-            return  # nobody will ever be served
+            if scheduler.busy:
+                return  # nobody will ever be served
+            continue
         if len(under_way) > config.async_scheduling or not plan.listing:
             done, now, step = under_way.popleft()
+            _cancel(scheduler, added, now)
             step["finished"] = [seq.spec.id for seq in scheduler.update(done)]
             yield step
+
+
+def _seconds(case: Mapping[str, Any], plan: Plan) -> float:
+    tokens = sum(grant.new for grant in plan.listing)
+    of_sequences = case["step_per_seq_s"] * len(plan.listing)
+    return float(case["step_base_s"] + case["step_per_token_s"] * tokens + of_sequences)
+
+
+def _cancel(scheduler: Scheduler, added: list[Sequence], now: float) -> None:
+    """Let go who is given up until ``now``; a client that is answered does not."""
+    for seq in added:
+        after = seq.spec.cancel_after_s
+        if after is not None and seq.spec.arrival_s + after <= now:
+            scheduler.cancel(seq)
 
 
 def _step(plan: Plan) -> dict[str, Any]:
@@ -120,6 +160,7 @@ def _config(case: Mapping[str, Any], block_size: int) -> EngineConfig:
         max_model_len=case["max_model_len"],
         block_size=block_size,
         enable_prefix_caching=case["enable_prefix_caching"],
+        speculative_config=_speculation(case.get("speculative")),
         long_prefill_token_threshold=case.get("long_prefill_token_threshold", 0),
         scheduling_policy=case.get("policy", "fcfs"),
         enable_lora="max_loras" in case,
@@ -128,6 +169,12 @@ def _config(case: Mapping[str, Any], block_size: int) -> EngineConfig:
         scheduler_reserve_full_isl=case.get("scheduler_reserve_full_isl", True),
         prefix_cache_retention_interval=case.get("prefix_cache_retention_interval", 0),
     )
+
+
+def _speculation(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if given is None or given["method"] != "draft_model":
+        return given
+    return {**given, "model": "any"}
 
 
 def _groups(case: Mapping[str, Any]) -> list[KvGroup]:
@@ -149,6 +196,7 @@ def _sequences(recording: Mapping[str, Any]) -> list[Sequence]:
     sequences: list[Sequence] = []
     for request in sorted(recording["requests"], key=lambda request: request["arrival_s"]):
         prompt, output = request["prompt_token_ids"], request["output_tokens"]
+        cancelled = request.get("cancel_s")
         spec = RequestSpec(
             id=request["id"],
             arrival_s=request["arrival_s"],
@@ -158,6 +206,8 @@ def _sequences(recording: Mapping[str, Any]) -> list[Sequence]:
             prefix_block_size=block_size,
             priority=request.get("priority", 0),
             adapter=request.get("adapter"),
+            max_tokens=request.get("max_tokens"),
+            cancel_after_s=cancelled and cancelled - request["arrival_s"],
         )
         sequences.append(Sequence(spec, len(sequences), block_size))
     return sequences

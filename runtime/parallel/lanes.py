@@ -56,5 +56,4 @@ class LaneScheduler(Scheduler):
         if lane is self.decodes:
             return
         for seq in self.held_back.values():
-            self.decodes.remove(seq)
-            lane.add(seq)
+            self.decodes.hand(seq, lane)

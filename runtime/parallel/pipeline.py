@@ -74,9 +74,9 @@ class PipelineEngine(Engine):
     def complete(self) -> list[Sequence]:
         """End the oldest batch."""
         flight = self._flights.popleft()
-        if flight.plan.empty:
-            return []
         self._current, self._end_s = flight.plan, flight.end_s
+        if flight.plan.empty:
+            return self.cancel(flight.end_s)
         return super().complete()
 
     @property
@@ -88,7 +88,8 @@ class PipelineEngine(Engine):
         """Whether somebody else must know when the oldest batch ends."""
         plan = self.oldest.plan
         shares = self.tiers is not None and self.tiers.shared
-        return bool(plan.finishing or shares or (self.tells_prefills and plan.prefills))
+        told = plan.finishing or shares or (self.tells_prefills and plan.prefills)
+        return bool(told or self.cancellations.due(self.oldest.end_s))
 
     def prefills(self) -> tuple[float, float, list[Grant]]:
         """Start, end and prefills of the oldest batch."""

@@ -160,7 +160,7 @@ class _TransformersScheduler(Scheduler):
                 continue
             if seq.ticket is None:
                 self.policy.remove(seq)
-                self._start(seq, 0, plan)
+                self.start(seq, 0, plan)
             grants.append(grant)
             budget -= grant.new
             if not budget or len(grants) == limits.max_num_seqs:

@@ -15,7 +15,7 @@ from servesim.runtime.workloads import WORKLOADS
 _TOKEN_IDS = ("token_ids", "prompt_token_ids")
 _KNOWN = (
     "id", "arrival_s", "prompt_tokens", "output_tokens", "prefix_block_ids", *_TOKEN_IDS,
-    "priority", "model", "session", "images",
+    "priority", "model", "session", "images", "max_tokens", "cancel_after_s",
 )  # fmt: skip
 
 
@@ -29,7 +29,8 @@ class JsonLines(RequestFile):
     up to that block) or ``prompt_token_ids``, which also give the prompt's length; ``token_ids``
     is another name for them. ``model`` names the model that must answer, ``session`` (a number)
     whose conversation it is. ``images`` lists the tokens of the prompt that each of its images
-    takes, at its start.
+    takes, at its start. ``max_tokens`` is where the answer would have ended at the latest: a stop
+    token ends it before. ``cancel_after_s`` seconds after its arrival the client gives it up.
 
     Attributes:
         block_size: tokens of each block in ``prefix_block_ids``, or hashed of the token ids.
@@ -74,6 +75,8 @@ class JsonLines(RequestFile):
             model=_text(given, "model"),
             session=whole(given, "session") if "session" in given else None,
             images=wholes(given, "images"),
+            max_tokens=whole(given, "max_tokens") if "max_tokens" in given else None,
+            cancel_after_s=seconds(given, "cancel_after_s") if "cancel_after_s" in given else None,
         )
 
 

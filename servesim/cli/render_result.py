@@ -25,7 +25,7 @@ from servesim.cli.render import (
 from servesim.cli.render_tiers import tiers_table
 from servesim.hardware.cost import Source
 from servesim.runtime.expert_offload_step import ExpertOffloadStepModel
-from servesim.runtime.metrics import Slo, goodput, kv_use, tokens_per_decode
+from servesim.runtime.metrics import Report, Slo, goodput, kv_use, tokens_per_decode
 from servesim.runtime.records import State
 from servesim.scenario.cost import CostReport
 from servesim.scenario.run import Result
@@ -79,7 +79,7 @@ def result_facts(result: Result) -> list[tuple[str, str]]:
     rates = throughput(metrics)
     speed = metrics.steps / result.wall_s if result.wall_s else 0.0
     return [
-        ("requests", f"{metrics.finished:,} finished, {metrics.rejected:,} rejected"),
+        ("requests", _requests(metrics)),
         (
             "throughput",
             f"{number(rates['requests_per_s'])} requests/s, "
@@ -109,6 +109,12 @@ def _retries(result: Result) -> list[tuple[str, str]]:
         return []
     again = sum(result.records.requests.retries)
     return [("failures", f"{count(failures, 'instance')}, {count(again, 'request')} started again")]
+
+
+def _requests(metrics: Report) -> str:
+    """What became of them."""
+    ended = f"{metrics.finished:,} finished, {metrics.rejected:,} rejected"
+    return f"{ended}, {metrics.cancelled:,} given up" if metrics.cancelled else ended
 
 
 def _speculation(result: Result) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 TOP_LEVEL = (
     "name", "model", "hardware", "engine", "workload", "router", "power", "cost", "slo", "output",
     "offload", "expert_offload", "placement", "instance", "network", "disaggregation", "failures",
-    "autoscaling", "frontend",
+    "autoscaling", "frontend", "client",
 )  # fmt: skip
 #: Sections that an ``[[instance]]`` may override.
 PER_INSTANCE = ("model", "hardware", "engine", "offload", "expert_offload", "placement")

@@ -30,7 +30,7 @@ def drafter_of(engine: EngineConfig, graph: OpGraph) -> OpGraph | None:
         return None
     if engine.pipeline_parallel_size > 1:
         raise UnsupportedError("speculative_config with pipeline_parallel_size above 1")
-    if speculation.method == "ngram":
+    if not speculation.lookahead:
         return None
     if speculation.model is None:
         return draft_head(graph)

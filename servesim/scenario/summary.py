@@ -12,6 +12,7 @@ from servesim import __version__
 from servesim.runtime.energy.report import EnergyReport
 from servesim.runtime.expert_offload_step import ExpertOffloadStepModel
 from servesim.runtime.metrics import Report, goodput, tokens_per_decode
+from servesim.runtime.records import Status
 from servesim.runtime.tiers.store import COLUMNS, TierRecords
 from servesim.scenario.build import Served
 from servesim.scenario.run import Result
@@ -33,6 +34,7 @@ def summarise(result: Result) -> dict[str, Any]:
             "total": metrics.requests,
             "finished": metrics.finished,
             "rejected": metrics.rejected,
+            **({"cancelled": metrics.cancelled} if metrics.cancelled else {}),
             "first_rejected_because": first_rejection(result),
         },
         "latency_s": {name: dataclasses.asdict(getattr(metrics, name)) for name in _LATENCIES},
@@ -83,8 +85,9 @@ def energy_values(energy: EnergyReport) -> dict[str, Any]:
 
 def first_rejection(result: Result) -> str | None:
     """Why the first of the rejected requests could never run (``requests.csv`` has all)."""
-    reasons = result.records.requests.reasons
-    return reasons[min(reasons)] if reasons else None
+    requests = result.records.requests
+    rows = [row for row in requests.reasons if requests.status[row] == Status.REJECTED]
+    return requests.reasons[min(rows)] if rows else None
 
 
 def _changes(result: Result) -> list[dict[str, Any]]:

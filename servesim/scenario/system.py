@@ -112,6 +112,22 @@ class FailuresSection:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientSection:
+    """``[client]``: those who send the requests.
+
+    Attributes:
+        cancel_after_s: seconds after its arrival at which a request is given up that is not
+            answered and does not say otherwise; None if never.
+    """
+
+    cancel_after_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.cancel_after_s is not None and not self.cancel_after_s >= 0:
+            raise InputError(f"[client] cancel_after_s must not be negative: {self.cancel_after_s}")
+
+
+@dataclass(frozen=True, slots=True)
 class Around:
     """The sections about what is around the engines.
 
@@ -120,6 +136,7 @@ class Around:
         disaggregation: None when no instance hands over to others, or as they do by default.
         autoscaling: None when all instances always serve.
         frontend: None when clients talk to the engines themselves.
+        client: how long they wait.
     """
 
     network: NetworkSection | None = None
@@ -127,6 +144,7 @@ class Around:
     failures: FailuresSection = field(default_factory=FailuresSection)
     autoscaling: Autoscaling | None = None
     frontend: FrontEnd | None = None
+    client: ClientSection = field(default_factory=ClientSection)
 
     @classmethod
     def of(cls, layers: Sequence[Layer]) -> Around:
@@ -144,6 +162,7 @@ class Around:
             section(FailuresSection(), "failures", layers),
             section(Autoscaling(), "autoscaling", layers) if "autoscaling" in given else None,
             section(VLLM, "frontend", layers) if "frontend" in given else None,
+            section(ClientSection(), "client", layers),
         )
 
     def system(self, engines: Sequence[Engine]) -> System:
@@ -168,6 +187,7 @@ class Around:
             Failures(outages, failures.mtbf_s, failures.mttr_s, failures.seed),
             self.autoscaling,
             self.frontend,
+            self.client.cancel_after_s,
         )
 
 

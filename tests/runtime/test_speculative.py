@@ -19,7 +19,7 @@ from servesim.runtime.step import LinearStepModel
 
 
 def speculating(requests: list[RequestSpec], visit_all: bool = False, **options: object) -> object:
-    spec = {"num_speculative_tokens": 3, "acceptance_rate": 0.7}
+    spec = {"method": "ngram_gpu", "num_speculative_tokens": 3, "acceptance_rate": 0.7}
     own = [key for key in options if key in Speculation.__slots__ and key != "model"]
     more = {key: options.pop(key) for key in own}
     return run(requests, visit_all=visit_all, speculative_config={**spec, **more}, **options)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_drafts_are_tokens_and_rows_but_no_sequences_of_keys() -> None:
         ({"acceptance_rate": [0.5]}, InputError, "1 positions"),
         ({"method": "draft_model"}, InputError, "needs a model"),
         ({"tokens": 3}, UnknownNameError, "tokens"),
-        ({"num_speculative_tokens": 16}, InputError, "block_size"),
+        ({"num_speculative_tokens": 2048}, InputError, "leaves no room"),
     ],
 )
 def test_bad_options_are_refused(

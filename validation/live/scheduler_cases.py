@@ -17,9 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from scheduler_draw import FAMILIES, draw
+from scheduler_outputs import STOP_TOKEN, finish, give_drafts
 
-SAMPLED_TOKEN = 7
-STOP_TOKEN = 2
 #: A model that vLLM accepts; nothing of it is loaded.
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -75,6 +74,7 @@ class Recorder:
                 now = max(now, waiting[0].arrival_time)
             while waiting and waiting[0].arrival_time <= now:
                 scheduler.add_request(waiting.popleft())
+            _cancel(scheduler, requests, now)
             step, output = self._schedule(scheduler)
             if step["scheduled"] or step["preempted"]:
                 tokens = sum(row[2] for row in step["scheduled"])
@@ -87,13 +87,13 @@ class Recorder:
                 under_way.append((output, end, step))
                 steps.append(step)
             elif not under_way:
-                raise RuntimeError(f"stuck at {now}")
+                if scheduler.has_unfinished_requests():
+                    raise RuntimeError(f"stuck at {now}")
+                continue  # what was to be scheduled was cancelled
             if len(under_way) == most or not step["scheduled"]:
-                output, now, step = under_way.popleft()
-                step["finished"] = _finish(scheduler, output, requests)
+                now = self._end(scheduler, case, under_way.popleft(), requests)
         while under_way:
-            output, now, step = under_way.popleft()
-            step["finished"] = _finish(scheduler, output, requests)
+            now = self._end(scheduler, case, under_way.popleft(), requests)
         size = min(group["block_size"] for group in case["groups"])
         return {
             "vllm_version": self.version,
@@ -102,6 +102,17 @@ class Recorder:
             "requests": requests,
             "steps": steps,
         }
+
+    def _end(
+        self, scheduler: Any, case: dict[str, Any], step: Any, requests: list[dict[str, Any]]
+    ) -> float:
+        """End a step that is under way; returns when that is."""
+        output, now, decided = step
+        _cancel(scheduler, requests, now)
+        decided["finished"] = finish(scheduler, output, requests)
+        if "speculative" in case and not case["async_scheduling"]:
+            give_drafts(scheduler, output, requests)
+        return float(now)
 
     def _schedule(self, scheduler: Any) -> tuple[dict[str, Any], Any]:
         output, pool = scheduler.schedule(), scheduler.kv_cache_manager.block_pool
@@ -141,6 +152,7 @@ class Recorder:
             setattr(options, name, case[name])
         loras = case.get("max_loras")
         config.lora_config = SimpleNamespace(max_loras=loras) if loras else None
+        config.speculative_config = _speculation(case.get("speculative"))
         config.model_config.max_model_len = options.max_model_len = case["max_model_len"]
         cache.enable_prefix_caching = case["enable_prefix_caching"]
         cache.block_size = case["groups"][0]["block_size"]
@@ -186,6 +198,32 @@ class Recorder:
         )
 
 
+def _cancel(scheduler: Any, requests: list[dict[str, Any]], now: float) -> None:
+    """Abort who is there and was to be aborted until ``now``."""
+    from vllm.v1.request import RequestStatus
+
+    gone = [str(one["id"]) for one in requests if one.get("cancel_s", now + 1) <= now]
+    scheduler.finish_requests(gone, RequestStatus.FINISHED_ABORTED)
+
+
+def _speculation(given: dict[str, Any] | None) -> Any:
+    """vLLM's own configuration, without looking for a draft model."""
+    from vllm.config import SpeculativeConfig
+
+    if given is None:
+        return None
+    config = object.__new__(SpeculativeConfig)
+    others = {
+        "parallel_drafting": False,
+        "disable_eagle_block_drop": False,
+        "num_speculative_tokens_per_batch_size": None,
+        "draft_model_config": None,
+    }
+    for name, value in (given | others).items():
+        object.__setattr__(config, name, value)
+    return config
+
+
 def _adapter(number: int | None) -> Any:
     from vllm.lora.request import LoRARequest
 
@@ -217,46 +255,6 @@ def _spec(group: dict[str, Any], case: dict[str, Any], mode: str) -> Any:
     if kind == "chunked":
         return ChunkedLocalAttentionSpec(**head, attention_chunk_size=group["window"])
     return FullAttentionSpec(**head)
-
-
-def _finish(scheduler: Any, output: Any, requests: list[dict[str, Any]]) -> list[int]:
-    """Hand the step's tokens to the scheduler; returns the requests that finished."""
-    from vllm.v1.outputs import ModelRunnerOutput
-
-    names = list(output.num_scheduled_tokens)
-    tokens: list[list[int]] = []
-    for name in names:
-        request = scheduler.requests.get(name)
-        computed = output.num_scheduled_tokens[name] + _computed(output, name)
-        if request is None or computed < request.num_tokens:
-            tokens.append([])
-        else:
-            last = requests[int(name)]["output_tokens"] == request.num_output_tokens + 1
-            tokens.append([STOP_TOKEN if last else SAMPLED_TOKEN])
-    ran = ModelRunnerOutput(
-        req_ids=names,
-        req_id_to_index={name: i for i, name in enumerate(names)},
-        sampled_token_ids=tokens,
-        logprobs=None,
-        prompt_logprobs_dict={},
-        pooler_output=[],
-    )
-    answered = scheduler.update_from_output(output, ran)
-    return [
-        int(one.request_id)
-        for batch in answered.values()
-        for one in batch.outputs
-        if one.finish_reason is not None
-    ]
-
-
-def _computed(output: Any, name: str) -> int:
-    """Tokens of a request computed before a step."""
-    for new in output.scheduled_new_reqs:
-        if new.req_id == name:
-            return int(new.num_computed_tokens)
-    cached = output.scheduled_cached_reqs
-    return int(cached.num_computed_tokens[cached.req_ids.index(name)])
 
 
 def main() -> None:

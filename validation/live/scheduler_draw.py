@@ -5,7 +5,15 @@ from __future__ import annotations
 import random
 from typing import Any
 
-FAMILIES = ("full", "window", "windows-only", "unequal", "chunked", "hybrid", "adapters")
+#: What the layers keep.
+LAYERS = ("full", "window", "windows-only", "unequal", "chunked", "hybrid", "adapters")
+#: Methods of speculation by family, and whether they go with asynchronous scheduling.
+SPECULATIVE = {
+    "ngram": {"ngram": False, "ngram_gpu": True},
+    "eagle": {"eagle": True, "mtp": True},
+    "draft-model": {"draft_model": True},
+}
+FAMILIES = (*LAYERS, "stops", "aborts", *SPECULATIVE)
 #: All times are multiples of it, a power of two, so that no rounding decides anything.
 TICK = 1 / 1024
 
@@ -31,20 +39,27 @@ def draw(family: str, rng: random.Random) -> tuple[Case, list[dict[str, Any]]]:
         requests.append({"id": i, "arrival_s": tick * TICK, "prompt_token_ids": prompt})
         requests[-1] |= _end(case, len(prompt), output, rng)
         requests[-1]["priority"] = rng.randrange(3) if case["policy"] == "priority" else 0
-        if family == "adapters":
+        if "max_loras" in case:
             requests[-1]["adapter"] = rng.choice([None, 1, 2, 3])
+        if family == "aborts" and rng.random() < 0.5:
+            requests[-1]["cancel_s"] = (tick + rng.choice([0, 20, 200, rng.randrange(3000)])) * TICK
+        if "speculative" in case:
+            requests[-1] |= _drafts(case, rng)
     return case, requests
 
 
 def _case(family: str, longest: int, rng: random.Random) -> Case:
     """Options for sequences of up to ``longest`` tokens."""
-    size = rng.choice([4, 8, 16])
-    groups = _groups(family, size, rng)
+    size, layers = rng.choice([4, 8, 16]), family
+    if family in ("stops", "aborts"):
+        layers = rng.choice(LAYERS)
+    groups = _groups(layers, size, rng)
     sequences = rng.choice([1, 3, 8, 32])
     need = len(groups) * (longest // size + 3)
     caching = rng.random() < 0.75
     retention = rng.choice([0, 0, 0, None, 2 * size, 4 * size])
-    if family in ("full", "adapters", "chunked") or (family == "hybrid" and not caching):
+    windows = layers in ("window", "windows-only", "unequal")
+    if not windows and (layers != "hybrid" or not caching):
         retention = 0  # the engine takes no other
     case: Case = {
         "family": family,
@@ -63,16 +78,36 @@ def _case(family: str, longest: int, rng: random.Random) -> Case:
         "step_per_token_s": rng.choice([0, 1]) * TICK,
         "step_per_seq_s": rng.choice([0, 2]) * TICK,
     }
-    if family == "adapters":
+    if layers == "adapters":
         case["max_loras"] = rng.choice([1, 2])
+    if family in SPECULATIVE:
+        method = rng.choice([*SPECULATIVE[family]])
+        case["async_scheduling"] &= SPECULATIVE[family][method]
+        drafts = rng.randrange(1, 6)
+        case["speculative"] = {"method": method, "num_speculative_tokens": drafts}
+        # With fewer, vLLM never admits who lacks one token only: it wants room for all drafts.
+        case["max_num_batched_tokens"] = max(case["max_num_batched_tokens"], drafts + 2)
+        if case["long_prefill_token_threshold"]:  # vLLM fails when that cuts what it fills up
+            case["long_prefill_token_threshold"] += drafts
     return case
+
+
+def _drafts(case: Case, rng: random.Random) -> dict[str, list[int]]:
+    """For a request with n tokens so far: drafts right, and drafts made, at n modulo the length."""
+    most = case["speculative"]["num_speculative_tokens"]
+    right = [rng.randrange(most + 1) for _ in range(7)]
+    made = [most] * 5
+    if case["speculative"]["method"] == "ngram":
+        made = [rng.choice([0, most, rng.randrange(most + 1)]) for _ in range(5)]
+    return {"right": right, "drafts": made}
 
 
 def _end(case: Case, prompt: int, output: int, rng: random.Random) -> dict[str, int]:
     """How long an answer is, and how long it might be: something else may end it."""
     most = output
-    if not case["async_scheduling"] and rng.random() < 0.3:
-        most += 50  # a stop token ends it; asynchronous scheduling would run a step too far
+    stops = case["family"] not in LAYERS or not case["async_scheduling"]
+    if stops and rng.random() < 0.3:
+        most += rng.choice([1, 50]) if case["family"] not in LAYERS else 50  # a stop token ends it
     elif rng.random() < 0.1:
         output = case["max_model_len"] - prompt
         most = output + 50
