@@ -62,6 +62,7 @@ class MeasuredRun:
             queue between two steps, ``client`` if when it was handed to the engine, ``server`` if
             when its client sent it to the server in front of the engine.
         source: who measured it and when.
+        fused: whether the engine's kernels are fused as vLLM's (see ``ModelSection``).
     """
 
     name: str
@@ -73,6 +74,7 @@ class MeasuredRun:
     clock: Literal["engine", "client", "server"]
     source: str = ""
     notes: tuple[str, ...] = field(default=())
+    fused: bool = True
 
     def __post_init__(self) -> None:
         if not self.requests:

@@ -129,7 +129,7 @@ def _instance(run: MeasuredRun, model: str, options: RunOptions) -> Instance:
         link=options.link,
     )
     engine = EngineConfig.from_options({**run.engine, **(options.engine or {})})
-    instance = Instance(run.name, 1, ModelSection(model), hardware, engine)
+    instance = Instance(run.name, 1, ModelSection(model, fused=run.fused), hardware, engine)
     instance.require_complete()
     return instance
 

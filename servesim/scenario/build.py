@@ -12,6 +12,7 @@ from servesim.graph.batch import BatchShape
 from servesim.graph.kv_layout import with_checkpoints
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.passes.expert import has_experts
+from servesim.graph.passes.unfuse import unfuse
 from servesim.hardware import load as hardware
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
@@ -267,6 +268,7 @@ def load_model(config: ModelConfig, section: ModelSection, engine: EngineConfig)
         dtype=section.dtype,
         enable_expert_parallel=engine.enable_expert_parallel,
     )
+    graph = graph if section.fused else unfuse(graph)
     return quantise(graph, config, section.quantization, engine.kv_cache_dtype)
 
 

@@ -23,12 +23,15 @@ class ModelSection:
         quantization: scheme of the weights; from the config's ``quantization_config`` when absent.
         expert_routing: how a mixture's experts are chosen: a table with the ``kind`` of routing
             (``uniform`` when absent) and its options.
+        fused: run by kernels fused as a serving engine's; if false, as transformers runs it in
+            continuous batching: linear layers one by one, attention of all sequences at once.
     """
 
     id: NameOrPath = ""
     dtype: str | None = None
     quantization: str | None = None
     expert_routing: Mapping[str, Any] | None = None
+    fused: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ def measured_run(run: LiveRun, config: Mapping[str, Any], device: str) -> Measur
         requests=requests,
         clock="client",
         source=str(run.about.get("machine", "")),
+        fused=bool(run.engine.get("fused", True)),
     )
 
 

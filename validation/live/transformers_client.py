@@ -95,6 +95,8 @@ def _manager(model: Any, options: dict[str, Any]) -> Any:
     settled = manager.continuous_batching_config
     if settled.use_async_batching:
         raise ValueError("asynchronous batching is not recorded: give async_scheduling = false")
+    if getattr(model.config.get_text_config(), "sliding_window", None):
+        raise ValueError("a model with sliding windows is not recorded")
     shared = getattr(processor.cache, "use_prefix_sharing", settled.allow_block_sharing)
     Recorder(
         processor,
@@ -105,6 +107,7 @@ def _manager(model: Any, options: dict[str, Any]) -> Any:
             "max_num_seqs": settled.max_requests_per_batch,
             "enable_prefix_caching": shared,
             "async_scheduling": False,
+            "fused": False,
             "attn_implementation": model.config._attn_implementation,
         },
     )
