@@ -64,6 +64,12 @@ class DecodeSet:
         return self._offsets[-1] + self.clock if self._offsets else 0
 
     @property
+    def shared(self) -> tuple[int, int]:
+        """Tokens that several of them hold, and how often again; 0 if nobody asks."""
+        sharing = self.sharing
+        return (sharing.shared_tokens, sharing.repeated_tokens) if sharing else (0, 0)
+
+    @property
     def last_ticket(self) -> int:
         """The highest ticket of any; -1 without any."""
         return max((ticket_of(phase[-1]) for phase in self._phases if phase), default=-1)

@@ -99,8 +99,7 @@ class Scheduler:
     def new_decodes(self) -> DecodeSet:
         """A set for decoding sequences."""
         decodes = new_decodes(self.config)
-        if self.modes.sharing:
-            decodes.sharing = SharedBlocks(self.cache)
+        decodes.sharing = SharedBlocks(self.cache) if self.modes.sharing else None
         return decodes
 
     def add(self, seq: Sequence) -> None:
@@ -257,9 +256,7 @@ class Scheduler:
         plan.context_max = decodes.context_max
         if self.modes.contexts:
             plan.contexts = decodes.contexts()
-        if decodes.sharing is not None:
-            plan.shared_context = decodes.sharing.shared_tokens
-            plan.repeated_context = decodes.sharing.repeated_tokens
+        plan.shared_context, plan.repeated_context = decodes.shared
         plan.drafts, before = decodes.drafts, decodes.extra_tokens
         plan.finishing = decodes.advance()
         plan.extra_tokens, plan.surplus = decodes.extra_tokens - before, decodes.surplus

@@ -13,7 +13,13 @@ from servesim.runtime.plan import Plan
 #: Columns that are added up when rows are joined, and those that are averaged over time.
 SUMS = ("steps", "prefill_tokens", "prefills", "decodes")
 #: Further sums: what the steps' attention reads, and what speculation gains; not in the step table.
-ATTENDED = ("decode_context", "prefill_context", "prefill_pairs", "extra_tokens")
+ATTENDED = (
+    "decode_context",
+    "repeated_context",
+    "prefill_context",
+    "prefill_pairs",
+    "extra_tokens",
+)
 MEANS = ("running", "waiting", "kv_blocks", "filled_blocks")
 
 #: Rows kept by default before neighbours are joined.
@@ -32,6 +38,7 @@ class StepRecords:
             of decodes.
         decode_context, prefill_context: tokens already in the cache of the decodes, and of the
             prefills, before each step.
+        repeated_context: of the decodes' tokens in the cache, those read again (``BatchShape``).
         prefill_pairs: (query, key) pairs of the prefills.
         extra_tokens: that decodes gained beyond one each, by speculation, less the decodes of
             sequences that were over.
@@ -50,6 +57,7 @@ class StepRecords:
         self.prefills = array("q")
         self.decodes = array("q")
         self.decode_context = array("q")
+        self.repeated_context = array("q")
         self.prefill_context = array("q")
         self.prefill_pairs = array("q")
         self.extra_tokens = array("q")
@@ -85,6 +93,7 @@ class StepRecords:
         self.prefills.append(len(plan.prefills))
         self.decodes.append(plan.decodes)
         self.decode_context.append(plan.context)
+        self.repeated_context.append(plan.repeated_context)
         self.prefill_context.append(plan.prefill_context)
         self.prefill_pairs.append(plan.prefill_pairs)
         self.extra_tokens.append(plan.extra_tokens)

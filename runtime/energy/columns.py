@@ -28,6 +28,9 @@ class StepColumns:
     """Sums over the batch of each step, one step a row.
 
     A row may stand for several joined steps; it then holds their mean.
+
+    Attributes:
+        repeated_context: of ``decode_context``, what was read again, where all of it is seen.
     """
 
     prefill_tokens: Values
@@ -36,17 +39,19 @@ class StepColumns:
     decode_context: Values
     prefill_context: Values
     prefill_pairs: Values
+    repeated_context: Values
 
     @classmethod
     def of(cls, steps: StepRecords) -> StepColumns:
         """The columns of an engine's records."""
         count = np.maximum(steps.column("steps"), 1.0)
-        return cls(*(steps.column(name) / count for name in SUMS))
+        return cls(*(steps.column(name) / count for name in (*SUMS, "repeated_context")))
 
     @classmethod
     def of_batch(cls, batch: BatchShape) -> StepColumns:
         """One row: a single step."""
-        return cls(*(np.array([value]) for value in sums_of(batch)))
+        sums = (*sums_of(batch), float(batch.repeated_context))
+        return cls(*(np.array([value]) for value in sums))
 
     @property
     def tokens(self) -> Values:

@@ -8,7 +8,7 @@ are then evaluated at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from servesim.graph.op import CONTEXT, SEQUENCES, Op, OpSpec
 from servesim.graph.work import CollectiveWork, Work
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
+from servesim.hardware.shared_keys import near_bytes
 from servesim.runtime.energy.columns import StepColumns, Values, sums_of
 
 #: Family of weights that a device reads over the link to its host.
@@ -50,7 +51,8 @@ class OpUse:
     def use(self, rows: StepColumns) -> Values:
         """(rows, 3): ``MEMORY``, ``COMPUTE`` and ``LINK`` of each step."""
         if self.depends == CONTEXT:
-            return np.asarray(rows.features(self.window) @ self.coefficients)
+            again = rows.repeated_context[:, None] * self.repeated
+            return np.asarray(rows.features(self.window) @ self.coefficients + again)
         return self._tabled(self._count(rows))[:, :3]
 
     def seconds(self, rows: StepColumns) -> Values:
@@ -86,6 +88,15 @@ class OpUse:
         scale = features.max(axis=0)
         solution = np.linalg.lstsq(features / scale, found, rcond=None)[0]
         return np.asarray(solution / scale[:, None])
+
+    @cached_property
+    def repeated(self) -> Values:
+        """(3): what reading a token of context again changes of the use of a decode."""
+        if self.window is not None:
+            return np.zeros(3)
+        apart = BatchShape((), 2, 32, 16)
+        alike = replace(apart, shared_context=16, repeated_context=16)
+        return (np.array(self.at(alike)[:3]) - np.array(self.at(apart)[:3])) / 16
 
     def _count(self, rows: StepColumns) -> Values:
         return rows.sequences if self.depends == SEQUENCES else rows.tokens
@@ -142,9 +153,11 @@ def _user(
 def use_of(work: Work, device: Device) -> tuple[float, float, float]:
     """Seconds at full bandwidth, seconds at peak arithmetic, and bytes sent, of ``work``.
 
-    Arithmetic in a format the device has no peak for counts at its slowest.
+    What a cache delivers of keys that decodes share does not count for memory. Arithmetic in a
+    format the device has no peak for counts at its slowest.
     """
-    memory = (work.bytes_read + work.bytes_written) / device.memory.bandwidth
+    moved = work.bytes_read + work.bytes_written - near_bytes(work, device.cache)
+    memory = moved / device.memory.bandwidth
     if isinstance(work, CollectiveWork):
         return memory, 0.0, work.payload_bytes
     peak = device.peak_flops.get(work.dtype) or min(device.peak_flops.values())

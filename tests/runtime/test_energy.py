@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from runtime_runs import request, run
 from test_step_model import GPU, graph
 
 from servesim.graph.batch import BatchShape
+from servesim.hardware.device import MemoryTier
 from servesim.hardware.placement import Placement
 from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.hardware.power.server import Cpu, Dram, Ports, ServerPower
@@ -164,6 +166,19 @@ def test_use_is_that_of_the_operators(batch) -> None:
     together = sum(one.use(rows) for one in uses)
     assert together[0] == pytest.approx([memory, compute, link], rel=1e-6)
     assert StepUse(uses).of(batch) == pytest.approx((memory, compute), rel=1e-6)
+
+
+def test_keys_that_a_cache_holds_are_read_from_memory_once() -> None:
+    cached = replace(GPU, cache=MemoryTier("L2", 1e8, 4e12))
+    uses = compile_use(Placement.tensor_parallel(graph(), cached))
+    apart = BatchShape((), 4, 4 * 900, 900)
+    alike = replace(apart, shared_context=800, repeated_context=3 * 800)
+    saved = StepUse(uses).of(apart)[0] - StepUse(uses).of(alike)[0]
+    # Three layers of 2 KV heads: 512 bytes a token, at 1 TB/s.
+    assert saved == pytest.approx(3 * 2400 * 512 / 1e12)
+    rows = [StepColumns.of_batch(batch) for batch in (apart, alike)]
+    used = [sum(one.use(row) for one in uses)[0][0] for row in rows]
+    assert used[0] - used[1] == pytest.approx(saved)
 
 
 def test_windows_clip_what_is_read() -> None:

@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runtime_runs import request, run
+from test_step_model import GPU, graph
 
 from servesim.graph.batch import BatchShape
 from servesim.graph.kv_layout import KvGroup
 from servesim.graph.opgraph import CacheGroup
+from servesim.hardware.device import Device, MemoryTier
+from servesim.hardware.placement import Placement
 from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.kv.counting import CountingCache
 from servesim.runtime.kv.grouped import GroupedCache
 from servesim.runtime.kv.prefix import PrefixCache
 from servesim.runtime.kv.sharing import SharedBlocks
+from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.scheduled_step import sub_batches
 from servesim.runtime.sequence import Sequence
+from servesim.runtime.speculative_step import SpeculativeStepModel
 from servesim.runtime.step import LinearStepModel
+from servesim.runtime.step_model import CompiledStepModel
 
 SIZE = 4
 FULL = KvGroup(CacheGroup("full", (0,), 1.0, None, 0.0), SIZE, 1)
@@ -122,3 +129,32 @@ def test_each_part_of_a_batch_reads_what_is_shared_for_itself() -> None:
     assert [part.repeated_context for part in halves] == [3 * 60, 3 * 60]
     alone = sub_batches(replace(batch, decodes=2, repeated_context=60), 2)
     assert [part.repeated_context for part in alone] == [0, 0]
+
+
+CACHED = replace(GPU, cache=MemoryTier("L2", 1e8, 4e12))
+APART = BatchShape((), 8, 8 * 900, 900)
+ALIKE = replace(APART, shared_context=800, repeated_context=7 * 800)
+
+
+def compiled(device: Device, **options: object) -> CompiledStepModel:
+    return CompiledStepModel.compile(Placement.tensor_parallel(graph(**options), device))
+
+
+def test_a_step_model_asks_for_what_is_shared_if_a_cache_makes_it_cheaper() -> None:
+    assert not compiled(GPU).counts_sharing
+    model = compiled(CACHED)
+    assert model.counts_sharing
+    assert StagedStepModel((model,)).counts_sharing
+    assert SpeculativeStepModel(model, 2).counts_sharing
+    assert model.seconds(APART) == pytest.approx(model.decode_seconds(8, 8 * 900, 900))
+    # Three layers of 512 bytes a token, at 4 instead of 0.85 TB/s.
+    saved = 3 * 7 * 800 * 512 * (1 / 0.85e12 - 1 / 4e12)
+    assert model.seconds(APART) - model.seconds(ALIKE) == pytest.approx(saved)
+
+
+def test_only_layers_that_see_all_tokens_share() -> None:
+    """One of three layers sees a window."""
+    contexts = np.full(8, 900)
+    batches = [replace(batch, contexts=contexts) for batch in (APART, ALIKE)]
+    apart, alike = map(compiled(CACHED, window=100).seconds, batches)
+    assert apart - alike == pytest.approx(2 * 7 * 800 * 512 * (1 / 0.85e12 - 1 / 4e12))
