@@ -9,14 +9,14 @@ from servesim.runtime.sequence import Sequence
 class SharedBlocks:
     """Counts of the leading blocks of the sequences that decode.
 
-    A sequence is looked at when it begins to decode: what it shares it found when it was admitted,
-    and blocks it takes later are its own until its like are admitted.
+    A sequence is looked at when it begins to decode. What it shares it found when it was admitted;
+    blocks that it takes later count as its own, though another may find them before it ends.
     """
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
         self._held: dict[int, list[int]] = {}  # leading blocks, by index of their sequence
-        self._once: set[int] = set()
+        self._counted: set[int] = set()
         self._again: dict[int, int] = {}  # holders beyond the first, of blocks that have some
         self._repeated = 0
 
@@ -36,8 +36,9 @@ class SharedBlocks:
         if not blocks:
             return
         self._held[seq.index] = blocks
-        known = [block for block in blocks if block in self._once]
-        self._once.update(blocks)
+        fresh = self._counted.isdisjoint(blocks)  # mostly, and quick to see
+        known = [] if fresh else [block for block in blocks if block in self._counted]
+        self._counted.update(blocks)
         for block in known:
             self._again[block] = self._again.get(block, 0) + 1
         self._repeated += len(known)
@@ -45,8 +46,10 @@ class SharedBlocks:
     def leave(self, seq: Sequence) -> None:
         """``seq`` decodes no more."""
         blocks = self._held.pop(seq.index, [])
-        again = [block for block in blocks if block in self._again]
-        self._once.difference_update(block for block in blocks if block not in self._again)
+        alone = self._again.keys().isdisjoint(blocks)
+        again = [] if alone else [block for block in blocks if block in self._again]
+        own = blocks if alone else [block for block in blocks if block not in self._again]
+        self._counted.difference_update(own)
         for block in again:
             self._again[block] -= 1
             if not self._again[block]:
