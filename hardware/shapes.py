@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from servesim.graph.dtypes import bytes_per_element
-from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
+from servesim.graph.work import (
+    AttentionWork,
+    CollectiveWork,
+    GemmWork,
+    MemoryWork,
+    MoeWork,
+    RecurrentWork,
+    Work,
+)
 
 Terms = Mapping[str, float]
 
@@ -39,7 +47,7 @@ def shape_of(work: Work) -> str:
         return f"{_formats(work.dtype, work.kv_dtype)} {heads}{notes}"
     if isinstance(work, RecurrentWork):
         return f"{work.dtype} {work.recurrence} {work.heads} {work.key_dim}x{work.value_dim}"
-    return ""
+    return f"{work.operation} of {work.ranks}" if isinstance(work, CollectiveWork) else ""
 
 
 def kind_of(work: Work) -> str:
@@ -54,7 +62,7 @@ def kind_of(work: Work) -> str:
 
 
 def count_of(work: Work) -> float:
-    """The size of the batch as kernels of one shape see it: rows, tokens or sequences."""
+    """The size of the batch as kernels of one shape see it: rows, tokens, sequences or bytes."""
     if isinstance(work, GemmWork):
         return work.m
     if isinstance(work, MoeWork):
@@ -63,6 +71,8 @@ def count_of(work: Work) -> float:
         return work.rows / work.per_token
     if isinstance(work, AttentionWork):
         return work.query_tokens
+    if isinstance(work, CollectiveWork):
+        return work.payload_bytes
     return work.prefill_tokens + work.decodes if isinstance(work, RecurrentWork) else 0.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,17 +12,19 @@ import numpy as np
 
 from servesim.errors import InputError
 from servesim.graph.opgraph import OpGraph
-from servesim.graph.work import Work
-from servesim.hardware.cost import CostModel, Source
+from servesim.graph.work import CollectiveWork, Work
+from servesim.hardware.collective_tables import collective_cost
+from servesim.hardware.cost import Cost, Source
 from servesim.hardware.device import Device
 from servesim.hardware.load import load_device
+from servesim.hardware.measure import collectives
 from servesim.hardware.measure.device_file import software, software_noted
 from servesim.hardware.measure.fitting import Line, line_of
-from servesim.hardware.measure.kernels import makers
+from servesim.hardware.measure.kernels import usable_makers
 from servesim.hardware.measure.machine import Machine, versions
 from servesim.hardware.measure.plan import Group, plan
 from servesim.hardware.measure.rounds import Session
-from servesim.hardware.measure.session import Listener, Order, room_for
+from servesim.hardware.measure.session import Listener, Order, room_for, run_together
 from servesim.hardware.measure.store import Store
 from servesim.hardware.measure.timer import Timer
 from servesim.hardware.measure.unmeasured import Unmeasured, unmeasured
@@ -64,32 +66,52 @@ def check(
     """
     device = load_device(str(path))
     differences = _differences(device, path, machine, order.kernels)
-    known = makers(order.kernels)
+    known = usable_makers(order.kernels)
     planned = [g for g in plan(graphs, order.limits, order.only) if g.family in known]
-    groups = _sample(planned, device.cost_model, sample)
+    planned += collectives.groups(order.device, order.ranks, order.only)
+    told = _told(device, order.ranks)
+    groups = _sample(planned, told, sample)
     if not groups:
         raise InputError(f"{path} knows no kernel of these models; name those it was measured with")
     deadline = time.monotonic() + order.seconds
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "check", {}) as store:
         session = Session(known, room_for(order, machine), timer, store, deadline, tell.progress)
-        session.run(groups)
+        alone = [group for group in groups if group.family in known]
+        run_together(session, order, [group for group in groups if group not in alone])
+        session.run(alone)
         now = {work: found.seconds for work, found in session.estimates().values()}
     lacking = unmeasured((), order.limits, (), groups, session.refused)
     if not now:
         raise InputError(f"none of the kernels could be measured: {lacking[0].why}")
-    rows = [(work, device.cost_model.cost(work).seconds, seconds) for work, seconds in now.items()]
+    rows = [(work, told(work).seconds, seconds) for work, seconds in now.items()]
     rows.sort(key=lambda row: -abs(row[1] / row[2] - 1.0))
     line = line_of("all", "device file, today", [told / found - 1.0 for _, told, found in rows])
     return Check(differences, line, rows, lacking)
 
 
-def _sample(groups: Sequence[Group], costs: CostModel, count: int) -> list[Group]:
+def _told(device: Device, ranks: Collection[int]) -> Callable[[Work], Cost]:
+    """What the file says of a kernel, or of a collective.
+
+    Raises:
+        InputError: there are ``ranks``, and it knows of no link between devices.
+    """
+    between = collective_cost(device, load_device) if ranks else None
+
+    def told(work: Work) -> Cost:
+        if between is not None and isinstance(work, CollectiveWork):
+            return between.cost(work)
+        return device.cost_model.cost(work)
+
+    return told
+
+
+def _sample(groups: Sequence[Group], told: Callable[[Work], Cost], count: int) -> list[Group]:
     """At most ``count`` kernels with measured costs, each as likely as any other."""
     names = [
         name
         for group in groups
         for name, work in group.works.items()
-        if costs.cost(work).source in _KNOWN
+        if told(work).source in _KNOWN
     ]
     draw = np.random.default_rng(0)
     chosen = {names[i] for i in draw.permutation(len(names))[:count]}

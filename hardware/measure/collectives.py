@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from servesim.errors import InputError
 from servesim.graph.work import CollectiveWork, Work
 from servesim.hardware.calibrate.write import COLLECTIVE
 from servesim.hardware.link import Link
@@ -32,6 +33,21 @@ class Together:
 
     kind: ClassVar[str] = COLLECTIVE
     ranks: int
+
+
+def groups(device: str, ranks: Iterable[int], only: Collection[str] = ()) -> list[Group]:
+    """The collectives of each number of ``ranks``.
+
+    Raises:
+        InputError: ``only`` names kinds of operators, and collectives are not among them.
+    """
+    found = [group(device, count) for count in ranks]
+    if found and only and COLLECTIVE not in only:
+        raise InputError(
+            f"--ranks is for collectives, which --only {','.join(only)} leaves out; add"
+            f" {COLLECTIVE} to it"
+        )
+    return found
 
 
 def group(device: str, ranks: int) -> Group:

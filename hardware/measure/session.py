@@ -17,7 +17,7 @@ from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.device_file import Origin, device_text, measured_device
 from servesim.hardware.measure.fitting import Fitted, Line, fit_all, line_of
 from servesim.hardware.measure.forecast import affordable, reached
-from servesim.hardware.measure.kernels import makers
+from servesim.hardware.measure.kernels import usable_makers
 from servesim.hardware.measure.machine import Machine, header
 from servesim.hardware.measure.noise import Estimate, estimate
 from servesim.hardware.measure.plan import Group, Limits, plan
@@ -103,12 +103,14 @@ def measure(
     """Measure the kernels of ``graphs`` into ``folder``, or go on where it was stopped.
 
     Raises:
-        InputError: the folder holds another machine's numbers, or no kernel is left to measure.
+        InputError: the folder holds another machine's numbers, no kernel is left to measure, or
+            the order contradicts itself.
     """
     deadline = time.monotonic() + order.seconds
     room = room_for(order, machine)
     about = header(machine, order.kernels) | {"block_size": order.block_size}
-    known = makers(order.kernels)
+    known = usable_makers(order.kernels)
+    together = collectives.groups(order.device, order.ranks, order.only)
     with Store(folder / STORE, about) as store:
         session = Session(known, room, timer, store, deadline, tell.progress)
         interrupted = False
@@ -120,11 +122,11 @@ def measure(
             drawn = _drawn(order, room, peaks)
             groups = plan(graphs, order.limits, order.only)
             groups = affordable(groups, reached(peaks), order.seconds)
-            if not groups and not order.ranks:
+            if not groups and not together:
                 raise InputError(
                     "nothing to measure: no model has such operators within the limits"
                 )
-            together = _between(session, order)
+            run_together(session, order, together)
             session.run(groups)
             groups += together
         except KeyboardInterrupt:
@@ -142,21 +144,19 @@ def room_for(order: Order, machine: Machine) -> Room:
     return Room(order.device, cycled, most, order.block_size)
 
 
-def _between(session: Session, order: Order) -> list[Group]:
-    """Collectives, measured by processes that look at clocks of their own."""
-    found = [collectives.group(order.device, count) for count in order.ranks]
-    for group in found:
+def run_together(session: Session, order: Order, groups: Sequence[Group]) -> None:
+    """Measure collectives, by processes that look at clocks of their own."""
+    for group in groups:
         if session.settled(group):
             continue
         try:
             with Ranks(order.kernels, order.device, group.spec.ranks, order.threads) as ranks:
                 makers = {group.family: partial(_same, ranks)}
-                until = time.monotonic() + _BETWEEN_SHARE * order.seconds / len(found)
+                until = time.monotonic() + _BETWEEN_SHARE * order.seconds / len(groups)
                 own = replace(session, makers=makers, timer=OwnClock(), deadline=until)
                 own.run([group])
         except UnsupportedError as error:  # they did not start
             session.refused.update(dict.fromkeys(group.works, str(error)))
-    return found
 
 
 def _same(ranks: Ranks, spec: object, room: Room) -> Ranks:

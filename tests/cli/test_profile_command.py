@@ -81,6 +81,30 @@ def test_a_check_says_how_far_off_a_file_is_and_what_has_changed(
     assert "knows no kernel of these models" in capsys.readouterr().err
 
 
+def test_a_check_measures_collectives_too_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servesim.hardware.measure.rounds._ROUND_S", 1e-4)
+    sizes = {"cpu": (1024, 4096)}
+    monkeypatch.setattr("servesim.hardware.measure.collectives.SIZES", sizes)
+    ranks = ("--only", "norm,collective", "--ranks", "2", "--seconds", "30")
+    assert main(asked(tmp_path, *ranks)) == 0
+    capsys.readouterr()
+    assert main(asked(tmp_path, "--only", "collective", *ranks[2:], "--check", "3")) == 0
+    shown = capsys.readouterr().out
+    assert "device file, today        3" in shown
+    assert " of 2, " in shown
+
+
+def test_a_plan_needs_no_vllm(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for kernels in ("torch", "vllm"):
+        command = ("profile", "--device", "cpu", "--model", MODEL, *SIZES, "--plan")
+        assert main([*command, "--kernels", kernels]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
@@ -95,6 +119,11 @@ def test_a_check_says_how_far_off_a_file_is_and_what_has_changed(
         (("--check", "0"), "--check: must be a whole number, at least 1, not '0'"),
         (("--ranks", "1"), "--ranks: must be a whole number, at least 2, not '1'"),
         (("--ranks", "2,100000"), "--ranks 100000: there are only "),
+        (
+            ("--only", "gemm", "--ranks", "2"),
+            "--ranks is for collectives",
+        ),
+        (("--only", "collective"), "nothing to measure"),
         (("--max-weight-mb", "inf"), "--max-weight-mb: must be a number above 0"),
     ],
 )

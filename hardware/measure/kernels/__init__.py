@@ -13,18 +13,28 @@ PROVIDERS = {"torch": "torch", "vllm": "vllm"}
 
 
 def makers(provider: str) -> Mapping[str, Maker]:
-    """The makers of ``provider`` by kind of operator.
+    """The makers of ``provider`` by kind of operator, whether its package is here or not.
+
+    Raises:
+        UnknownNameError: no such provider.
+    """
+    if provider not in PROVIDERS:
+        raise UnknownNameError("kernels", provider, PROVIDERS)
+    module = importlib.import_module(f"{__name__}.{provider}_provider")
+    found: Mapping[str, Maker] = module.makers()
+    return found
+
+
+def usable_makers(provider: str) -> Mapping[str, Maker]:
+    """The makers of ``provider``, whose package is installed.
 
     Raises:
         UnknownNameError: no such provider.
         InputError: its package is not installed.
     """
-    if provider not in PROVIDERS:
-        raise UnknownNameError("kernels", provider, PROVIDERS)
+    found = makers(provider)
     try:
         importlib.import_module(PROVIDERS[provider])
     except ImportError as error:
         raise InputError(f"--kernels {provider}: {error}") from error
-    module = importlib.import_module(f"{__name__}.{provider}_provider")
-    found: Mapping[str, Maker] = module.makers()
     return found

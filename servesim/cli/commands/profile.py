@@ -205,7 +205,7 @@ def _plan(args: argparse.Namespace) -> int:
     lacking = unmeasured(graphs, order.limits, order.only, strange, refused)
     groups = [group for group in groups if group.family in known]
     kept = affordable(groups, speed, order.seconds)
-    groups += [collectives.group(args.device, count) for count in order.ranks]
+    groups += collectives.groups(args.device, order.ranks, order.only)
     show_plan(Console(), forecast(groups, speed), lacking, kept, order.seconds)
     return 0
 
