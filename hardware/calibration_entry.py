@@ -61,7 +61,12 @@ def read_entry(form: type, table: Mapping[str, Any], where: str) -> Entry:
         if name not in values and f.default is dataclasses.MISSING:
             raise InputError(f"{where}: coefficient {name} is missing")
     ranges = {k: (float(v[0]), float(v[1])) for k, v in table.get("range", {}).items()}
-    return Entry(form(**values), ranges)
+    try:
+        return Entry(form(**values), ranges)
+    except UnknownNameError:
+        raise
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _coefficient(value: Any, field: dataclasses.Field[Any], where: str) -> Any:

@@ -30,6 +30,9 @@ MEMORY = {
     "held": 0.5,
     "memory": 0.8,
 }
+MOE = dict.fromkeys(
+    ("launch", "pair", "memory", "compute", "feed", "tile", "expert", "sharpness"), 1.0
+) | {"smoothing": 0.5}
 DEVICE = Device(
     name="toy",
     kind="gpu",
@@ -111,6 +114,8 @@ def test_formats_the_device_lacks_are_refused() -> None:
         ({"memory": {"norm": {**MEMORY, "launch": True}}}, InputError, "not True"),
         ({"moe": {"bf16": {"tiling": 5}}}, InputError, "tiling must be a name, not 5"),
         ({"moe": {"bf16": {"by_tokens": [1, "a"]}}}, InputError, "must be a list of numbers"),
+        ({"moe": {"bf16": {**MOE, "by_tokens": [1]}}}, InputError, "toy: moe.bf16: by_tokens must"),
+        ({"moe": {"bf16": {**MOE, "tiling": "x"}}}, UnknownNameError, "unknown tiling 'x'"),
         ({"borrow": ["h100_sxm"]}, InputError, "borrow takes names of devices"),
         ({"gem": {}}, UnknownNameError, "did you mean 'gemm'"),
     ],
