@@ -231,15 +231,6 @@ class CompiledStepModel:
         return sum(parts), parts
 
 
-def source_shares(rows: Iterable[OpCost]) -> dict[Source, float]:
-    """Share of the time of ``rows`` by source; they add up to one."""
-    seconds = dict.fromkeys(SOURCES, 0.0)
-    for row in rows:
-        seconds[row.source] += row.seconds
-    total = sum(seconds.values())
-    return {source: s / total if total else 0.0 for source, s in seconds.items()}
-
-
 def _total(groups: Iterable[Group], batch: BatchShape) -> Seconds:
     parts = [0.0] * len(SOURCES)
     for group in groups:

@@ -1,39 +1,15 @@
-"""What ``nccl-tests`` printed, as the cost model of a group's collectives."""
+"""What ``nccl-tests`` printed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from servesim.errors import InputError, UnknownNameError
-from servesim.hardware.collectives import WIRE, CollectiveCost, RankCurves
-from servesim.hardware.cost import Source
-from servesim.hardware.link import Link
+from servesim.errors import InputError
+from servesim.hardware.collectives import WIRE
 from servesim.hardware.tables.grid import Curve
-
-
-def load_nccl_tests(link: Link, outputs: Mapping[str, Iterable[str | Path]]) -> CollectiveCost:
-    """Collectives as measured; others by the closed forms of ``link``.
-
-    Args:
-        link: joins the devices that were measured.
-        outputs: files by operation (``all_reduce``, ``all_gather``, ...): what one run of the
-            benchmark printed; several files for several numbers of ranks.
-
-    Raises:
-        UnknownNameError: no such operation.
-        InputError: a file cannot be read or is not the output of ``nccl-tests``.
-    """
-    curves = {}
-    for operation, paths in outputs.items():
-        if operation not in WIRE:
-            raise UnknownNameError("collective", operation, WIRE)
-        runs = [read_nccl_tests(Path(path)) for path in paths]
-        curves[operation] = RankCurves(operation, {run.ranks: run.curve for run in runs})
-    return CollectiveCost(link, curves, source=Source.MEASURED)
-
 
 #: Operations by the benchmark's names for them.
 _NAMES = {name: name for name in WIRE} | {"alltoall": "all_to_all", "sendrecv": "send"}

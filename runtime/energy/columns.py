@@ -47,12 +47,6 @@ class StepColumns:
         count = np.maximum(steps.column("steps"), 1.0)
         return cls(*(steps.column(name) / count for name in (*SUMS, "repeated_context")))
 
-    @classmethod
-    def of_batch(cls, batch: BatchShape) -> StepColumns:
-        """One row: a single step."""
-        sums = (*sums_of(batch), float(batch.repeated_context))
-        return cls(*(np.array([value]) for value in sums))
-
     @property
     def tokens(self) -> Values:
         """New tokens."""

@@ -2,13 +2,9 @@
 
 import pytest
 
-from servesim.errors import InputError, UnknownNameError
-from servesim.graph.work import CollectiveWork
-from servesim.hardware.cost import Source
-from servesim.hardware.link import Link
-from servesim.hardware.tables.nccl_tests import load_nccl_tests
+from servesim.errors import InputError
+from servesim.hardware.tables.nccl_tests import read_nccl_tests
 
-LINK = Link("wire", 1e9, 1e-6)
 HEAD = """# nThread 1 nGpus 2 minBytes 1024 maxBytes 4096 step: 2(factor) warmup iters: 5
 #
 # Using devices
@@ -32,21 +28,21 @@ def write(tmp_path, text):
     return path
 
 
-def test_times_are_measured_ones(tmp_path):
-    costs = load_nccl_tests(LINK, {"all_reduce": [write(tmp_path, HEAD + ROWS)]})
-    cost = costs.cost(CollectiveWork("all_reduce", 2048.0, 2))
-    assert cost.seconds == pytest.approx(20e-6)
-    assert cost.source == Source.MEASURED
-    assert costs.cost(CollectiveWork("all_reduce", 2048.0, 4)).source == Source.EXTRAPOLATED
-    assert costs.cost(CollectiveWork("all_gather", 2048.0, 2)).source == Source.ANALYTICAL
+def test_times_by_size(tmp_path):
+    run = read_nccl_tests(write(tmp_path, HEAD + ROWS))
+    assert (run.operation, run.ranks) == ("all_reduce", 2)
+    assert run.curve.at(2048.0) == pytest.approx(20e-6)
 
 
-def test_what_is_refused(tmp_path):
-    with pytest.raises(UnknownNameError, match="did you mean 'all_reduce'"):
-        load_nccl_tests(LINK, {"allreduce": []})
-    with pytest.raises(InputError, match="2 ranks and 0 sizes"):
-        load_nccl_tests(LINK, {"all_reduce": [write(tmp_path, HEAD)]})
-    with pytest.raises(InputError, match="not the output"):
-        load_nccl_tests(LINK, {"all_reduce": [write(tmp_path, HEAD + "1024 word\n")]})
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(HEAD, "2 ranks and 0 sizes"), (HEAD + "1024 word\n", "not the output")],
+)
+def test_what_is_refused(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        read_nccl_tests(write(tmp_path, text))
+
+
+def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        load_nccl_tests(LINK, {"all_reduce": [tmp_path / "absent.txt"]})
+        read_nccl_tests(tmp_path / "absent.txt")

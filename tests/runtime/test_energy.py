@@ -19,7 +19,7 @@ from servesim.hardware.power.accelerator import AcceleratorPower
 from servesim.hardware.power.server import Cpu, Dram, Ports, ServerPower
 from servesim.runtime.energy.account import Powered, engine_energy
 from servesim.runtime.energy.capped import CappedStepModel
-from servesim.runtime.energy.columns import StepColumns
+from servesim.runtime.energy.columns import StepColumns, sums_of
 from servesim.runtime.energy.report import energy_report
 from servesim.runtime.energy.step_use import StepUse
 from servesim.runtime.energy.use import compile_use, use_of
@@ -152,6 +152,11 @@ BATCHES = st.builds(
 ).filter(lambda batch: batch.tokens > 0)
 
 
+def row_of(batch: BatchShape) -> StepColumns:
+    """A single step."""
+    return StepColumns(*(np.array([v]) for v in (*sums_of(batch), float(batch.repeated_context))))
+
+
 @given(BATCHES)
 def test_use_is_that_of_the_operators(batch) -> None:
     memory = compute = link = 0.0
@@ -162,7 +167,7 @@ def test_use_is_that_of_the_operators(batch) -> None:
                 old + count * new for old, new in zip((memory, compute, link), more, strict=True)
             )
     uses = compile_use(PLACEMENT)
-    rows = StepColumns.of_batch(batch)
+    rows = row_of(batch)
     together = sum(one.use(rows) for one in uses)
     assert together[0] == pytest.approx([memory, compute, link], rel=1e-6)
     assert StepUse(uses).of(batch) == pytest.approx((memory, compute), rel=1e-6)
@@ -176,7 +181,7 @@ def test_keys_that_a_cache_holds_are_read_from_memory_once() -> None:
     saved = StepUse(uses).of(apart)[0] - StepUse(uses).of(alike)[0]
     # Three layers of 2 KV heads: 512 bytes a token, at 1 TB/s.
     assert saved == pytest.approx(3 * 2400 * 512 / 1e12)
-    rows = [StepColumns.of_batch(batch) for batch in (apart, alike)]
+    rows = [row_of(batch) for batch in (apart, alike)]
     used = [sum(one.use(row) for one in uses)[0][0] for row in rows]
     assert used[0] - used[1] == pytest.approx(saved)
 
