@@ -14,6 +14,7 @@ from typing import Any
 
 from servesim.errors import UnsupportedError
 from servesim.graph.work import CollectiveWork, Work
+from servesim.hardware.measure.company import ALONE, Company
 from servesim.hardware.measure.timer import Call
 
 #: Seconds that processes have to start (libraries load), and to answer once they run.
@@ -110,7 +111,7 @@ class Ranks:
 class OwnClock:
     """A timer of calls that return what they took: ranks look at clocks of their own."""
 
-    def seconds(self, calls: Sequence[Call]) -> list[float]:
+    def seconds(self, calls: Sequence[Call], after: Company = ALONE) -> list[float]:
         """What each call says."""
         return [float(call()) for call in calls]  # type: ignore[arg-type]
 

@@ -7,53 +7,45 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from servesim.errors import InputError, UnknownNameError
+from servesim.hardware.measure.company import ALONE, Company, Neighbour
 
 #: A kernel with its operands bound; what it returns is dropped.
 Call = Callable[[], object]
-
-#: Bytes read between two calls on a CPU, and between how many calls until the same are read again.
-_WEIGHTS, _OPERATORS = 1 << 22, 24
 
 
 class Timer(Protocol):
     """Runs calls and says how long each took."""
 
-    def seconds(self, calls: Sequence[Call]) -> list[float]:
-        """Seconds of each of ``calls``, run one after another."""
+    def seconds(self, calls: Sequence[Call], after: Company = ALONE) -> list[float]:
+        """Seconds of each of ``calls``, run one after another.
+
+        Args:
+            after: what runs, untimed, before each of them, where that matters.
+        """
 
 
 class CpuTimer:
     """The monotonic clock around every call: a CPU returns when it is done.
 
     What the call costs in Python and in the dispatcher is part of what an engine pays. So is
-    finding code and operands where the operators before left them: between calls as much memory
-    is read as an operator's weights take.
+    finding code and operands where the operator before left them.
     """
 
     def __init__(self) -> None:
-        self._weights: list[Any] = []
-        self._next = 0
+        self._neighbour = Neighbour()
 
-    def seconds(self, calls: Sequence[Call]) -> list[float]:
+    def seconds(self, calls: Sequence[Call], after: Company = ALONE) -> list[float]:
         """Seconds of each call."""
         import torch
 
         clock, found = time.perf_counter_ns, []
         with torch.inference_mode():
             for call in calls:
-                self._another_operator()
+                self._neighbour.run(after)
                 start = clock()
                 call()
                 found.append((clock() - start) * 1e-9)
         return found
-
-    def _another_operator(self) -> None:
-        import torch
-
-        if not self._weights:
-            self._weights = list(torch.ones(_OPERATORS, _WEIGHTS // 4))
-        self._weights[self._next].sum()
-        self._next = (self._next + 1) % _OPERATORS
 
 
 class CudaTimer:
@@ -62,7 +54,7 @@ class CudaTimer:
     Calls that cannot be captured run eagerly between the events.
     """
 
-    def seconds(self, calls: Sequence[Call]) -> list[float]:
+    def seconds(self, calls: Sequence[Call], after: Company = ALONE) -> list[float]:
         """The mean over the calls, once for each of them."""
         import torch
 

@@ -91,12 +91,12 @@ class Paged:
         from vllm import envs
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadata
 
-        scheduled = ops.cpu_attn_get_scheduler_metadata(
+        schedule = partial(
+            ops.cpu_attn_get_scheduler_metadata,
             num_reqs=len(batch.new),
             num_heads=work.heads,
             num_kv_heads=work.kv_heads,
             head_dim=work.head_dim,
-            seq_lens=batch.lengths,
             dtype=torch_dtype(work.dtype),
             query_start_loc=batch.starts,
             causal=work.causal,
@@ -109,14 +109,14 @@ class Paged:
                 num_actual_tokens=batch.tokens,
                 max_query_len=max(batch.new),
                 query_start_loc=batch.starts,
-                max_seq_len=max(batch.keys),
-                seq_lens=batch.lengths,
-                block_table=table,
-                slot_mapping=slots,
-                scheduler_metadata=scheduled,
+                max_seq_len=int(place.lengths.max()),
+                seq_lens=place.lengths,
+                block_table=place.table,
+                slot_mapping=place.slots,
+                scheduler_metadata=schedule(seq_lens=place.lengths),
                 causal=work.causal,
             )
-            for table, slots in batch.places(self.room.block_size, self.cache.shape[0])
+            for place in batch.places(self.room.block_size, self.cache.shape[0])
         ]
 
     def _run(self, place: Any, qkv: tuple[Any, ...]) -> Any:

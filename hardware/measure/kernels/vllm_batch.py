@@ -3,63 +3,110 @@
 from __future__ import annotations
 
 import random as random_module
+from dataclasses import dataclass
 from typing import Any
 
+from servesim.errors import UnsupportedError
 from servesim.graph.work import AttentionWork
 
 #: Places in the cache, at most: of the smallest batches, more would take long to prepare.
 _PLACES = 1024
+#: Multiples of it, modulo 1, lie evenly in 0 to 1 however many there are.
+_GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a cache a batch lies: block table, slots of its new tokens, keys of a sequence."""
+
+    table: Any
+    slots: Any
+    lengths: Any
 
 
 class Sequences:
-    """Decodes first, then prefills."""
+    """Decodes first, then prefills; keys that decodes share lie in blocks of the first of them."""
 
     def __init__(self, work: AttentionWork) -> None:
         import torch
 
         mean = work.decode_keys // work.decodes if work.decodes else 0
+        if mean == work.window:  # all of it is seen, as of sequences that have outgrown it
+            mean *= 2
+        self.decodes = work.decodes
         self.new = [1] * work.decodes + [new for new, _ in work.prefills]
         self.keys = [mean] * work.decodes + [new + context for new, context in work.prefills]
         self.tokens = sum(self.new)
+        shared = work.shared_keys
+        self._shared, self._sharers = shared, 1 + work.repeated_keys // shared if shared else 0
         starts = torch.tensor([0, *self.new], dtype=torch.int32)
         self.starts = starts.cumsum(0, dtype=torch.int32)
-        self.lengths = torch.tensor(self.keys, dtype=torch.int32)
 
     def blocks(self, size: int) -> int:
-        """Blocks that their keys take."""
-        return sum(-(-keys // size) for keys in self.keys)
+        """Blocks that their keys take, wherever in its last block a decode ends."""
+        again = max(0, self._sharers - 1) * (self._shared // size)
+        return sum(self._counts(size)) - again
 
     def table(self, size: int) -> Any:
-        """Block table when blocks of ``size`` tokens are dealt out from the first on."""
+        """Block table when blocks of ``size`` tokens are dealt out from the first on.
+
+        Raises:
+            UnsupportedError: what is shared does not end with a block.
+        """
         import torch
 
-        counts = [-(-keys // size) for keys in self.keys]
+        if self._shared % size:
+            raise UnsupportedError(f"blocks of {size} tokens do not share {self._shared} of them")
+        counts = self._counts(size)
         table, first = torch.zeros((len(counts), max(counts)), dtype=torch.int32), 0
         for row, count in enumerate(counts):
-            table[row, :count] = torch.arange(first, first + count, dtype=torch.int32)
-            first += count
+            prefix = self._shared // size if 0 < row < self._sharers else 0
+            table[row, :prefix] = table[0, :prefix]
+            own = count - prefix
+            table[row, prefix:count] = torch.arange(first, first + own, dtype=torch.int32)
+            first += own
         return table
 
-    def slots(self, table: Any, size: int) -> Any:
-        """Where the new tokens go."""
+    def slots(self, place: Any, lengths: Any, size: int) -> Any:
+        """Where the new tokens go, by block table and keys of the sequences."""
         import torch
 
         found = []
-        for row, (new, keys) in enumerate(zip(self.new, self.keys, strict=True)):
+        for row, (new, keys) in enumerate(zip(self.new, lengths.tolist(), strict=True)):
             position = torch.arange(keys - new, keys)
-            found.append(table[row, position // size].long() * size + position % size)
+            found.append(place[row, position // size].long() * size + position % size)
         return torch.cat(found)
 
-    def places(self, size: int, cache_blocks: int) -> list[tuple[Any, Any]]:
-        """Block tables and slots all over a cache of so many blocks, no two of them overlapping.
+    def places(self, size: int, cache_blocks: int) -> list[Place]:
+        """Places all over a cache of so many blocks, no two of them overlapping.
 
         Calls that take them in turn find no key in a processor's cache: they come back to a place
         once they have read all others, as an engine does that reads all its layers in between.
         The order is random, and that of this batch.
         """
-        table = self.table(size)
-        slots = self.slots(table, size)
-        need = self.blocks(size)
+        need, table = self.blocks(size), self.table(size)
         firsts = [need * i for i in range(max(1, min(_PLACES, cache_blocks // need)))]
         random_module.Random(str((self.new, self.keys))).shuffle(firsts)
-        return [(table + first, slots + first * size) for first in firsts]
+        found = []
+        for turn, first in enumerate(firsts):
+            lengths, rows = self.lengths(turn, size), table + first
+            found.append(Place(rows, self.slots(rows, lengths, size), lengths))
+        return found
+
+    def lengths(self, turn: int, size: int) -> Any:
+        """Keys of each sequence: decodes end evenly anywhere in a block, about their mean.
+
+        Kernels read whole blocks: batches that all end where a block does would be read faster
+        than any that an engine meets.
+        """
+        import torch
+
+        found = torch.tensor(self.keys, dtype=torch.int32)
+        first = turn * self.decodes
+        even = (torch.arange(first, first + self.decodes).double() * _GOLDEN) % 1.0
+        found[: self.decodes] += ((even - 0.5) * size).round().int()
+        return found.clamp_(min=1)
+
+    def _counts(self, size: int) -> list[int]:
+        most = [keys + size // 2 for keys in self.keys[: self.decodes]]
+        return [-(-keys // size) for keys in (*most, *self.keys[self.decodes :])]

@@ -12,7 +12,7 @@ from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import AttentionWork, GemmWork, Work
 from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.kernels.tensors import copies, random
-from servesim.hardware.measure.kernels.vllm_batch import Sequences
+from servesim.hardware.measure.kernels.vllm_batch import Place, Sequences
 from servesim.hardware.measure.timer import Call
 
 #: Tokens of a cache block, and elements of a token (latent, rotated), that its CPU kernel takes.
@@ -50,8 +50,8 @@ class _Cache:
         self.room = room
         self.blocks: Any = None
 
-    def places(self, batch: Sequences, dtype: str) -> list[tuple[Any, Any]]:
-        """Block tables and slots of ``batch`` all over a cache that is large enough."""
+    def places(self, batch: Sequences, dtype: str) -> list[Place]:
+        """Places of ``batch`` all over a cache that is large enough."""
         size = _BLOCK * (_LATENT + _ROTATED)
         wanted = max(batch.blocks(_BLOCK), int(self.room.cycled_bytes // (2 * size)))
         if self.blocks is None or self.blocks.shape[0] < wanted:
@@ -86,17 +86,16 @@ class LatentDecode:
             for width in (_LATENT, _ROTATED)
         ]
         new = random((work.decodes, work.head_dim), work.dtype, self.room.device)
-        return [partial(self._run, query, new, place, batch.lengths) for place in places]
+        return [partial(self._run, query, new, place) for place in places]
 
-    def _run(self, query: list[Any], new: Any, place: tuple[Any, Any], lengths: Any) -> Any:
+    def _run(self, query: list[Any], new: Any, place: Place) -> Any:
         import torch
         from vllm import _custom_ops as ops
 
-        table, slots = place
-        self.cache.write(new[:, :_LATENT], new[:, _LATENT:], slots)
+        self.cache.write(new[:, :_LATENT], new[:, _LATENT:], place.slots)
         q = torch.cat(query, dim=-1).contiguous()
         out = torch.zeros((*q.shape[:2], _LATENT), dtype=q.dtype)
-        ops.mla_decode_kvcache_cpu(out, q, self.cache.blocks, 0.07, table, lengths)
+        ops.mla_decode_kvcache_cpu(out, q, self.cache.blocks, 0.07, place.table, place.lengths)
         return out
 
 
@@ -126,15 +125,15 @@ class LatentPrefill:
             for place in self.cache.places(batch, work.kv_dtype)
         ]
 
-    def _run(self, q: Any, fresh: Any, old: Any, starts: Any, place: tuple[Any, Any]) -> Any:
+    def _run(self, q: Any, fresh: Any, old: Any, starts: Any, place: Place) -> Any:
         import torch
         from vllm import _custom_ops as ops
         from vllm.v1.attention.backends.mla.prefill.cpu_sdpa import CPUSDPAMLAPrefillBackend
         from vllm.v1.attention.ops.merge_attn_states import merge_attn_states
 
         attend = partial(CPUSDPAMLAPrefillBackend._ragged_sdpa, SimpleNamespace(scale=0.07))
-        (new, past), (table, slots) = starts, place
-        self.cache.write(fresh[1], fresh[2].squeeze(1), slots)
+        new, past = starts
+        self.cache.write(fresh[1], fresh[2].squeeze(1), place.slots)
         out = torch.empty((q.shape[0], q.shape[1], self.spec.value_dim), dtype=q.dtype)
         if not past[-1]:
             return out.copy_(attend(q, *self._keys(fresh), new, new, True, False))
@@ -143,7 +142,7 @@ class LatentPrefill:
         ops.gather_mla_context_cache_cpu(
             src_cache=self.cache.blocks,
             dst=read,
-            block_table=table,
+            block_table=place.table,
             starts=torch.zeros(len(past) - 1, dtype=torch.long),
             cu_seq_lens=past,
         )

@@ -19,7 +19,7 @@ class Clock:
     def __init__(self, says):
         self.says, self.now, self.log = says, 0.0, []
 
-    def seconds(self, calls):
+    def seconds(self, calls, after=None):
         found = [self.says(call()) for call in calls]
         self.now += sum(found)
         self.log.append(calls[0]())
@@ -111,6 +111,17 @@ def test_a_kernel_is_timed_after_warming_up_on_copies_in_turn(tmp_path):
     found = session(tmp_path, clock)
     assert found.once([lambda: "a", lambda: "b"]) == 2e-3
     assert asked == ["a", "b", *["a", "b"] * 3]
+
+
+def test_products_and_small_operators_are_timed_after_one_of_the_other_kind(monkeypatch):
+    from servesim.graph.work import GemmWork, MemoryWork
+    from servesim.hardware.measure.company import Neighbour, company_of
+
+    ran = []
+    monkeypatch.setattr(Neighbour, "run", lambda _, what: ran.append((what.kind, what.rows)))
+    for work in (GemmWork(5, 8, 8), MemoryWork("norm", 12, 8.0, 8.0, per_token=4)):
+        timer.CpuTimer().seconds([lambda: ran.append("call")] * 2, company_of(work))
+    assert ran == [("small", 1), "call"] * 2 + [("product", 3), "call"] * 2
 
 
 def test_what_has_no_kernel_is_named_and_the_rest_measured(tmp_path, groups):
