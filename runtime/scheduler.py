@@ -21,6 +21,7 @@ from servesim.runtime.counted import serve_counted
 from servesim.runtime.decodes import DecodeSet, ticket_of
 from servesim.runtime.encoder import encodable
 from servesim.runtime.kv.cache import KVCache
+from servesim.runtime.kv.grouped import GroupedCache
 from servesim.runtime.kv.sharing import SharedBlocks
 from servesim.runtime.lora import AdapterSlots
 from servesim.runtime.plan import Grant, Plan
@@ -91,7 +92,9 @@ class Scheduler:
         self.speculates = speculation is not None
         self.draft_slots = speculation.slots if speculation else 0
         self._lookahead = speculation.lookahead if speculation else 0
-        self._drops_block = speculation is not None and speculation.drops_block
+        # vLLM has further rules for windows, which are not modelled.
+        windows = isinstance(cache, GroupedCache)
+        self._drops_block = speculation is not None and speculation.drops_block and not windows
         self.adapters = AdapterSlots(config.max_loras) if config.enable_lora else None
         self._next_ticket = 0
         self.refused: tuple[Sequence, int] | None = None

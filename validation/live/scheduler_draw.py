@@ -13,7 +13,16 @@ SPECULATIVE = {
     "eagle": {"eagle": True, "mtp": True},
     "draft-model": {"draft_model": True},
 }
-FAMILIES = (*LAYERS, "stops", "aborts", *SPECULATIVE)
+#: Families of several kinds of layers. Not compared: drafts with chunks, with recurrent states, and
+#: with hidden states where there are windows; with adapters vLLM itself fails.
+MIXED = {
+    "stops": LAYERS,
+    "aborts": LAYERS,
+    "ngram": ("full", "full", "window", "windows-only", "unequal"),
+    "eagle": ("full",),
+    "draft-model": ("full", "full", "window", "windows-only", "unequal"),
+}
+FAMILIES = (*LAYERS, *MIXED)
 #: All times are multiples of it, a power of two, so that no rounding decides anything.
 TICK = 1 / 1024
 
@@ -50,9 +59,8 @@ def draw(family: str, rng: random.Random) -> tuple[Case, list[dict[str, Any]]]:
 
 def _case(family: str, longest: int, rng: random.Random) -> Case:
     """Options for sequences of up to ``longest`` tokens."""
-    size, layers = rng.choice([4, 8, 16]), family
-    if family in ("stops", "aborts"):
-        layers = rng.choice(LAYERS)
+    size = rng.choice([4, 8, 16])
+    layers = rng.choice(MIXED[family]) if family in MIXED else family
     groups = _groups(layers, size, rng)
     sequences = rng.choice([1, 3, 8, 32])
     need = len(groups) * (longest // size + 3)
@@ -105,9 +113,9 @@ def _drafts(case: Case, rng: random.Random) -> dict[str, list[int]]:
 def _end(case: Case, prompt: int, output: int, rng: random.Random) -> dict[str, int]:
     """How long an answer is, and how long it might be: something else may end it."""
     most = output
-    stops = case["family"] not in LAYERS or not case["async_scheduling"]
-    if stops and rng.random() < 0.3:
-        most += rng.choice([1, 50]) if case["family"] not in LAYERS else 50  # a stop token ends it
+    mixed = case["family"] in MIXED
+    if (mixed or not case["async_scheduling"]) and rng.random() < 0.3:
+        most += rng.choice([1, 50]) if mixed else 50  # a stop token ends it
     elif rng.random() < 0.1:
         output = case["max_model_len"] - prompt
         most = output + 50
