@@ -96,7 +96,8 @@ class OpUse:
             return np.zeros(3)
         apart = BatchShape((), 2, 32, 16)
         alike = replace(apart, shared_context=16, repeated_context=16)
-        return (np.array(self.at(alike)[:3]) - np.array(self.at(apart)[:3])) / 16
+        used, without = (np.array(self.at(batch)[:3]) for batch in (alike, apart))
+        return np.asarray((used - without) / 16)
 
     def _count(self, rows: StepColumns) -> Values:
         return rows.sequences if self.depends == SEQUENCES else rows.tokens
