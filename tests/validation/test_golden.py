@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,50 @@ def test_our_own_recordings_have_what_makes_decisions_hard() -> None:
     assert {case["case"]["prefix_cache_retention_interval"] for case in cases} >= {0, None}
     assert sum(any(step["preempted"] for step in case["steps"]) for case in cases) > 20
     assert max(len(case["case"]["groups"]) for case in cases) == 4
+
+
+def test_speculation_stops_and_aborts_are_among_them() -> None:
+    cases = {path.name.partition(".")[0]: json_documents(path) for path in OWN}
+    drafted = [one for name in ("ngram", "eagle", "draft-model") for one in cases[name]]
+    methods = {one["case"]["speculative"]["method"] for one in drafted}
+    assert methods == {"ngram", "ngram_gpu", "eagle", "mtp", "draft_model"}
+    drafts = {one["case"]["speculative"]["num_speculative_tokens"] for one in drafted}
+    assert drafts == {1, 2, 3, 4, 5}
+    for found in (drafted, cases["stops"], cases["aborts"]):
+        assert {one["case"]["async_scheduling"] for one in found} == {False, True}
+        assert sum(bool(step["preempted"]) for one in found for step in one["steps"]) > 20
+    finished = {name: _finished(found) for name, found in cases.items()}
+    assert 0.2 < finished["aborts"] < 0.8
+    assert all(share == 1 for name, share in finished.items() if name != "aborts")
+
+
+def _finished(recordings: list[dict[str, Any]]) -> float:
+    """Share of the requests that came to their end."""
+    done = sum(len(step["finished"]) for one in recordings for step in one["steps"])
+    return done / sum(len(one["requests"]) for one in recordings)
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("aborts", "cancel_s", None),
+        ("stops", "max_tokens", None),
+        ("eagle", "right", [0]),
+        ("ngram", "drafts", [0]),
+    ],
+)
+def test_what_the_new_families_are_about_is_compared(
+    tmp_path: Path, family: str, key: str, value: object
+) -> None:
+    """Without it, decisions differ from those recorded."""
+    recordings = json_documents(next(path for path in OWN if path.name.startswith(family)))
+    changed = json.loads(json.dumps(recordings))
+    for one in changed:
+        for asked in one["requests"]:
+            asked[key] = value
+    path = tmp_path / "changed.jsonl"
+    path.write_text("\n".join(map(json.dumps, changed)))
+    assert not replay(path).identical
 
 
 def _recording() -> dict[str, object]:
