@@ -19,10 +19,10 @@ _GIVEN = (
 _RANDOM = (
     "Random cases, recorded with `validation/live/scheduler_cases.py`: prefix caching on and off "
     "and its retention, synchronous and asynchronous scheduling, both policies, thresholds of long "
-    "prefills, caches that force preemption, steps shorter than a block. Further kinds: stop tokens "
-    "before the last token asked for, also with a step under way; requests aborted while they "
-    "wait, run, are preempted or in a step; and drafts, right or wrong, of an n-gram look-up, of "
-    "heads on hidden states, of a draft model.\n\n"
+    "prefills, caches that force preemption, steps shorter than a block. Further kinds: stop "
+    "tokens before the last token asked for, also with a step under way; requests aborted while "
+    "they wait, run, are preempted or in a step; and drafts, right or wrong, of an n-gram look-up, "
+    "of heads on hidden states, of a draft model.\n\n"
 )
 _MODELS = {
     "aborts": "all of the seven others, and aborted requests",
