@@ -18,14 +18,19 @@ PARAMETERS: dict[str, Parameter] = {
     "sharpness": Parameter(2.0, 1.0, 10.0),
     "smoothing": Parameter(0.5, 0.02, 1.0),
 }
-#: Of kernels that write zeros for experts of other ranks.
-_DENSE = {"elsewhere": Parameter(5e-9, 1e-11, 1e-7)}
+#: Of kernels that write zeros for experts of other ranks, and load inputs beyond a cache again.
+_DENSE = {
+    "elsewhere": Parameter(5e-9, 1e-11, 1e-7),
+    "spill": Parameter(0.5, 1e-3, 10.0),
+}
 #: Of Marlin kernels, which skip them.
 _MARLIN = {
     "least": Parameter(32.0, 8.0, 256.0),
     "narrow": Parameter(0.3, 0.05, 1.0),
     "crowd": Parameter(0.1, 0.001, 1.0),
 }
+#: Of kernels whose library has settings tuned for some sizes.
+TUNED = {"tuned": Parameter(0.7, 0.3, 1.5)}
 _FIXED = ("fixed_32", "fixed_64", "fixed_128")
 #: What may choose the tiles, by the format of weights: vLLM runs INT4 weights with activations of
 #: 16 bits in Marlin kernels on all GPUs, others in those of one of several libraries.

@@ -8,12 +8,14 @@ from typing import Any
 
 from servesim.errors import InputError
 from servesim.graph.work import AttentionWork
+from servesim.hardware.calibrate import experts
 from servesim.hardware.calibrate.errors import ErrorLine, error_line, error_lines, note
 from servesim.hardware.calibrate.fit import Fit, Problem, Scale, fit, scaled
 from servesim.hardware.calibrate.problems import built_form, problem
 from servesim.hardware.calibrate.row import SERVING, Row
 from servesim.hardware.calibrate.split import by_form, is_joint, serving, split
 from servesim.hardware.calibrate.surfaces import describes, with_surfaces
+from servesim.hardware.calibrate.tuned_experts import TUNED
 from servesim.hardware.calibrated import machine_of
 from servesim.hardware.device import Device
 from servesim.hardware.forms.extent import extent
@@ -73,6 +75,7 @@ def calibrate(
         if only and not form.startswith(tuple(only)):
             continue
         asked = problem(form, lambda dtype: machine_of(device, dtype), is_joint(form, joint))
+        asked = _with_tuned(asked, TUNED.get(device.name, {}).get(form, ""))
         result = _form_result(form, asked, believed, exclude_models, progress)
         if result is not None:
             results.append(result)
@@ -117,6 +120,14 @@ def _form_result(
         sources=sorted({row.origin for row in parts.kept}),
         borrowed={name: lent[name][1] for name in lent if name in asked.choices},
     )
+
+
+def _with_tuned(asked: Problem, sizes: str) -> Problem:
+    """``asked`` for a library that has tuned settings for experts of some ``sizes``."""
+    if not sizes:
+        return asked
+    choices = {**asked.choices, "tuned_for": (sizes,)}
+    return replace(asked, parameters={**asked.parameters, **experts.TUNED}, choices=choices)
 
 
 def _unequal(row: Row) -> bool:

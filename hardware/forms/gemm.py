@@ -21,8 +21,8 @@ _LOG_ROWS = tuple(math.log(m) for m in ROWS)
 
 #: Powers of two of rows and columns, of rounds of 128 x 128 tiles over all cores and k, at which
 #: ``GemmForm.by_columns`` and ``by_rounds`` are given.
-COLUMNS = Knots((0, 4, 6, 8, 10, 13), (9, 11, 13, 16))
-ROUNDS = Knots((-5, -3, -1, 1, 3, 6), (9, 11, 13, 16))
+COLUMNS = Knots((0, 4, 6, 9, 13), (10, 13, 16))
+ROUNDS = Knots((-5, -3, -1, 2, 6), (10, 13, 16))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
-from servesim.errors import UnknownNameError
+from servesim.errors import InputError, UnknownNameError
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import MoeWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
@@ -16,7 +17,7 @@ TILE_COLUMNS = 128
 #: Rows below which a tile counts as narrow.
 NARROW = 16
 #: Powers of two of tokens and of the width of an expert at which ``MoeForm.by_tokens`` is given.
-TOKENS = Knots((0, 3, 6, 9, 13), (6, 8, 10, 13))
+TOKENS = Knots((0, 3, 6, 9, 13), (6, 9, 13))
 #: How sharply a tile's arithmetic and its loads hide each other.
 _OVERLAP = 4.0
 
@@ -44,11 +45,16 @@ class MoeForm:
         least: rows that a tile of fewer computes all the same.
         narrow, crowd: of the time of other tiles, what one of fewer than ``NARROW`` rows takes, and
             what each pair of its expert adds.
+        tuned: time of a tile where a library has settings tuned on the device, of that with its
+            defaults.
+        tuned_for: where it has: experts on a rank x their width, with spaces between.
+        spill: time that loading a row takes more once inputs exceed the last-level cache, of that
+            before; grows with the share that does.
         by_tokens: log of what is left of measured times, at ``TOKENS``. Empty: nothing.
 
     Raises:
         UnknownNameError: there is no such tiling.
-        InputError: ``by_tokens`` has not one value for each knot.
+        InputError: ``by_tokens`` has not one value for each knot, or ``tuned_for`` lists no pairs.
     """
 
     launch: float
@@ -65,12 +71,16 @@ class MoeForm:
     least: float = 0.0
     narrow: float = 1.0
     crowd: float = 0.0
+    tuned: float = 1.0
+    tuned_for: str = ""
+    spill: float = 0.0
     by_tokens: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tiling not in TILINGS:
             raise UnknownNameError("tiling", self.tiling, TILINGS)
         TOKENS.require("by_tokens", self.by_tokens)
+        _sizes(self.tuned_for)
 
     def seconds(self, work: MoeWork, machine: Machine) -> float:
         """Time of ``work``."""
@@ -96,6 +106,8 @@ class MoeForm:
         tall = work.touched * blocks(load, rows, work.distribution)
         zeros = tall * max(0.0, work.tokens * work.top_k / work.pairs - 1.0)
         step = self._step(work, machine, rows)
+        if (work.experts, work.intermediate) in _sizes(self.tuned_for):
+            step *= self.tuned
         if rows < NARROW:
             step *= self.narrow + self.crowd * load
         time = 0.0
@@ -112,11 +124,31 @@ class MoeForm:
     def _step(self, work: MoeWork, machine: Machine, rows: int) -> float:
         """Seconds of a tile for each element of its inner dimension."""
         flops = 2.0 * max(rows, self.least) * TILE_COLUMNS
-        loaded = rows * bytes_per_element(work.dtype)
+        width = bytes_per_element(work.dtype)
+        loaded = rows * width
+        if self.spill:
+            inputs = work.tokens * work.hidden * width
+            loaded *= 1.0 + self.spill * max(0.0, 1.0 - machine.cache_bytes / inputs)
         loaded += TILE_COLUMNS * bytes_per_element(work.weight)
         arithmetic = flops / (self.compute * machine.flops)
         loads = loaded / (self.feed * machine.bandwidth)
         return machine.cores * blended_max(arithmetic, loads, _OVERLAP)
+
+
+@lru_cache
+def _sizes(text: str) -> frozenset[tuple[int, int]]:
+    """``8x1792 16x3584`` as pairs.
+
+    Raises:
+        InputError: a part of it is no such pair.
+    """
+    found = []
+    for pair in text.split():
+        experts, _, width = pair.partition("x")
+        if not (experts.isdecimal() and width.isdecimal()):
+            raise InputError(f"tuned_for must list experts x width, as 8x1792, not {pair!r}")
+        found.append((int(experts), int(width)))
+    return frozenset(found)
 
 
 def surface_sizes(work: MoeWork) -> tuple[float, float]:

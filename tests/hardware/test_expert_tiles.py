@@ -46,8 +46,31 @@ def test_an_unknown_tiling_is_refused() -> None:
 
 
 def test_a_surface_of_the_wrong_size_is_refused() -> None:
-    with pytest.raises(InputError, match="by_tokens must be 20 numbers, not 2"):
+    with pytest.raises(InputError, match="by_tokens must be 15 numbers, not 2"):
         replace(FORM, by_tokens=(1.0, 2.0))
+
+
+def test_settings_tuned_for_a_size_speed_up_its_tiles_only() -> None:
+    tuned = replace(FORM, tuned=0.5, tuned_for="8x1024 64x1024")
+    busy = work(16384)
+    fixed = FORM.launch + 16384 * 8 * FORM.pair * 8 / 100 + 64 * FORM.expert
+    tiles = FORM.seconds(busy, MACHINE) - fixed
+    assert tuned.seconds(busy, MACHINE) - fixed == pytest.approx(tiles / 2, rel=0.01)
+    with pytest.raises(InputError, match="not '8y1024'"):
+        replace(FORM, tuned_for="8y1024")
+    other = work(16384, experts=32)
+    assert tuned.seconds(other, MACHINE) == FORM.seconds(other, MACHINE)
+
+
+def test_inputs_beyond_the_cache_are_loaded_more_slowly() -> None:
+    loading = replace(FORM, compute=1e3, spill=2.0)
+    machine = replace(MACHINE, cache_bytes=2.0 * 4096 * 4096)  # inputs of 4096 tokens
+    plain = replace(loading, spill=0.0)
+    fits, twice = work(4096), work(8192)
+    assert loading.seconds(fits, machine) == plain.seconds(fits, machine)
+    # Half of the inputs are beyond: 32 rows of a tile count twice, 128 columns once.
+    ratio = loading.seconds(twice, machine) / plain.seconds(twice, machine)
+    assert ratio == pytest.approx((2 * 32 + 128) / (32 + 128), rel=0.02)
 
 
 def test_balanced_loads_fill_whole_tiles() -> None:
