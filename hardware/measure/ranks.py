@@ -19,6 +19,8 @@ from servesim.hardware.measure.timer import Call
 
 #: Seconds that processes have to start (libraries load), and to answer once they run.
 _START_S, _ANSWER_S = 180.0, 60.0
+#: Seconds that they have to end by themselves.
+_END_S = 10.0
 #: Collectives in a row between two looks at the clock, as nccl-tests does.
 _IN_A_ROW = 5
 
@@ -66,7 +68,7 @@ class Ranks:
         for end in self._ends:
             end.close()
         for process in self._processes:
-            process.join(timeout=2.0)
+            process.join(timeout=_END_S)
             if process.is_alive():
                 process.kill()
 
@@ -126,7 +128,7 @@ def _serve(end: Connection, about: tuple[str, str, int, int, str, int]) -> None:
     """A rank: joins the others, then answers each work with its seconds, or with why not."""
     import torch
 
-    from servesim.hardware.measure.kernels.collectives import bound, join
+    from servesim.hardware.measure.kernels.collectives import join, leave
 
     provider, device, rank, count, address, threads = about
     torch.set_num_threads(threads)
@@ -137,6 +139,14 @@ def _serve(end: Connection, about: tuple[str, str, int, int, str, int]) -> None:
     except Exception as error:
         end.send(_line(error))
         return
+    _answer(end, device, group)
+    leave(provider)
+
+
+def _answer(end: Connection, device: str, group: Any) -> None:
+    """Answer until nobody asks any more."""
+    from servesim.hardware.measure.kernels.collectives import bound
+
     bindings: dict[CollectiveWork, Call] = {}
     while True:
         try:

@@ -32,6 +32,22 @@ def join(provider: str, device: str, rank: int, ranks: int, address: str) -> Any
     return None
 
 
+def leave(provider: str) -> None:
+    """End what ``join`` began; memory that vLLM's ranks share is given back."""
+    import torch
+
+    if provider == "vllm":
+        from vllm.distributed.parallel_state import (
+            destroy_distributed_environment,
+            destroy_model_parallel,
+        )
+
+        destroy_model_parallel()
+        destroy_distributed_environment()
+    elif torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def bound(work: CollectiveWork, device: str, group: Any) -> Call:
     """The call of this rank; payloads are counted as in ``CollectiveWork``.
 
