@@ -22,9 +22,10 @@ class Cancellations:
 
     def due(self, now: float) -> bool:
         """Whether any that is not finished is given up until ``now``."""
-        while self._heap and self._heap[0][2].finished:
-            heapq.heappop(self._heap)
-        return bool(self._heap) and self._heap[0][0] <= now
+        heap = self._heap
+        while heap and heap[0][2].finished:
+            heapq.heappop(heap)
+        return bool(heap) and heap[0][0] <= now
 
     def take(self, now: float) -> list[Sequence]:
         """Those given up until ``now``, which nobody need expect any more."""

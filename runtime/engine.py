@@ -132,7 +132,7 @@ class Engine:
             scheduler.cache.start_step()
         seq = Sequence(spec, row, self.config.block_size)
         seq.known += generated
-        found = scheduler.cache.find(seq)
+        found = scheduler.find(seq)
         if not scheduler.cache.admit(seq, found, seq.known, seq.known):
             return None
         seq.cached_tokens = len(found) * self.config.block_size

@@ -86,8 +86,8 @@ class Member:
         )
 
     def _cached_tokens(self, spec: RequestSpec) -> int:
-        cache = self.engine.scheduler.cache
-        return len(cache.find(EngineSequence(spec, 0, cache.block_size))) * cache.block_size
+        scheduler, size = self.engine.scheduler, self.engine.scheduler.cache.block_size
+        return len(scheduler.find(EngineSequence(spec, 0, size))) * size
 
     def _ttft_s(self, spec: RequestSpec) -> float:
         """Prompt tokens before and of ``spec``, at the pace of a full prefill step."""

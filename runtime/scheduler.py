@@ -237,8 +237,8 @@ class Scheduler:
         seq.ticket = self._next_ticket
         self._next_ticket += 1
         seq.computed = computed
-        longest = self.config.longest
-        seq.overruns = self.config.async_scheduling and seq.total < min(seq.limit, longest)
+        if seq.total < seq.limit and self.config.async_scheduling:
+            seq.overruns = seq.total < self.config.longest
         if seq.cached_tokens is None:
             seq.cached_tokens = computed
             plan.admitted.append(seq)
