@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from servesim.errors import InputError, UnknownNameError
 from servesim.registry import require_known
 
@@ -107,8 +105,3 @@ class Speculation:
     def tokens_each(self) -> int:
         """Tokens that a decoding sequence computes in a step."""
         return 1 + self.num_speculative_tokens
-
-    @property
-    def tokens_per_step(self) -> float:
-        """Expected tokens of a sequence in a step."""
-        return 1.0 + self.proposal_rate * float(np.cumprod(self.rates).sum())
