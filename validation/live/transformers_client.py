@@ -71,6 +71,8 @@ def _batching(options: dict[str, Any]) -> Any:
     for name in given:
         if name not in known:
             raise ValueError(f"transformers has no option {name!r}")
+    if "auto_switch_to_flash" in known:
+        given.setdefault("auto_switch_to_flash", False)  # what was asked for is what runs
     paged = "page_size" if "page_size" in known else "block_size"
     policy = options["scheduling_policy"]
     if policy not in _SCHEDULERS:
