@@ -75,7 +75,7 @@ def calibrate(
         if only and not form.startswith(tuple(only)):
             continue
         asked = problem(form, lambda dtype: machine_of(device, dtype), is_joint(form, joint))
-        asked = _with_tuned(asked, TUNED.get(device.name, {}).get(form, ""))
+        asked = with_tuned(asked, TUNED.get(device.name, {}).get(form, ""))
         result = _form_result(form, asked, believed, exclude_models, progress)
         if result is not None:
             results.append(result)
@@ -122,7 +122,7 @@ def _form_result(
     )
 
 
-def _with_tuned(asked: Problem, sizes: str) -> Problem:
+def with_tuned(asked: Problem, sizes: str) -> Problem:
     """``asked`` for a library that has tuned settings for experts of some ``sizes``."""
     if not sizes:
         return asked

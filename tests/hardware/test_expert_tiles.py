@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import MoeWork
+from servesim.hardware.calibrate.fit import fit
+from servesim.hardware.calibrate.problems import problem
+from servesim.hardware.calibrate.row import Row
+from servesim.hardware.calibrate.run import with_tuned
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.moe import MoeForm
 from servesim.hardware.forms.tiling import TILINGS, blocks
@@ -60,6 +64,27 @@ def test_settings_tuned_for_a_size_speed_up_its_tiles_only() -> None:
         replace(FORM, tuned_for="8y1024")
     other = work(16384, experts=32)
     assert tuned.seconds(other, MACHINE) == FORM.seconds(other, MACHINE)
+
+
+def test_a_fit_tells_what_tuned_settings_save() -> None:
+    sizes = "64x512 64x1024"
+    true = replace(FORM, pair=1e-9, expert=1e-9, tuned=0.6, tuned_for=sizes)
+    works = [
+        replace(work(2**t), hidden=hidden, intermediate=width)
+        for t in range(3, 15)
+        for hidden in (1024, 2048, 4096)
+        for width in (256, 512, 1024, 2048)
+    ]
+    rows = [
+        Row(w, true.seconds(w, MACHINE), "moe.bf16", f"{w.hidden}x{w.intermediate}") for w in works
+    ]
+    asked = with_tuned(problem("moe.bf16", lambda _: MACHINE), sizes)
+    assert set(asked.parameters) - set(problem("moe.bf16", lambda _: MACHINE).parameters) == {
+        "tuned"
+    }
+    found = fit(asked, rows).coefficients
+    assert found["tuned_for"] == sizes
+    assert found["tuned"] == pytest.approx(0.6, rel=0.1)
 
 
 def test_inputs_beyond_the_cache_are_loaded_more_slowly() -> None:
