@@ -113,6 +113,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     ((*MODEL, "--set", "engine.seqs=3"), "unknown key in [engine] 'seqs'"),
     ((*MODEL, "--set", "seqs"), "'seqs' is not SECTION.KEY=VALUE"),
     (("gone.toml",), "scenario gone.toml: No such file"),
+    ((*MODEL, "--workload", __file__), "a file of some other kind than .jsonl: name the kind"),
     (("a.toml", "--scenario", "b.toml"), "two scenario files"),
     ((*MODEL, "--workload", "bursts"), "did you mean 'burst'?"),
     ((*MODEL, "--workload", "gone.jsonl"), "cannot read gone.jsonl"),

@@ -104,8 +104,14 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         raise InputError(f"two scenario files: {args.file} and {args.scenario}")
     flags = given(args)
     workload = flags.get("workload", {})
-    if str(workload.get("kind", "")).endswith(_FILES):
-        workload.update(kind="jsonl", path=workload["kind"])
+    kind = str(workload.get("kind", ""))
+    if kind.endswith(_FILES):
+        workload.update(kind="jsonl", path=kind)
+    elif Path(kind).suffix and Path(kind).is_file():
+        raise InputError(
+            f"--workload {kind} is a file of some other kind than .jsonl: name the kind, as in"
+            f" --workload azure --set workload.path={kind}"
+        )
     for text in args.set:
         section, key, value = _assignment(text)
         flags.setdefault(section, {})[key] = value
