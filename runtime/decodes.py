@@ -34,7 +34,8 @@ class DecodeSet:
         count: how many there are.
         clock: steps taken.
         context: sum of their computed tokens.
-        drafts: tokens beside its latest that each verifies in a step.
+        drafts: tokens beside its latest that each verifies in a step, if there are as many, and
+            ``verified``, the mean of this step, rounded.
         extra_tokens: tokens beyond one a sequence and step, so far.
         flights: drafts in the last step; to be settled when it ends.
         surplus: sequences in the last step that were over when it began.
@@ -42,6 +43,7 @@ class DecodeSet:
     """
 
     drafts = 0
+    verified = 0
     sharing: SharedBlocks | None = None
 
     def __init__(self, block_size: int) -> None:

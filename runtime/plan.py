@@ -36,7 +36,7 @@ class Plan:
         paused: sequences that got a token in the step before and get none in this one.
         resumed: sequences that get a token again after a pause; ``decodes_resumed``, how many of
             them are among the decodes.
-        drafts: tokens beside its latest that each decode verifies.
+        drafts: tokens beside its latest that each decode verifies, in the mean.
         extra_tokens: tokens that decodes gain beyond one each, less the ``surplus`` ones: decodes
             that gain none, as they were over when the step began.
         flights: drafts that it verifies, sequence by sequence.

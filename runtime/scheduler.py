@@ -260,7 +260,7 @@ class Scheduler:
         if self.modes.contexts:
             plan.contexts = decodes.contexts()
         plan.shared_context, plan.repeated_context = decodes.shared
-        plan.drafts, before = decodes.drafts, decodes.extra_tokens
+        plan.drafts, before = decodes.verified, decodes.extra_tokens
         plan.finishing = decodes.advance()
         plan.extra_tokens, plan.surplus = decodes.extra_tokens - before, decodes.surplus
         for seq in self.held_back.values():

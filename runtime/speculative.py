@@ -42,7 +42,7 @@ class SpeculativeDecodes(DecodeSet):
 
     def __init__(self, config: EngineConfig, speculation: Speculation, drafts: Drafts) -> None:
         super().__init__(config.block_size)
-        self.drafts = speculation.num_speculative_tokens
+        self.drafts = self.verified = speculation.num_speculative_tokens
         self._source = drafts
         self._ahead = config.async_scheduling
         self._limit = config.longest
@@ -134,6 +134,9 @@ class SpeculativeDecodes(DecodeSet):
     def serve(self, grants: dict[int, Grant]) -> None:
         """Learn what the members get in this step."""
         self._grants = [grants[seq.index] for seq in self._members]
+        if self._grants:  # at least one: with none a step model takes all
+            drafts = sum(grant.new - 1 for grant in self._grants)
+            self.verified = max(1, round(drafts / len(self._grants)))
         self.context = sum(map(self._context, self._members))
 
     def advance(self) -> list[Sequence]:

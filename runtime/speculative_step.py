@@ -39,8 +39,8 @@ class SpeculativeStepModel:
         return self.target.counts_sharing
 
     def seconds(self, batch: BatchShape) -> float:
-        """Seconds of one step of ``batch``, whose decodes all verify drafts."""
-        full = replace(batch, drafts=self.drafts)
+        """Seconds of one step of ``batch``, whose decodes verify its drafts, or all possible."""
+        full = replace(batch, drafts=batch.drafts or self.drafts)
         seconds = self.target.seconds(full)
         if self.drafter is None or not batch.tokens:
             return seconds
@@ -55,7 +55,7 @@ class SpeculativeStepModel:
 
     def cost_breakdown(self, batch: BatchShape) -> tuple[OpCost, ...]:
         """What each operator takes of a step, the drafter's all as one."""
-        full = replace(batch, drafts=self.drafts)
+        full = replace(batch, drafts=batch.drafts or self.drafts)
         rows = self.target.cost_breakdown(full)
         if self.drafter is None or not batch.tokens:
             return rows
@@ -101,7 +101,7 @@ def _one_each(batch: BatchShape) -> BatchShape:
         contexts = np.concatenate([contexts, np.array(ends, dtype=np.int64)])
     return BatchShape(
         (),
-        batch.sequences,
+        batch.decodes + len(batch.prefills),
         batch.decode_context + sum(ends),
         max(batch.decode_context_max, *ends, 0),
         contexts,

@@ -144,3 +144,11 @@ def test_bad_options_are_refused(
 def test_off_by_default() -> None:
     assert EngineConfig().speculation is None
     assert run([request(0, 0, 5, 9)], model=SLOW).instances[0].steps.extra_tokens[-1] == 0
+
+
+def test_a_step_costs_the_drafts_there_are() -> None:
+    # No draft at all: a step of two sequences has one token each, and is taken to have one more.
+    model = LinearStepModel(base_s=1.0, per_token_s=0.1)
+    options = {"method": "ngram", "proposal_rate": 0.0, "num_speculative_tokens": 5}
+    records = speculating([request(0, 0, 5, 2), request(1, 0, 5, 2)], model=model, **options)
+    assert records.requests.finished_s[0] == pytest.approx(2.0 + 1.4)  # type: ignore[attr-defined]

@@ -51,6 +51,12 @@ def test_a_draft_model_takes_its_passes_and_its_memory() -> None:
     first = model.drafter.seconds(BatchShape((), 4, 400, 100, drafts=2))
     second = model.drafter.seconds(batch)
     assert model.seconds(batch) == pytest.approx(verify + first + second)
+    # As an engine gives it, and where fewer drafts are verified than will be made.
+    assert model.seconds(BatchShape((), 4, 400, 100, drafts=2)) == model.seconds(batch)
+    fewer = model.seconds(BatchShape((), 4, 400, 100, drafts=1))
+    one = BatchShape((), 4, 400, 100, drafts=1)
+    expected = model.target.seconds(one) + model.drafter.seconds(one) + second
+    assert fewer == pytest.approx(expected)
     rows = model.cost_breakdown(batch)
     assert sum(row.seconds for row in rows) == pytest.approx(model.seconds(batch))
     small = load_graph("meta-llama/Llama-3.2-1B")
