@@ -1,4 +1,4 @@
-"""The schedulers of continuous batching in Hugging Face transformers, 5.20 to 5.23.
+"""The schedulers of continuous batching in Hugging Face transformers: 5.20 to 5.23, and 5.17.
 
 A request is decoding from the moment its last prompt token is scheduled. One of two kinds of
 running requests is served first, then the other, then those that wait: the first ones admitted
@@ -36,10 +36,13 @@ class TransformersFifo:
     Attributes:
         safety_margin: share of the KV blocks that must be free for prefills beside others.
         prefill_first: serve running prefills before decodes.
+        generous: as 5.17 does, look at the free blocks before each sequence, not once a step, and
+            give whoever needs blocks more than it needs.
     """
 
     safety_margin: float = 0.15
     prefill_first: bool = False
+    generous: bool = False
     waiting: deque[Sequence] = field(default_factory=deque, init=False)
 
     def __len__(self) -> int:
@@ -90,6 +93,14 @@ class TransformersPrefillFirst(TransformersFifo):
     prefill_first: bool = True
 
 
+@SCHEDULERS.register("transformers-fifo-5.17")
+@dataclass(frozen=True)
+class TransformersFifo517(TransformersFifo):
+    """The default of 5.17."""
+
+    generous: bool = True
+
+
 class _TransformersScheduler(Scheduler):
     """Sequences over a KV cache without prefix sharing."""
 
@@ -137,22 +148,23 @@ class _TransformersScheduler(Scheduler):
             What each gets, what running ones would have got had there been blocks, and whether
             any sequence found none.
         """
-        limits, cache = self.limits, self.cache
-        short = cache.free / cache.total < self.policy.safety_margin
+        limits, cache, each = self.limits, self.cache, self.policy.generous
+        short = self._short
         grants: list[Grant] = []
         starved: list[Grant] = []
         budget, failed = limits.max_num_batched_tokens, False
         for seq in self._candidates():
+            short = self._short if each else short
             if short and grants and not seq.decoding:
                 break
             grant = self._wanted(seq, budget)
             if seq.ticket is not None:
-                fits = cache.grow(seq, grant.computed + grant.new)
+                fits = cache.grow(seq, self._reach(grant))
             elif not cache.free:
                 failed = True
                 break  # nor will any other that waits find a block
             else:
-                fits = cache.admit(seq, [], grant.new, 0)
+                fits = cache.admit(seq, [], self._reach(grant), 0)
             if not fits:
                 failed = True
                 if seq.ticket is not None:
@@ -202,8 +214,19 @@ class _TransformersScheduler(Scheduler):
 
     def _missing(self, grant: Grant) -> int:
         """KV blocks that a running sequence lacks."""
-        reach = grant.computed + grant.new
-        return blocks_for(reach, self.cache.block_size) - grant.seq.held
+        return blocks_for(self._reach(grant), self.cache.block_size) - grant.seq.held
+
+    def _reach(self, grant: Grant) -> int:
+        """Tokens that the blocks of a sequence are to hold."""
+        reach, size, held = grant.computed + grant.new, self.cache.block_size, grant.seq.held
+        if not self.policy.generous or (held and reach <= held * size):
+            return reach
+        return size * (held + (reach - held * size + 1) // size + 1)
+
+    @property
+    def _short(self) -> bool:
+        """Whether too few blocks are free for prefills beside others."""
+        return self.cache.free / self.cache.total < self.policy.safety_margin
 
 
 def _require_plain(config: EngineConfig, cache: KVCache) -> None:

@@ -45,7 +45,7 @@ def test_options_refused(options: dict[str, Any], message: str) -> None:
 
 
 def test_policies_known() -> None:
-    own = "transformers-fifo", "transformers-prefill-first"
+    own = "transformers-fifo", "transformers-fifo-5.17", "transformers-prefill-first"
     assert SCHEDULERS.names() == ("fcfs", "priority", *own)
 
 

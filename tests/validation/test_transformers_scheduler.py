@@ -19,7 +19,8 @@ from servesim.runtime.sequence import Sequence
 from servesim.validation.golden import replay
 from servesim.validation.json_files import json_documents
 
-OWN = Path(__file__).parents[2] / "validation" / "own" / "transformers" / "scheduler.json.gz"
+FOLDER = Path(__file__).parents[2] / "validation" / "own" / "transformers"
+OWN, OLDER = FOLDER / "scheduler.json.gz", FOLDER / "scheduler-5.17.json.gz"
 FIFO = "transformers-fifo"
 
 
@@ -52,10 +53,11 @@ def rows(plan: Plan) -> list[tuple[int, int, int]]:
     return [(grant.seq.index, grant.computed, grant.new) for grant in plan.listing]
 
 
-def test_random_cases_of_transformers_are_decided_identically() -> None:
-    result = replay(OWN)
+@pytest.mark.parametrize(("path", "steps"), [(OWN, 4000), (OLDER, 1500)])
+def test_random_cases_of_transformers_are_decided_identically(path: Path, steps: int) -> None:
+    result = replay(path)
     assert result.first_difference is None
-    assert result.steps > 4000
+    assert result.steps > steps
 
 
 def test_the_recorded_cases_have_what_makes_decisions_hard() -> None:
@@ -63,6 +65,12 @@ def test_the_recorded_cases_have_what_makes_decisions_hard() -> None:
     assert {case["case"]["policy"] for case in cases} == {FIFO, "transformers-prefill-first"}
     assert sum(any(step["preempted"] for step in case["steps"]) for case in cases) >= 40
     assert any(step["waiting"] > 5 for case in cases for step in case["steps"])
+
+
+def test_release_5_17_gives_a_block_too_many_to_who_needs_blocks() -> None:
+    made = scheduler(50, [4, 7], scheduling_policy="transformers-fifo-5.17")
+    assert step(made).free_blocks == 50 - 2 - 3
+    assert [step(made).free_blocks for _ in range(5)] == [45] * 4 + [44]
 
 
 def test_decodes_come_before_the_rest_of_a_prompt() -> None:

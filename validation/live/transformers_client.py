@@ -24,7 +24,11 @@ _CALLED = {
     "async_scheduling": "use_async_batching",
 }
 #: Schedulers by servesim's names, and what transformers calls them.
-_SCHEDULERS = {"transformers-fifo": "fifo", "transformers-prefill-first": "prefill_first"}
+_SCHEDULERS = {
+    "transformers-fifo": "fifo",
+    "transformers-fifo-5.17": "fifo",
+    "transformers-prefill-first": "prefill_first",
+}
 #: What has no meaning here, or is read by name.
 _OTHERS = (
     "load_format",
