@@ -35,6 +35,8 @@ from servesim.hardware.tables.grid import Curve
 
 #: Families whose shapes have a curve each, and those that have a sum.
 CURVES, SUMS = ("gemm", "moe", "memory"), ("attention", "recurrent")
+#: Experts touched that differ by less are as many.
+_AS_GOOD_AS = 1e-3
 #: An instance of each family, to know the names of its terms by.
 _LIKE: dict[str, Work] = {
     "gemm": GemmWork(1, 1, 1),
@@ -99,7 +101,11 @@ class MeasuredCost:
         shape = work.family, shape_of(work)
         if (curve := self.curves.get(shape)) is not None:
             source = Source.MEASURED if count <= curve.xs[-1] else Source.EXTRAPOLATED
-            return self._bounded(work, curve.at(count), source)
+            seconds = curve.at(count)
+            if isinstance(work, MoeWork) and (share := self._touching(work)) != 1.0:
+                seconds *= share
+                source = Source.CALIBRATED if source is Source.MEASURED else source
+            return self._bounded(work, seconds, source)
         if (sums := self.sums.get(shape)) is not None and covers(sums, work):
             work = self._told_apart(work, sums)
             return self._bounded(work, summed(sums, batch_terms(work)), Source.MEASURED)
@@ -108,6 +114,18 @@ class MeasuredCost:
             work = self._told_apart(work, sums)
             return self._bounded(work, summed(sums, size_terms(work)), Source.CALIBRATED)
         return self.fallback.cost(work)
+
+    def _touching(self, work: MoeWork) -> float:
+        """What it takes by what it would, chose its tokens experts evenly, as those measured.
+
+        Both by the sum of its kind; 1 where there is none.
+        """
+        untouched = (1.0 - work.top_k / work.experts) ** work.tokens
+        even = replace(work, touched=work.experts * (1.0 - untouched))
+        sums = self.sums.get((work.family, kind_of(work)))
+        if sums is None or abs(work.touched - even.touched) < _AS_GOOD_AS * even.touched:
+            return 1.0
+        return summed(sums, size_terms(work)) / summed(sums, size_terms(even))
 
     def _told_apart(self, work: Work, sums: Terms) -> Work:
         """``work`` with those repeated keys that ``sums`` know and the cache holds."""

@@ -63,6 +63,7 @@ class MeasuredRun:
             when its client sent it to the server in front of the engine.
         source: who measured it and when.
         fused: whether the engine's kernels are fused as vLLM's (see ``ModelSection``).
+        experts: tokens that went to each expert of each layer that has some; empty if unknown.
     """
 
     name: str
@@ -75,6 +76,7 @@ class MeasuredRun:
     source: str = ""
     notes: tuple[str, ...] = field(default=())
     fused: bool = True
+    experts: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.requests:

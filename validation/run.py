@@ -121,7 +121,7 @@ def simulate_on(served: Served, run: MeasuredRun) -> RunResult:
     return RunResult(run, served, records, compare(run, records), wall_s)
 
 
-def _instance(run: MeasuredRun, model: str, options: RunOptions) -> Instance:
+def _instance(run: MeasuredRun, model: ModelSection, options: RunOptions) -> Instance:
     hardware = HardwareSection(
         device=options.hardware or run.hardware,
         profile=options.profile,
@@ -129,19 +129,24 @@ def _instance(run: MeasuredRun, model: str, options: RunOptions) -> Instance:
         link=options.link,
     )
     engine = EngineConfig.from_options({**run.engine, **(options.engine or {})})
-    instance = Instance(run.name, 1, ModelSection(model, fused=run.fused), hardware, engine)
+    instance = Instance(run.name, 1, model, hardware, engine)
     instance.require_complete()
     return instance
 
 
 @contextmanager
-def _model(run: MeasuredRun, given: str | None) -> Iterator[str]:
+def _model(run: MeasuredRun, given: str | None) -> Iterator[ModelSection]:
     """The ``given`` model, or the run's by name or as a folder of that name with its config."""
-    if given is not None or run.hf_config is None:
-        yield given or run.model
-        return
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / run.model
-        place.mkdir(parents=True)
-        (place / "config.json").write_text(json.dumps(dict(run.hf_config)), encoding="utf-8")
-        yield str(place)
+        name, routing = given or run.model, None
+        if given is None and run.hf_config is not None:
+            place = Path(folder) / run.model
+            place.mkdir(parents=True)
+            (place / "config.json").write_text(json.dumps(dict(run.hf_config)), encoding="utf-8")
+            name = str(place)
+        if given is None and run.experts:
+            counts = Path(folder) / "experts.csv"
+            rows = (",".join(map(str, layer)) for layer in run.experts)
+            counts.write_text("\n".join(rows), encoding="utf-8")
+            routing = {"kind": "recorded", "path": counts}
+        yield ModelSection(name, fused=run.fused, expert_routing=routing)

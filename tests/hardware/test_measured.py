@@ -1,7 +1,7 @@
 import pytest
 
 from servesim.errors import InputError, UnknownNameError
-from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, RecurrentWork
+from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork
 from servesim.hardware.contract import check_device
 from servesim.hardware.cost import Source
 from servesim.hardware.load import load_device
@@ -50,6 +50,26 @@ def test_a_shape_that_was_not_measured_is_a_sum_of_its_sizes(costs):
     found = costs.cost(GemmWork(2, 32, 16))
     assert found.seconds == pytest.approx(1e-6 + 2048 * 2e-12 + 1024 * 1e-11)
     assert found.source is Source.CALIBRATED
+
+
+MIXTURE = """
+[measured.moe]
+"bf16 4/2 8x8" = [[1, 1e-5], [8, 4e-5]]
+"any bf16" = {call = 1e-6, weight_bytes = 1e-8}
+"""
+
+
+def test_experts_chosen_unevenly_take_less_by_the_sum_of_their_kind(tmp_path):
+    model = loaded(tmp_path, MIXTURE).cost_model
+    even = 4 * (1 - 0.5**8)  # of four experts, by eight tokens that go to two each
+    one = 3 * 8 * 8 * 2 * 1e-8
+    as_measured, uneven = (
+        model.cost(MoeWork(8, 16.0, touched, 4, 2, 8, 8)) for touched in (even, 2.0)
+    )
+    assert (as_measured.seconds, as_measured.source) == (pytest.approx(4e-5), Source.MEASURED)
+    share = (1e-6 + 2 * one) / (1e-6 + even * one)
+    assert uneven.seconds == pytest.approx(4e-5 * share)
+    assert uneven.source is Source.CALIBRATED
 
 
 def test_a_kind_that_was_not_measured_is_left_to_the_data_sheet(costs):

@@ -96,7 +96,8 @@ def record(
                 }
                 about["pace"] = _pace(setup)
                 seen = engine.run(name, requests)
-                run = _form(seen, _lines(engine.record), about, setup, engine.version)
+                lines = _lines(engine.record)
+                run = _form(seen, lines, about, setup, engine.version) | _experts(lines)
                 if load.prefixes:
                     run["requests"]["shared"] = shared_blocks([prompt for _, prompt, _ in requests])
                 files.append(folder / load.name / f"{repeat}.json.gz")
@@ -193,6 +194,12 @@ def _form(
         "requests": _requests(seen["requests"], named, steps, number, start),
         "steps": _steps(steps, number, start),
     }
+
+
+def _experts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was last counted of experts, if anything was."""
+    counted = [line["tokens"] for line in lines if line["kind"] == "experts"]
+    return {"experts": counted[-1]} if counted else {}
 
 
 def _named(name: str, number: Mapping[str, int]) -> int | None:

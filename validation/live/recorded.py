@@ -92,6 +92,8 @@ class LiveRun:
         engine: options by vLLM's names; ``num_gpu_blocks_override`` are the blocks it reported.
         about: date, versions, machine and command of the measurement.
         pace: seconds of ``pace.LIMITS`` just before the run; empty if they were not noted.
+        experts: tokens that went to each expert of each layer that has some; empty if they were
+            not counted.
     """
 
     model: str
@@ -102,6 +104,7 @@ class LiveRun:
     steps: tuple[LiveStep, ...]
     about: Mapping[str, Any]
     pace: Mapping[str, float] = field(default_factory=dict)
+    experts: tuple[tuple[int, ...], ...] = ()
 
 
 def load(path: Path) -> LiveRun:
@@ -123,7 +126,7 @@ def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
         InputError: a column is missing, columns differ in length, or requests and steps do not
             fit each other.
     """
-    known = {"format", "model", "load", "repeat", "engine", "requests", "steps", "pace"}
+    known = {"format", "model", "load", "repeat", "engine", "requests", "steps", "pace", "experts"}
     try:
         requests, steps = data["requests"], data["steps"]
         run = LiveRun(
@@ -140,6 +143,7 @@ def from_json(data: Mapping[str, Any], name: str) -> LiveRun:
             steps=tuple(_step(*row) for row in _rows(steps, LiveStep.__slots__)),
             about={key: value for key, value in data.items() if key not in known},
             pace=_pace(data.get("pace")),
+            experts=tuple(tuple(map(int, layer)) for layer in data.get("experts", ())),
         )
         wrong = _misfit(run)
     except KeyError as error:

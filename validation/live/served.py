@@ -62,6 +62,7 @@ def measured_run(run: LiveRun, config: Mapping[str, Any], device: str) -> Measur
         clock="client",
         source=str(run.about.get("machine", "")),
         fused=bool(run.engine.get("fused", True)),
+        experts=run.experts,
     )
 
 

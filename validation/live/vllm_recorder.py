@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm_experts import ExpertCounts
 from vllm_names import CORES, RECORD
 
 
@@ -40,6 +41,7 @@ class RecordingScheduler(Scheduler):  # type: ignore[misc]
             }
         ]
         self._step: dict[str, Any] = {}
+        self._experts = ExpertCounts()
         self._flush()
 
     def add_request(self, request: Any) -> None:
@@ -63,6 +65,7 @@ class RecordingScheduler(Scheduler):  # type: ignore[misc]
             "free": self.kv_cache_manager.block_pool.get_num_free_blocks(),
             "model_start": time.monotonic(),
         }
+        self._experts.before_step(len(rows), output.total_num_scheduled_tokens)
         return output
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -78,6 +81,8 @@ class RecordingScheduler(Scheduler):  # type: ignore[misc]
         return output
 
     def _flush(self) -> None:
+        if rows := self._experts.rows():
+            self._lines.append({"kind": "experts", "tokens": rows})
         with self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in self._lines)
         self._lines.clear()

@@ -6,19 +6,23 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
+from servesim.graph.batch import BatchShape
 from servesim.validation.live import record as recording
 from servesim.validation.live.architectures import ARCHITECTURES, architecture
 from servesim.validation.live.engine import EngineSetup, LiveEngine
 from servesim.validation.live.loads import LOADS, Request, load_called
 from servesim.validation.live.record import Campaign, record
-from servesim.validation.live.recorded import load, recordings
+from servesim.validation.live.recorded import LiveRun, load, recordings
+from servesim.validation.live.served import serve_live
 
+SHAPE = BatchShape.of([(1, 8)] * 8)
 PACE = {"copy_s": 0.006, "compute_s": 0.003}
 
 #: Seconds of a step of the engine below, of the model in it, and between two steps.
@@ -112,6 +116,34 @@ def test_runs_are_told_apart_and_timed_from_their_own_start(
     assert run.steps[0].seconds == pytest.approx(STEP_S, abs=1e-6)
     assert run.steps[0].model_s == pytest.approx(MODEL_S, abs=1e-6)
     assert len(run.steps) == sum(request.output_tokens for request in run.requests)
+
+
+def test_experts_counted_before_a_run_are_those_it_is_simulated_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    favourites = [[9, 9, *[0] * 30]] * 6
+
+    class Counting(Engine):
+        def run(self, name: str, *args: Any, **options: Any) -> dict[str, Any]:
+            self._note({"kind": "experts", "tokens": [[9, 9]] if name == "flood" else favourites})
+            return super().run(name, *args, **options)
+
+    monkeypatch.setattr(recording, "LiveEngine", Counting)
+    options = {"max_num_seqs": 8, "max_num_batched_tokens": 8}
+    setup = EngineSetup(Path("python"), device="cuda", options=options)
+    campaign = Campaign((load_called("light"),), 1, seconds=2.0, flood=4)
+    (file,) = record(architecture("moe"), campaign, setup, tmp_path)
+    run = load(file)
+    assert run.experts == tuple(map(tuple, favourites))
+    config = json.loads((tmp_path / "moe" / "config.json").read_text(encoding="utf-8"))
+    config |= {"num_experts_per_tok": 1, "moe_intermediate_size": 16384}  # weights that take long
+
+    def experts_s(run: LiveRun) -> float:
+        rows = serve_live(run, config, "h100_sxm").step_model.cost_breakdown(SHAPE)
+        return sum(row.seconds for row in rows if row.label == "experts")
+
+    counted, even = experts_s(run), experts_s(replace(run, experts=()))
+    assert counted < 0.5 * even  # two experts against 32 * (1 - (31/32)**8), which is seven
 
 
 def test_a_load_is_the_same_every_time_and_as_dense_as_asked() -> None:
