@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from vllm.model_executor.layers.fused_moe.router.fused_moe_router import FusedMoERouter
+try:
+    from vllm.model_executor.layers.fused_moe.router.fused_moe_router import FusedMoERouter
+except ImportError:  # an older vLLM: nothing is counted
+
+    class FusedMoERouter:  # type: ignore[no-redef]
+        """Asked by nobody."""
+
+        select_experts: Any = None
 
 #: Tokens after which nothing is counted any more: counting takes time.
 _ENOUGH = 4096
