@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from servesim.errors import InputError, ServesimError, UnsupportedError
 from servesim.runtime import cancelling
+from servesim.runtime.dispatch import Dispatch
 from servesim.runtime.encoding import Encodings
 from servesim.runtime.events import EventQueue, Order
 from servesim.runtime.frontend import Desk
@@ -21,6 +21,7 @@ from servesim.runtime.network.between import network_between
 from servesim.runtime.network.fabric import Fabric
 from servesim.runtime.network.flows import Network
 from servesim.runtime.parallel.waves import join_waves
+from servesim.runtime.parking import Parking
 from servesim.runtime.records import Records, RequestRecords, State, Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role, encoded
@@ -48,6 +49,8 @@ class Cluster:
     ) -> None:
         """Raises:
         InputError: no instances, or roles that need each other or a network and have it not.
+        UnsupportedError: ranks in lock step that fail, or clients that give up where instances
+            have roles.
         """
         if not instances:
             raise InputError("a cluster needs at least one instance")
@@ -60,7 +63,7 @@ class Cluster:
         self._source = workload.source()
         self._router = router
         self._events = EventQueue()
-        self._parked: deque[int] = deque()
+        self._parked = Parking(self._events, self._too_late)
         self._specs: dict[int, RequestSpec] = {}  # of the requests under way, by row
         self._done = 0
         self._progress: Progress | None = None
@@ -71,8 +74,10 @@ class Cluster:
         self._handovers = Handovers(
             self.members, transfers, self._events, self.requests, system.handover, self._wake
         )
+        self._dispatcher = Dispatch(self.members, router, self._handovers)
+        choose = self._dispatcher.encoded_to
         self._encodings = Encodings(
-            self.members, transfers, self.requests, self._encoded_to, self._send, self._wake
+            self.members, transfers, self.requests, choose, self._send, self._wake
         )
         self._lifecycle = Lifecycle(self.members, self._events, self._down, self._up)
         self._lifecycle.expect(system.failures)
@@ -82,6 +87,7 @@ class Cluster:
         changes = system.failures.expected or system.autoscaling is not None
         self._roles = roles = any(one.role is not Role.BOTH for one in instances)
         self._cancel_after_s = system.cancel_after_s
+        self._require_patience(system.cancel_after_s)
         front = system.frontend
         self._reactive = self._source.reactive or changes or roles or front is not None
         self._desk = Desk(front) if front is not None else None
@@ -127,8 +133,7 @@ class Cluster:
         spec = self._source.take()
         if self._cancel_after_s is not None and spec.cancel_after_s is None:
             spec = replace(spec, cancel_after_s=self._cancel_after_s)
-        if self._roles and spec.cancel_after_s is not None:
-            raise UnsupportedError("requests are not given up where instances have roles")
+        self._require_patience(spec.cancel_after_s)
         row = self.requests.add(spec)
         self._specs[row] = spec
         if self._desk is None:
@@ -140,33 +145,29 @@ class Cluster:
     def _dispatch(self, row: int, now: float) -> None:
         """Send a request to an instance; let it wait for one if none serves, or refuse it."""
         spec = self._specs[row]
-        if cancelling.given_up(spec, now):
-            self.requests.cancel(row, cancelling.reason(spec))
-            self._finished(row, now)
+        if self._too_late(row, now):
             return
         apart = self._encodings.needed(spec)
         left = encoded(spec) if apart else spec  # of the language model
-        reasons = {member: self._refusal(member, left) for member in self.members}
-        able = [member for member, reason in reasons.items() if reason is None]
+        able = self._dispatcher.able(left)
         reason = self._encodings.possible(spec) if apart else None
         if not able or reason is not None:
-            self._reject(row, reason or _first_reason(reasons, spec), now)
+            self._reject(row, reason or self._dispatcher.reason(left), now)
             return
         up = [member for member in able if member.state is State.UP]
         if not up or (apart and not self._encodings.begin(spec, row, now)):
-            self._parked.append(row)
+            self._parked.add(row, cancelling.deadline(spec))
         elif not apart:
             self._send(row, chosen(self._router, spec, up), now)
 
-    def _encoded_to(self, spec: RequestSpec) -> Member | None:
-        """Who computes the prompt of a request whose images were encoded; None if nobody serves."""
-        spec = encoded(spec)
-        up = [
-            member
-            for member in self.members
-            if member.state is State.UP and self._refusal(member, spec) is None
-        ]
-        return chosen(self._router, spec, up) if up else None
+    def _too_late(self, row: int, now: float) -> bool:
+        """Cancel a request if nobody waits for it any more; whether that is so."""
+        spec = self._specs[row]
+        if now < cancelling.deadline(spec):
+            return False
+        self.requests.cancel(row, cancelling.reason(spec))
+        self._finished(row, now)
+        return True
 
     def _send(self, row: int, member: Member, now: float) -> None:
         """Let ``member`` compute the prompt of a request."""
@@ -179,14 +180,6 @@ class Cluster:
         else:
             member.engine.submit(spec, row)
         self._wake(member, now)
-
-    def _refusal(self, member: Member, spec: RequestSpec) -> str | None:
-        if not member.serves(spec):
-            return f"no instance serves {spec.model}" if spec.model else "it only decodes"
-        reason = member.refusal(spec)
-        if reason is None and member.instance.role is Role.PREFILL:
-            return self._handovers.possible(spec)
-        return reason
 
     def _reject(self, row: int, reason: str, now: float) -> None:
         self.requests.reject(row, reason)
@@ -263,37 +256,38 @@ class Cluster:
         rows = [seq.index for seq in member.engine.fail(now)]
         rows += self._handovers.lost(member, now) + self._encodings.lost(member, now)
         for row in dict.fromkeys(sorted(rows)):
-            self.requests.retry(row)
-            self._dispatch(row, now)
+            if not self._too_late(row, now):
+                self.requests.retry(row)
+                self._dispatch(row, now)
 
     def _up(self, member: Member, now: float) -> None:
         """A member serves: requests that wait for one may go there."""
         self._handovers.place_all(now)
         self._encodings.place_all(now)
-        for _ in range(len(self._parked)):
-            self._dispatch(self._parked.popleft(), now)
+        for row in self._parked.take_all():
+            self._dispatch(row, now)
         self._wake(member, now)
 
     def _settle(self, now: float) -> bool:
         """Nothing is under way: free who waits for each other, give up what nobody will take."""
         if self._handovers.relieve(now):
             return True
-        left = [*self._parked, *self._handovers.abandon(now), *self._encodings.abandon(now)]
-        self._parked.clear()
+        parked = self._parked.take_all()
+        left = [*parked, *self._handovers.abandon(now), *self._encodings.abandon(now)]
         for row in left:
             self._reject(row, "no instance is left that could run it", now)
         return bool(left)
+
+    def _require_patience(self, cancel_after_s: float | None) -> None:
+        if self._roles and cancel_after_s is not None:
+            raise UnsupportedError(
+                "cancel_after_s: not modelled where instances have roles (prefill, decode, encode)"
+            )
 
     def _require_all_done(self) -> None:
         left = self.requests.count(Status.UNFINISHED)
         if left:
             raise ServesimError(f"{left} of {len(self.requests)} requests never finished")
-
-
-def _first_reason(reasons: dict[Member, str | None], spec: RequestSpec) -> str:
-    """What to tell of a request that nobody takes: the word of the first that serves its model."""
-    of_model = [reason for member, reason in reasons.items() if member.serves(spec)]
-    return next((r for r in (*of_model, *reasons.values()) if r is not None), "nobody takes it")
 
 
 def simulate(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from servesim.errors import UnsupportedError
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.kv.cache import KVCache
+from servesim.runtime.roles import Role
 from servesim.runtime.scheduler import DEFAULT_MODES, Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
 
@@ -19,14 +21,21 @@ class OwnRules(Protocol):
 
 
 def build_scheduler(
-    config: EngineConfig, cache: KVCache, modes: SchedulerModes = DEFAULT_MODES
+    config: EngineConfig,
+    cache: KVCache,
+    modes: SchedulerModes = DEFAULT_MODES,
+    role: Role = Role.BOTH,
 ) -> Scheduler:
     """The scheduler of ``config``: vLLM's, unless its policy has rules of its own.
 
     Raises:
-        UnsupportedError: an option that those rules do not know.
+        UnsupportedError: an option, or a role, that those rules do not know.
     """
     policy = SCHEDULERS.build(config.scheduling_policy)
     if isinstance(policy, OwnRules):
+        if role is not Role.BOTH:
+            raise UnsupportedError(
+                f"role {role.value}: not modelled with scheduling_policy {config.scheduling_policy}"
+            )
         return policy.scheduler(config, cache, modes)
     return Scheduler(config, policy, cache, modes)

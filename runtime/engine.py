@@ -16,7 +16,6 @@ from typing import ClassVar
 from servesim.errors import ServesimError
 from servesim.runtime.cancelling import Cancellations, reason
 from servesim.runtime.deciding import build_scheduler
-from servesim.runtime.encoder import images_begun
 from servesim.runtime.instance import (
     DEFAULT_OPTIONS,
     EngineOptions,
@@ -31,6 +30,7 @@ from servesim.runtime.request import RequestSpec
 from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.step import counts_sharing
+from servesim.runtime.step_time import step_seconds
 from servesim.runtime.steps import StepRecords
 from servesim.runtime.tiers.hierarchy import build_hierarchy
 
@@ -102,7 +102,7 @@ class Engine:
 
     def refusal(self, spec: RequestSpec) -> str | None:
         """Why a request could never run here; None if it can."""
-        return refusal(spec, self._instance, self.scheduler.cache)
+        return refusal(spec, self._instance, self.scheduler)
 
     def submit(self, spec: RequestSpec, row: int, *, hands_over: bool = False) -> None:
         """Put a request, row ``row`` of the records, into the inbox.
@@ -170,7 +170,7 @@ class Engine:
             assert self._current is not None
             told = self._current.finishing or (self.tells_prefills and self._current.prefills)
             shares = self.tiers is not None and self.tiers.shared
-            lost = self.cancellations.due(self._end_s)
+            lost = self.cancellations and self.cancellations.due(self._end_s)
             if told or lost or shares or self._end_s >= horizon:  # infinite if not known yet
                 return self._end_s
             self.complete()
@@ -178,13 +178,13 @@ class Engine:
         return None
 
     def complete(self) -> list[Sequence]:
-        """End the step under way; returns the sequences that finished, or were given up."""
+        """End the step under way; returns the sequences that finished, or were cancelled."""
         plan, now, requests = self._current, self._end_s, self._requests
         assert plan is not None
         self._current = None
         if self.tiers is not None:
             self.tiers.settle(now)
-        cancelled = self.cancel(now)
+        cancelled = self.cancel(now) if self.cancellations else []
         for seq in plan.first:
             if not seq.finished:
                 requests.first_token_s[seq.index] = now
@@ -201,7 +201,8 @@ class Engine:
     def cancel(self, now: float) -> list[Sequence]:
         """Let go who is given up until ``now``, before the tokens of the step that ends come out.
 
-        As in vLLM, blocks are free at once; what is scheduled of them already runs in vain.
+        As in vLLM, blocks are free at once; what is scheduled of them already runs in vain;
+        step records count its tokens all the same.
         """
         cancelled = self.cancellations.take(now)
         for seq in cancelled:
@@ -241,8 +242,7 @@ class Engine:
         if plan is None:
             self._require_idle()
             return False
-        seconds = self._seconds(plan)
-        seconds += self._instance.host_seconds(plan.sequences, seconds)
+        seconds = step_seconds(self._instance, plan)
         tiers = self.tiers
         end = now + seconds if tiers is None else tiers.recalled_s(now, seconds, self._end_known)
         self._begin(plan, now, end)
@@ -305,29 +305,12 @@ class Engine:
             requests.recalled_tokens[seq.index] = seq.recalled_tokens
         return plan
 
-    def _seconds(self, plan: Plan) -> float:
-        if plan.plain:
-            seconds = self._model.decode_seconds(plan.decodes, plan.context, plan.context_max)
-        else:
-            seconds = self._model.seconds(plan.shape())
-        if not 0 <= seconds < math.inf:
-            raise ServesimError(f"the step model gave {seconds} s for {plan.shape()}")
-        return seconds + self.before_s(plan)
-
-    def before_s(self, plan: Plan) -> float:
-        """Seconds before a step of ``plan`` can start: for adapters to come, and for images."""
-        seconds = plan.loaded_adapters * self._instance.adapter_load_s
-        encoder = self._instance.encoder
-        if encoder is not None and (images := list(images_begun(plan.prefills))):
-            seconds += encoder.seconds(images)
-        return seconds
-
     def _new_scheduler(self) -> Scheduler:
         if self.tiers is not None:
             self.tiers.clear()
         groups = self._instance.kv_groups
         cache = build_cache(self.config, self.records.kv_blocks + 1, groups, self.tiers)
-        return build_scheduler(self.config, cache, self._modes)
+        return build_scheduler(self.config, cache, self._modes, self._instance.role)
 
     def _require_idle(self) -> None:
         if self.scheduler.busy and not self.outside:

@@ -67,7 +67,10 @@ class Scheduler:
         speculates, draft_slots: whether drafts are verified, and tokens of a step that each
             sequence takes beside its own for them.
         refused: the sequence that found no room, and the epoch of the cache.
+        takes_images: whether it knows when images are encoded.
     """
+
+    takes_images = True
 
     def __init__(
         self,
@@ -151,11 +154,7 @@ class Scheduler:
 
     def cancel(self, seq: Sequence) -> None:
         """Forget a sequence that was added, wherever it is; what is under way of it is in vain."""
-        if seq in self.received:
-            self.received.remove(seq)
-            self.cache.release(seq)
-            seq.finished = True
-        elif not seq.finished:
+        if not seq.finished:
             self._end(seq)
 
     def _end(self, seq: Sequence, *, keeps: bool = False) -> None:
@@ -176,6 +175,10 @@ class Scheduler:
     def decodes_of(self, seq: Sequence) -> DecodeSet:
         """The set that counts a decoding sequence; not ``decodes`` if its token is under way."""
         return self.decodes
+
+    def blocks_of(self, tokens: int) -> int:
+        """Most KV blocks that a sequence of ``tokens`` may want at once."""
+        return self.cache.blocks_of(tokens)
 
     def chunk(self, tokens: int) -> int:
         """How many of ``tokens`` one sequence may get in a step."""

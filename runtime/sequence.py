@@ -20,8 +20,8 @@ class Sequence:
         limit: tokens at which it would end in any case, as far as the scheduler knows.
         overruns: it ends before that, and a step more is scheduled before anybody knows.
         known: tokens known so far: prompt and generated.
-        computed: tokens whose KV is in the cache or being computed. This and ``known`` stand
-            still while the sequence is ``decoding``: its ``DecodeSet`` counts for it.
+        computed: tokens whose KV is in the cache or being computed. While the sequence is
+            ``decoding`` its ``DecodeSet`` tells them; this and ``known`` may stand still.
         ticket: rank in the order of admission; None when not running.
         blocks: KV blocks held, in order (their identity matters), and ``held``, how many.
         shared: identities of the leading blocks that other sequences may have too.

@@ -26,7 +26,7 @@ class Source(Protocol):
         """The next request; ``next_s`` must not be None."""
 
     def finished(self, spec: RequestSpec, now: float) -> None:
-        """Learn that ``spec``, given out before, was answered or rejected at ``now``."""
+        """Learn that ``spec``, given out before, was answered, rejected or cancelled at ``now``."""
 
 
 class OpenSource:

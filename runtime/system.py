@@ -20,7 +20,7 @@ class System:
         handover: how it is.
         failures: of instances.
         autoscaling: how many instances of a group serve; all of them when None.
-        cancel_after_s: after which clients give up requests that do not say otherwise.
+        cancel_after_s: after which requests are cancelled that do not say otherwise.
         frontend: the server that clients talk to; they talk to the engines themselves when None.
     """
 

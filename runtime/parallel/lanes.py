@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from servesim.errors import UnsupportedError
 from servesim.runtime.decodes import DecodeSet
 from servesim.runtime.plan import Plan
 from servesim.runtime.scheduler import Scheduler
@@ -19,7 +20,16 @@ class LaneScheduler(Scheduler):
     """
 
     def __init__(self, base: Scheduler, lanes: int) -> None:
-        """As ``base``, of which nothing was asked yet, with ``lanes`` lanes."""
+        """As ``base``, of which nothing was asked yet, with ``lanes`` lanes.
+
+        Raises:
+            UnsupportedError: ``base`` has rules of its own, which lanes would not follow.
+        """
+        if type(base) is not Scheduler:
+            raise UnsupportedError(
+                f"scheduling_policy {base.config.scheduling_policy} is modelled for engines that "
+                "take steps one by one, not in pipelines or in lock step"
+            )
         super().__init__(base.config, base.policy, base.cache, base.modes)
         self.lanes = [self.new_decodes() for _ in range(lanes)]
         self.free = deque(self.lanes)

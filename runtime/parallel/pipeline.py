@@ -18,10 +18,11 @@ from servesim.runtime.parallel.stages import StagedStepModel
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.records import RequestRecords
 from servesim.runtime.sequence import Sequence
+from servesim.runtime.step_time import before_s
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
+class Passage:
     """A batch on its way through the stages."""
 
     plan: Plan
@@ -43,7 +44,7 @@ class PipelineEngine(Engine):
         # A token must be out before its sequence is scheduled again: nothing is scheduled ahead.
         config = replace(instance.config, async_scheduling=False)
         super().__init__(replace(instance, config=config), requests, options)
-        self._flights: deque[Flight] = deque()
+        self._flights: deque[Passage] = deque()
         self._stage_free = [0.0] * len(self.stages.stages)
         self._last_end_s = 0.0
 
@@ -80,7 +81,7 @@ class PipelineEngine(Engine):
         return super().complete()
 
     @property
-    def oldest(self) -> Flight:
+    def oldest(self) -> Passage:
         """The batch that comes out next."""
         return self._flights[0]
 
@@ -115,7 +116,7 @@ class PipelineEngine(Engine):
 
     def prepared(self, plan: Plan, now: float, times: list[float]) -> list[float]:
         """``times`` of the stages, the first with what must be brought to the devices before."""
-        times[0] += self.before_s(plan)
+        times[0] += before_s(self._instance, plan)
         if self.tiers is not None:
             start = max(now, self._stage_free[0])
             end = self.tiers.recalled_s(start, times[0], lambda end_s, now: None)
@@ -141,7 +142,7 @@ class PipelineEngine(Engine):
         for stage, seconds in enumerate(times):
             start = max(at + (hop if stage else 0.0), self._stage_free[stage])
             at = self._stage_free[stage] = start + seconds
-        self._flights.append(Flight(plan, now, at))
+        self._flights.append(Passage(plan, now, at))
         self._record(plan, now, at)
         return at
 

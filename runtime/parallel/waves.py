@@ -90,8 +90,9 @@ class Rank(PipelineEngine):
         scheduler = self.scheduler
         idle = Plan(
             running=len(scheduler.running),
-            waiting=len(scheduler.policy),
+            waiting=len(scheduler.policy) + len(scheduler.received),
             free_blocks=scheduler.cache.free,
+            filled_blocks=scheduler.cache.filled,
         )
         return self._launch(idle, now, times, hop)
 

@@ -105,6 +105,7 @@ class _TransformersScheduler(Scheduler):
     """Sequences over a KV cache without prefix sharing."""
 
     policy: TransformersFifo
+    takes_images = False
 
     def __init__(
         self,
@@ -141,6 +142,19 @@ class _TransformersScheduler(Scheduler):
             self._closed = False
         return finished
 
+    def cancel(self, seq: Sequence) -> None:
+        """Forget a sequence; if none runs any more, others are admitted again.
+
+        There transformers waits forever for one to finish.
+        """
+        super().cancel(seq)
+        if not self.running:
+            self._closed = False
+
+    def blocks_of(self, tokens: int) -> int:
+        """Most KV blocks that a sequence of ``tokens`` may want at once."""
+        return blocks_for(self._covered(tokens, 0), self.cache.block_size)
+
     def _serve(self, plan: Plan) -> tuple[list[Grant], list[Grant], bool]:
         """A round through all sequences.
 
@@ -152,6 +166,7 @@ class _TransformersScheduler(Scheduler):
         short = self._short
         grants: list[Grant] = []
         starved: list[Grant] = []
+        admitted: list[Sequence] = []
         budget, failed = limits.max_num_batched_tokens, False
         for seq in self._candidates():
             short = self._short if each else short
@@ -171,12 +186,14 @@ class _TransformersScheduler(Scheduler):
                     starved.append(grant)
                 continue
             if seq.ticket is None:
-                self.policy.remove(seq)
+                admitted.append(seq)
                 self.start(seq, 0, plan)
             grants.append(grant)
             budget -= grant.new
             if not budget or len(grants) == limits.max_num_seqs:
                 break
+        for seq in admitted:
+            self.policy.remove(seq)
         return grants, starved, failed
 
     def _candidates(self) -> Iterator[Sequence]:
@@ -185,7 +202,7 @@ class _TransformersScheduler(Scheduler):
         prefills = [seq for seq in running if not seq.decoding]
         decodes = [seq for seq in running if seq.decoding]
         parts = (prefills, decodes) if self.policy.prefill_first else (decodes, prefills)
-        waiting = () if self._closed else tuple(self.policy.waiting)
+        waiting = () if self._closed else self.policy.waiting
         return chain(*parts, waiting)
 
     def _wanted(self, seq: Sequence, budget: int) -> Grant:
@@ -218,10 +235,14 @@ class _TransformersScheduler(Scheduler):
 
     def _reach(self, grant: Grant) -> int:
         """Tokens that the blocks of a sequence are to hold."""
-        reach, size, held = grant.computed + grant.new, self.cache.block_size, grant.seq.held
-        if not self.policy.generous or (held and reach <= held * size):
-            return reach
-        return size * (held + (reach - held * size + 1) // size + 1)
+        return self._covered(grant.computed + grant.new, grant.seq.held)
+
+    def _covered(self, tokens: int, held: int) -> int:
+        """Tokens for which a sequence of ``tokens`` that has ``held`` blocks wants some."""
+        size = self.cache.block_size
+        if not self.policy.generous or (held and tokens <= held * size):
+            return tokens
+        return size * ((tokens + 1) // size + 1)
 
     @property
     def _short(self) -> bool:

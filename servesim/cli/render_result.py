@@ -114,7 +114,7 @@ def _retries(result: Result) -> list[tuple[str, str]]:
 def _requests(metrics: Report) -> str:
     """What became of them."""
     ended = f"{metrics.finished:,} finished, {metrics.rejected:,} rejected"
-    return f"{ended}, {metrics.cancelled:,} given up" if metrics.cancelled else ended
+    return f"{ended}, {metrics.cancelled:,} cancelled" if metrics.cancelled else ended
 
 
 def _speculation(result: Result) -> list[tuple[str, str]]:

@@ -116,7 +116,7 @@ class ClientSection:
     """``[client]``: those who send the requests.
 
     Attributes:
-        cancel_after_s: seconds after its arrival at which a request is given up that is not
+        cancel_after_s: seconds after its arrival at which a request is cancelled that is not
             answered and does not say otherwise; None if never.
     """
 

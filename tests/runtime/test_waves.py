@@ -108,3 +108,14 @@ def test_all_requests_finish_and_ranks_stay_together(
     assert records.requests.count(Status.FINISHED) == len(requests)
     ends = [list(one.steps.end_s) for one in records.instances]
     assert all(other == ends[0] for other in ends)
+
+
+def test_rules_that_lanes_do_not_follow_are_refused() -> None:
+    own = ranks(
+        2,
+        scheduling_policy="transformers-fifo",
+        enable_prefix_caching=False,
+        async_scheduling=False,
+    )
+    with pytest.raises(UnsupportedError, match=r"transformers-fifo is modelled .* lock step"):
+        run([request(0, 0, 10, 1)], own)

@@ -11,11 +11,17 @@ from servesim.graph.kv_layout import KvGroup
 from servesim.graph.opgraph import CacheGroup
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.deciding import build_scheduler
+from servesim.runtime.encoder import LinearEncoder
+from servesim.runtime.engine import Engine
+from servesim.runtime.instance import Instance
 from servesim.runtime.kv import build_cache
 from servesim.runtime.plan import Plan
+from servesim.runtime.records import RequestRecords
 from servesim.runtime.request import RequestSpec
+from servesim.runtime.roles import Role
 from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.sequence import Sequence
+from servesim.runtime.step import LinearStepModel
 from servesim.validation.golden import replay
 from servesim.validation.json_files import json_documents
 
@@ -108,6 +114,55 @@ def test_the_starved_one_admitted_last_waits_again_and_nobody_is_admitted() -> N
     assert rows(step(made)) == [(0, 6, 1)]  # its last: the others may come, the third first
     assert rows(step(made)) == [(2, 0, 1)]
     assert rows(step(made)) == [(2, 1, 1)]
+
+
+def test_when_the_last_one_running_is_cancelled_others_are_admitted() -> None:
+    made = scheduler(2, [4, 4, 1], output=4)
+    step(made)
+    plan = step(made)
+    (first,) = made.running.values()
+    assert [seq.index for seq in plan.preempted] == [1]
+    made.cancel(first)
+    assert rows(step(made)) == [(2, 0, 1)]
+
+
+def test_as_long_as_one_runs_a_cancelled_one_opens_nothing() -> None:
+    made = scheduler(3, [1, 1, 4, 1], output=9)
+    step(made)
+    plan = step(made)  # the third needs a second block
+    assert [seq.index for seq in plan.preempted] == [2]
+    made.cancel(next(iter(made.running.values())))
+    assert rows(step(made)) == [(1, 2, 1)]
+    made.cancel(next(iter(made.running.values())))
+    assert rows(step(made)) == [(3, 0, 1), (2, 0, 5)]
+
+
+@pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE, Role.ENCODE])
+def test_roles_are_refused(role: Role) -> None:
+    config = scheduler(10, []).config
+    with pytest.raises(UnsupportedError, match=f"role {role.value}: not modelled with .*{FIFO}"):
+        build_scheduler(config, build_cache(config, 11), role=role)
+
+
+def test_images_are_refused() -> None:
+    config, encoder = scheduler(10, []).config, LinearEncoder(1.0)
+    engine = Engine(Instance(config, LinearStepModel(1.0), 11, encoder=encoder), RequestRecords())
+    assert engine.refusal(RequestSpec(0, 0.0, 9, 2)) is None
+    reason = engine.refusal(RequestSpec(0, 0.0, 9, 2, images=(4,)))
+    assert reason == f"it has images; scheduling_policy {FIFO} is modelled without"
+
+
+@pytest.mark.parametrize(("tokens", "blocks"), [(14, 4), (15, 5), (16, 5)])
+def test_release_5_17_refuses_what_would_want_a_block_more_than_there_is(
+    tokens: int, blocks: int
+) -> None:
+    config = scheduler(10, [], scheduling_policy="transformers-fifo-5.17").config
+    prompt, model = RequestSpec(0, 0.0, tokens, 1), LinearStepModel(1.0)
+    for there in (blocks - 1, blocks):
+        engine = Engine(Instance(config, model, there + 1), RequestRecords())
+        assert (engine.refusal(prompt) is None) == (there == blocks)
+    made = scheduler(blocks, [tokens], output=1, scheduling_policy="transformers-fifo-5.17")
+    assert rows(step(made)) == [(0, 0, tokens)]
 
 
 @pytest.mark.parametrize(
