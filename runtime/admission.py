@@ -55,7 +55,8 @@ def admit(scheduler: Scheduler, plan: Plan, budget: int) -> None:
             break
         reserve = seq.known if config.scheduler_reserve_full_isl else 0
         if not cache.admit(seq, found, scheduler.reach(computed + new), reserve):
-            if reserve and not scheduler.modes.visit_all:
+            # What drafts take beside them depends on the step.
+            if reserve and not (scheduler.modes.visit_all or scheduler.speculates):
                 scheduler.refused = seq, cache.epoch
             break
         waiting.pop()

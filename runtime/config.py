@@ -161,10 +161,11 @@ class EngineConfig:
                 f"max_num_batched_tokens ({most}) must be at least max_num_seqs ({sequences}), so "
                 f"that every sequence can decode"
             )
-        if (speculation := self.speculation) and most < speculation.tokens_each + speculation.slots:
+        each = self.speculation.tokens_each + self.speculation.slots if self.speculation else 0
+        if most < each:
             raise InputError(
-                f"max_num_batched_tokens ({most}) leaves no room for {speculation.tokens_each}"
-                f" tokens of a sequence that verifies drafts"
+                f"max_num_batched_tokens ({most}) leaves no room for the {each} tokens of a"
+                " sequence that verifies drafts"
             )
         if self.enable_chunked_prefill or self.max_model_len is None:
             return

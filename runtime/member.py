@@ -16,6 +16,9 @@ from servesim.runtime.roles import Role, encode_part, prefill_part
 from servesim.runtime.routers import Router, Snapshot
 from servesim.runtime.sequence import Sequence as EngineSequence
 
+#: An index that no request of a run has: whose own blocks are in no cache.
+_NOBODY = 1 << 40
+
 
 class Member:
     """One instance of a cluster.
@@ -87,7 +90,7 @@ class Member:
 
     def _cached_tokens(self, spec: RequestSpec) -> int:
         scheduler, size = self.engine.scheduler, self.engine.scheduler.cache.block_size
-        return len(scheduler.find(EngineSequence(spec, 0, size))) * size
+        return len(scheduler.find(EngineSequence(spec, _NOBODY, size))) * size
 
     def _ttft_s(self, spec: RequestSpec) -> float:
         """Prompt tokens before and of ``spec``, at the pace of a full prefill step."""
@@ -109,7 +112,8 @@ class Member:
         if not model.needs_contexts:
             return model.decode_seconds(sequences, sequences * each, each)
         contexts = np.full(sequences, each, dtype=np.int64)
-        return model.seconds(BatchShape((), sequences, sequences * each, each, contexts))
+        batch = BatchShape((), sequences, sequences * each, each, contexts, drafts=decodes.drafts)
+        return model.seconds(batch)
 
 
 def _reserving(instance: Instance) -> Instance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Listed
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ class Plan:
     drafts: int = 0
     extra_tokens: int = 0
     surplus: int = 0
-    flights: list[Flight] = field(default_factory=list)
+    flights: Listed[Flight] = ()
     loaded_adapters: int = 0
     finishing: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
@@ -79,9 +80,12 @@ class Plan:
 
     @property
     def plain(self) -> bool:
-        """Whether there are decodes alone, of which number, sum and maximum tell all."""
+        """Whether there are decodes alone, of which number, sum and maximum tell all.
+
+        Where drafts are made, a step tells how many it verifies, be it none.
+        """
         return not (
-            self.prefills or self.drafts or self.repeated_context or self.contexts is not None
+            self.prefills or self.flights or self.repeated_context or self.contexts is not None
         )
 
     @property

@@ -25,12 +25,13 @@ class Speculation:
     """vLLM's ``speculative_config``, and how well its drafts do.
 
     Attributes:
-        method: who drafts; ``ngram``, ``draft_model``, ``eagle``, ``eagle3`` or ``mtp``.
+        method: who drafts; ``ngram``, ``ngram_gpu``, ``draft_model``, ``eagle``, ``eagle3`` or
+            ``mtp``.
         num_speculative_tokens: drafted in a step for each decoding sequence.
         model: the draft model, for ``draft_model``.
         acceptance_rate: chance that a drafted token is right if all before it are; one number, or
             one for each position.
-        proposal_rate: share of a sequence's steps for which there is a draft at all (``ngram``
+        proposal_rate: share of a sequence's steps for which there is a draft at all (a look-up
             finds nothing for the others).
         seed: of the draws.
 

@@ -62,7 +62,7 @@ class SpeculativeDecodes(DecodeSet):
         return ticket_of(self._members[-1]) if self._members else -1
 
     def __contains__(self, seq: Sequence) -> bool:
-        return seq in self._members
+        return seq.decoding and seq.index in self._made
 
     def contexts(self) -> npt.NDArray[np.int64]:
         """Computed tokens of each, ascending."""
@@ -134,9 +134,8 @@ class SpeculativeDecodes(DecodeSet):
     def serve(self, grants: dict[int, Grant]) -> None:
         """Learn what the members get in this step."""
         self._grants = [grants[seq.index] for seq in self._members]
-        if self._grants:  # at least one: with none a step model takes all
-            drafts = sum(grant.new - 1 for grant in self._grants)
-            self.verified = max(1, round(drafts / len(self._grants)))
+        drafts = sum(grant.new - 1 for grant in self._grants)
+        self.verified = round(drafts / max(1, len(self._grants)))
         self.context = sum(map(self._context, self._members))
 
     def advance(self) -> list[Sequence]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,27 +39,25 @@ class SpeculativeStepModel:
         return self.target.counts_sharing
 
     def seconds(self, batch: BatchShape) -> float:
-        """Seconds of one step of ``batch``, whose decodes verify its drafts, or all possible."""
-        full = replace(batch, drafts=batch.drafts or self.drafts)
-        seconds = self.target.seconds(full)
+        """Seconds of one step of ``batch``, whose decodes verify its drafts."""
+        seconds = self.target.seconds(batch)
         if self.drafter is None or not batch.tokens:
             return seconds
-        seconds += self.drafter.seconds(full)
+        seconds += self.drafter.seconds(batch)
         if self.drafts > 1:
             seconds += (self.drafts - 1) * self._pass_seconds(batch)
         return seconds
 
     def decode_seconds(self, decodes: int, context: int, context_max: int) -> float:
-        """Seconds of one step of decodes only."""
-        return self.seconds(BatchShape((), decodes, context, context_max))
+        """Seconds of one step of decodes only, each of which verifies all possible drafts."""
+        return self.seconds(BatchShape((), decodes, context, context_max, drafts=self.drafts))
 
     def cost_breakdown(self, batch: BatchShape) -> tuple[OpCost, ...]:
         """What each operator takes of a step, the drafter's all as one."""
-        full = replace(batch, drafts=batch.drafts or self.drafts)
-        rows = self.target.cost_breakdown(full)
+        rows = self.target.cost_breakdown(batch)
         if self.drafter is None or not batch.tokens:
             return rows
-        passes = [*self.drafter.cost_breakdown(full)]
+        passes = [*self.drafter.cost_breakdown(batch)]
         passes += self.drafter.cost_breakdown(_one_each(batch)) * (self.drafts - 1)
         drafting = dict.fromkeys(Source, 0.0)
         for row in passes:

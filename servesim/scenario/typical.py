@@ -53,7 +53,9 @@ def _typical(served: Served, records: list[InstanceRecords]) -> TypicalStep | No
     steps = sum(one.steps.column("steps")[one.steps.column("decodes") > 0].sum() for one in records)
     sequences, each = round(decodes / steps), round(context / decodes)
     contexts = np.full(sequences, each, dtype=np.int64)
-    batch = BatchShape((), sequences, sequences * each, each, contexts)
+    speculation = served.config.speculation
+    drafts = speculation.num_speculative_tokens if speculation else 0
+    batch = BatchShape((), sequences, sequences * each, each, contexts, drafts=drafts)
     costs = _joined(served.step_model.cost_breakdown(batch))
     ordered = sorted(costs, key=lambda cost: -cost.seconds)
     return TypicalStep(served, sequences, each, tuple(ordered))

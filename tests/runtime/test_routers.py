@@ -13,8 +13,10 @@ from servesim.errors import InputError, UnknownNameError
 from servesim.runtime import metrics
 from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
-from servesim.runtime.instance import Instance
-from servesim.runtime.records import Records
+from servesim.runtime.instance import DEFAULT_OPTIONS, Instance
+from servesim.runtime.member import Member
+from servesim.runtime.plan import Plan
+from servesim.runtime.records import Records, RequestRecords
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.routers import ROUTERS, Snapshot
 from servesim.runtime.step import LinearStepModel
@@ -88,6 +90,20 @@ def test_kv_aware_sees_evictions_that_prefix_aware_cannot() -> None:
     assert router.choose(spec, [far, near]) == 1  # 4 blocks found, weighing 16, for 10 in use
     assert router.choose(spec, [far, replace(near, cached_tokens=16)]) == 0
     assert ROUTERS.build("kv_aware").choose(spec, [far, near]) == 0
+
+
+def test_what_a_preempted_request_had_is_no_prefix_of_others() -> None:
+    requests = RequestRecords()
+    member = Member(0, Instance(CONFIG, STEP, 100, "i0"), requests, DEFAULT_OPTIONS)
+    first, other = request(0, 0.0, 40, 9), request(1, 0.0, 40, 9)
+    member.engine.submit(first, requests.add(first))
+    member.engine.run(0.0, 0.0)
+    member.engine.complete()
+    scheduler = member.engine.scheduler
+    (seq,) = scheduler.running.values()
+    scheduler.preempt(seq, Plan())
+    assert len(scheduler.find(seq)) == 2  # it finds its own blocks again
+    assert member.snapshot(other, ("cached_tokens",)).cached_tokens == 0
 
 
 def test_prefix_aware_leaves_an_overloaded_instance() -> None:

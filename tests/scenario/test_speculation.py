@@ -46,17 +46,16 @@ def test_a_draft_model_takes_its_passes_and_its_memory() -> None:
     model = served.step_model
     assert isinstance(model, SpeculativeStepModel)
     assert model.drafter is not None
-    batch = BatchShape((), 4, 400, 100)
-    verify = model.target.seconds(BatchShape((), 4, 400, 100, drafts=2))
-    first = model.drafter.seconds(BatchShape((), 4, 400, 100, drafts=2))
-    second = model.drafter.seconds(batch)
+    batch = BatchShape((), 4, 400, 100, drafts=2)
+    verify, first = model.target.seconds(batch), model.drafter.seconds(batch)
+    second = model.drafter.seconds(BatchShape((), 4, 400, 100))
     assert model.seconds(batch) == pytest.approx(verify + first + second)
-    # As an engine gives it, and where fewer drafts are verified than will be made.
-    assert model.seconds(BatchShape((), 4, 400, 100, drafts=2)) == model.seconds(batch)
-    fewer = model.seconds(BatchShape((), 4, 400, 100, drafts=1))
-    one = BatchShape((), 4, 400, 100, drafts=1)
-    expected = model.target.seconds(one) + model.drafter.seconds(one) + second
-    assert fewer == pytest.approx(expected)
+    assert model.decode_seconds(4, 400, 100) == model.seconds(batch)
+    # Fewer are verified than will be made, be it none.
+    for drafts in (0, 1):
+        fewer = BatchShape((), 4, 400, 100, drafts=drafts)
+        expected = model.target.seconds(fewer) + model.drafter.seconds(fewer) + second
+        assert model.seconds(fewer) == pytest.approx(expected)
     rows = model.cost_breakdown(batch)
     assert sum(row.seconds for row in rows) == pytest.approx(model.seconds(batch))
     small = load_graph("meta-llama/Llama-3.2-1B")
