@@ -15,6 +15,7 @@ SUMS = ("steps", "prefill_tokens", "prefills", "decodes")
 #: Further sums: what the steps' attention reads, and what speculation gains; not in the step table.
 ATTENDED = (
     "decode_context",
+    "shared_context",
     "repeated_context",
     "prefill_context",
     "prefill_pairs",
@@ -38,10 +39,11 @@ class StepRecords:
             of decodes.
         decode_context, prefill_context: tokens already in the cache of the decodes, and of the
             prefills, before each step.
-        repeated_context: of the decodes' tokens in the cache, those read again (``BatchShape``).
+        shared_context, repeated_context: of the decodes' tokens in the cache, those that several
+            have, and those read again (``BatchShape``).
         prefill_pairs: (query, key) pairs of the prefills.
         extra_tokens: that decodes gained beyond one each, by speculation, less the decodes of
-            sequences that were over.
+            sequences that were over. The tokens of a step whose client gives up meanwhile count.
         running, waiting, kv_blocks: sequences and blocks held after scheduling; averaged over time
             where steps are joined.
         filled_blocks: those held, and free ones whose content can still be found.
@@ -57,6 +59,7 @@ class StepRecords:
         self.prefills = array("q")
         self.decodes = array("q")
         self.decode_context = array("q")
+        self.shared_context = array("q")
         self.repeated_context = array("q")
         self.prefill_context = array("q")
         self.prefill_pairs = array("q")
@@ -93,6 +96,7 @@ class StepRecords:
         self.prefills.append(len(plan.prefills))
         self.decodes.append(plan.decodes)
         self.decode_context.append(plan.context)
+        self.shared_context.append(plan.shared_context)
         self.repeated_context.append(plan.repeated_context)
         self.prefill_context.append(plan.prefill_context)
         self.prefill_pairs.append(plan.prefill_pairs)

@@ -31,6 +31,7 @@ class StepColumns:
 
     Attributes:
         repeated_context: of ``decode_context``, what was read again, where all of it is seen.
+        shared_context: of it, what several decodes have, each counted once.
     """
 
     prefill_tokens: Values
@@ -40,12 +41,14 @@ class StepColumns:
     prefill_context: Values
     prefill_pairs: Values
     repeated_context: Values
+    shared_context: Values
 
     @classmethod
     def of(cls, steps: StepRecords) -> StepColumns:
         """The columns of an engine's records."""
         count = np.maximum(steps.column("steps"), 1.0)
-        return cls(*(steps.column(name) / count for name in (*SUMS, "repeated_context")))
+        names = (*SUMS, "repeated_context", "shared_context")
+        return cls(*(steps.column(name) / count for name in names))
 
     @property
     def tokens(self) -> Values:

@@ -15,10 +15,9 @@ class StepUse:
         self._tabled = [one for one in uses if one.depends != CONTEXT]
         self._fixed: dict[tuple[int, int], tuple[float, float]] = {}
         self._rates: dict[float | None, list[tuple[float, float]]] = {}
-        self._repeated = 0.0  # memory of a token of context read again
+        self._repeating = [one for one in uses if one.depends == CONTEXT and one.repeated.any()]
         for one in uses:
             if one.depends == CONTEXT:
-                self._repeated += float(one.repeated[MEMORY])
                 before = self._rates.get(one.window, [(0.0, 0.0)] * len(SUMS))
                 self._rates[one.window] = [
                     (memory + more[MEMORY], compute + more[COMPUTE])
@@ -30,7 +29,9 @@ class StepUse:
     def of(self, batch: BatchShape) -> tuple[float, float]:
         """Seconds at full bandwidth, and at peak arithmetic."""
         memory, compute = self._fixed_use(batch.tokens, batch.sequences)
-        memory += self._repeated * batch.repeated_context
+        for one in self._repeating if batch.repeated_context else ():
+            near = batch.repeated_context * float(one.near(batch.shared_context))
+            memory += near * float(one.repeated[MEMORY])
         sums = sums_of(batch)
         for window, rates in self._rates.items():
             for count, (of_memory, of_compute) in zip(clipped(sums, window), rates, strict=True):

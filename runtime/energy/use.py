@@ -7,6 +7,7 @@ are then evaluated at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, SEQUENCES, Op, OpSpec
-from servesim.graph.work import CollectiveWork, Work
+from servesim.graph.work import AttentionWork, CollectiveWork, Work
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
 from servesim.hardware.shared_keys import near_bytes
@@ -29,6 +30,9 @@ MEMORY, COMPUTE, LINK = 0, 1, 2
 _DENSE, _STEP = 16, 1.1
 #: Limits that clip the context an operator sees, where its spec has them.
 _WINDOWS = ("window", "chunk", "selected")
+#: Two decodes that share nothing, and two that share all of their contexts.
+_APART = BatchShape((), 2, 32, 16)
+_ALIKE = replace(_APART, shared_context=16, repeated_context=16)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class OpUse:
         family: of the work.
         depends: what the operators see of a batch.
         at: use and seconds of one step of a given batch: (memory, compute, link, seconds).
+        holds: tokens of shared context whose keys the device's cache holds.
     """
 
     device: str
@@ -47,11 +52,13 @@ class OpUse:
     depends: str
     window: float | None
     at: Callable[[BatchShape], tuple[float, float, float, float]]
+    holds: float = math.inf
 
     def use(self, rows: StepColumns) -> Values:
         """(rows, 3): ``MEMORY``, ``COMPUTE`` and ``LINK`` of each step."""
         if self.depends == CONTEXT:
-            again = rows.repeated_context[:, None] * self.repeated
+            near = rows.repeated_context * self.near(rows.shared_context)
+            again = near[:, None] * self.repeated
             return np.asarray(rows.features(self.window) @ self.coefficients + again)
         return self._tabled(self._count(rows))[:, :3]
 
@@ -91,13 +98,15 @@ class OpUse:
 
     @cached_property
     def repeated(self) -> Values:
-        """(3): what reading a token of context again changes of the use of a decode."""
+        """(3): what reading a token of context again changes of the use of a decode, if near."""
         if self.window is not None:
             return np.zeros(3)
-        apart = BatchShape((), 2, 32, 16)
-        alike = replace(apart, shared_context=16, repeated_context=16)
-        used, without = (np.array(self.at(batch)[:3]) for batch in (alike, apart))
-        return np.asarray((used - without) / 16)
+        used, without = (np.array(self.at(batch)[:3]) for batch in (_ALIKE, _APART))
+        return np.asarray((used - without) / _ALIKE.repeated_context)
+
+    def near(self, shared: Values | float) -> Values:
+        """Share of what is read again that comes from the cache, as ``near_keys`` has it."""
+        return np.asarray(np.minimum(1.0, self.holds / np.maximum(shared, 1.0)) ** 2)
 
     def _count(self, rows: StepColumns) -> Values:
         return rows.sequences if self.depends == SEQUENCES else rows.tokens
@@ -132,7 +141,18 @@ def _groups(placement: Placement) -> Iterator[OpUse]:
         family = op.work(probe).family
         limits = [getattr(op.spec, limit, None) for limit in _WINDOWS]
         window = min((float(limit) for limit in limits if limit is not None), default=None)
-        yield OpUse(name, family, op.spec.depends, window, _user(placement, name, op, count))
+        holds = math.inf if window is not None else _held(op, placement.devices[name])
+        at = _user(placement, name, op, count)
+        yield OpUse(name, family, op.spec.depends, window, at, holds)
+
+
+def _held(op: Op, device: Device) -> float:
+    """Tokens of shared context whose keys the cache of ``device`` holds; infinity without any."""
+    work = op.work(_ALIKE) if op.spec.depends == CONTEXT else None
+    if device.cache is None or not isinstance(work, AttentionWork) or not work.shared_keys:
+        return math.inf
+    size = work.shared_keys * work.kv_bytes_per_token
+    return device.cache.capacity_bytes * _ALIKE.shared_context / size
 
 
 def _user(

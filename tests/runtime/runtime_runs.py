@@ -51,6 +51,7 @@ def everything(records: Records) -> list[bytes]:
     """All that a run recorded, as bytes."""
     requests = records.requests
     columns = [requests.column(name).tobytes() for name in COLUMNS]
+    columns.append(repr(sorted(requests.reasons.items())).encode())
     for instance in records.instances:
         steps = instance.steps
         columns += [steps.column(name).tobytes() for name in STEP_COLUMNS]
@@ -79,7 +80,14 @@ STEP_COLUMNS = (
     "prefill_tokens",
     "prefills",
     "decodes",
+    "decode_context",
+    "shared_context",
+    "repeated_context",
+    "prefill_context",
+    "prefill_pairs",
+    "extra_tokens",
     "running",
     "waiting",
     "kv_blocks",
+    "filled_blocks",
 )

@@ -24,7 +24,6 @@ from servesim.runtime.instance import Instance
 from servesim.runtime.records import Records, State, Status
 from servesim.runtime.roles import Role
 from servesim.runtime.routers import ROUTERS
-from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.system import System
 
 CONFIG = EngineConfig(max_num_seqs=8, max_num_batched_tokens=64, async_scheduling=False)
@@ -164,7 +163,7 @@ def deployments(draw: st.DrawFn) -> tuple[list[Instance], System, str, list[Any]
         enable_prefix_caching=bool(rng.integers(2)),
         scheduler_reserve_full_isl=bool(rng.integers(2)),
         max_num_seqs=int(rng.integers(1, 9)),
-        scheduling_policy=str(rng.choice(SCHEDULERS.names())),
+        scheduling_policy=str(rng.choice(["fcfs", "priority"])),
     )
     instances = [
         Instance(
