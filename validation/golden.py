@@ -207,7 +207,7 @@ def _sequences(recording: Mapping[str, Any]) -> list[Sequence]:
             priority=request.get("priority", 0),
             adapter=request.get("adapter"),
             max_tokens=request.get("max_tokens"),
-            cancel_after_s=cancelled and cancelled - request["arrival_s"],
+            cancel_after_s=None if cancelled is None else cancelled - request["arrival_s"],
         )
         sequences.append(Sequence(spec, len(sequences), block_size))
     return sequences

@@ -140,6 +140,32 @@ class Recorder:
         from vllm.v1.structured_output import StructuredOutputManager
 
         config = self._config
+        self._configure(case)
+        mode = config.cache_config.mamba_cache_mode
+        kv = KVCacheConfig(
+            num_blocks=case["num_gpu_blocks"],
+            kv_cache_tensors=[],
+            kv_cache_groups=[
+                KVCacheGroupSpec([f"layer.{i}"], _spec(group, case, mode))
+                for i, group in enumerate(case["groups"])
+            ],
+            prefix_cache_retention_interval=case["prefix_cache_retention_interval"],
+        )
+        block_size, hash_size = resolve_kv_cache_block_sizes(kv, config)
+        kind = AsyncScheduler if case["async_scheduling"] else Scheduler
+        scheduler = kind(
+            vllm_config=config,
+            kv_cache_config=kv,
+            structured_output_manager=StructuredOutputManager(config),
+            block_size=block_size,
+            hash_block_size=hash_size,
+        )
+        hasher = get_request_block_hasher(hash_size, self._hash)
+        return scheduler, hasher if case["enable_prefix_caching"] else None
+
+    def _configure(self, case: dict[str, Any]) -> None:
+        """Give the configuration the options of a case."""
+        config = self._config
         options, cache = config.scheduler_config, config.cache_config
         for name in (
             "max_num_seqs",
@@ -159,26 +185,6 @@ class Recorder:
         cache.num_gpu_blocks = case["num_gpu_blocks"]
         states = any(group["kind"] == "state" for group in case["groups"])
         cache.mamba_cache_mode = "align" if states and cache.enable_prefix_caching else "none"
-        kv = KVCacheConfig(
-            num_blocks=case["num_gpu_blocks"],
-            kv_cache_tensors=[],
-            kv_cache_groups=[
-                KVCacheGroupSpec([f"layer.{i}"], _spec(group, case, cache.mamba_cache_mode))
-                for i, group in enumerate(case["groups"])
-            ],
-            prefix_cache_retention_interval=case["prefix_cache_retention_interval"],
-        )
-        block_size, hash_size = resolve_kv_cache_block_sizes(kv, config)
-        kind = AsyncScheduler if case["async_scheduling"] else Scheduler
-        scheduler = kind(
-            vllm_config=config,
-            kv_cache_config=kv,
-            structured_output_manager=StructuredOutputManager(config),
-            block_size=block_size,
-            hash_block_size=hash_size,
-        )
-        hasher = get_request_block_hasher(hash_size, self._hash)
-        return scheduler, hasher if case["enable_prefix_caching"] else None
 
     def _request(self, request: dict[str, Any], hasher: Any) -> Any:
         from vllm import SamplingParams

@@ -2,7 +2,8 @@
 
 ``python transformers_cases.py OUT --count 100 --seed 0`` writes one recording a line to ``OUT``, as
 ``scheduler_cases`` does for vLLM: no model runs, every step takes what a virtual clock says, and
-every sampled token is the same. Imports torch and transformers, nothing of servesim.
+every sampled token is the same. With transformers 5.17 add ``--policies transformers-fifo-5.17``.
+Imports torch and transformers, nothing of servesim.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import argparse
 import json
 import random
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scheduler_draw import TICK
+from scheduler_outputs import SAMPLED_TOKEN
+from transformers_client import SCHEDULERS
 from transformers_recorder import free_blocks
 
-SAMPLED_TOKEN = 7
-#: All times are multiples of it, a power of two, so that no rounding decides anything.
-TICK = 1 / 1024
 _POLICIES = ("transformers-fifo", "transformers-prefill-first")
 
 
@@ -45,7 +47,7 @@ class Engine:
             hidden_size=32, num_attention_heads=1, num_hidden_layers=1, vocab_size=8
         )
         self.cache = cache.PagedAttentionCache(model, batching, "cpu", alone, torch.float32)
-        kind = scheduler.SCHEDULER_MAPPING[case["policy"].split("-", 1)[1].replace("-", "_")]
+        kind = scheduler.SCHEDULER_MAPPING[SCHEDULERS[case["policy"]]]
         self.scheduler = kind(self.cache, None, case["max_num_seqs"])
         self.offloading = offloading_manager.OffloadingManager(
             self.cache, self.scheduler, 0.0, 0.8, None, alone
@@ -139,13 +141,15 @@ def record(case: dict[str, Any], requests: list[dict[str, Any]]) -> dict[str, An
     }
 
 
-def draw(rng: random.Random) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A case and its requests."""
+def draw(
+    rng: random.Random, policies: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A case of one of the ``policies``, and its requests."""
     longest = rng.choice([40, 150, 400])
     size, sequences = rng.choice([4, 8, 16]), rng.choice([1, 3, 8, 32])
     case = {
         "family": "transformers",
-        "policy": rng.choice(_POLICIES),
+        "policy": rng.choice(policies),
         "block_size": size,
         "max_model_len": longest + 8,
         "max_num_seqs": sequences,
@@ -181,10 +185,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--policies", nargs="+", choices=SCHEDULERS, default=_POLICIES)
     given = parser.parse_args()
     with given.out.open("w", encoding="utf-8") as file:
         for number in range(given.seed, given.seed + given.count):
-            recording = record(*draw(random.Random(number)))
+            recording = record(*draw(random.Random(number), given.policies))
             file.write(json.dumps({"seed": number, **recording}, separators=(",", ":")) + "\n")
 
 

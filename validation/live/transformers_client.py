@@ -24,7 +24,7 @@ _CALLED = {
     "async_scheduling": "use_async_batching",
 }
 #: Schedulers by servesim's names, and what transformers calls them.
-_SCHEDULERS = {
+SCHEDULERS = {
     "transformers-fifo": "fifo",
     "transformers-fifo-5.17": "fifo",
     "transformers-prefill-first": "prefill_first",
@@ -79,14 +79,14 @@ def _batching(options: dict[str, Any]) -> Any:
         given.setdefault("auto_switch_to_flash", False)  # what was asked for is what runs
     paged = "page_size" if "page_size" in known else "block_size"
     policy = options["scheduling_policy"]
-    if policy not in _SCHEDULERS:
-        raise ValueError(f"transformers schedules by {' or '.join(_SCHEDULERS)}, not {policy}")
+    if policy not in SCHEDULERS:
+        raise ValueError(f"transformers schedules by {' or '.join(SCHEDULERS)}, not {policy}")
     return ContinuousBatchingConfig(
         **given,
         **{paged: options["block_size"]},
         # vLLM, whose option this is, counts a block that is never used.
         num_blocks=options["num_gpu_blocks_override"] - 1,
-        scheduler_type=_SCHEDULERS[policy],
+        scheduler_type=SCHEDULERS[policy],
         use_cuda_graph=False if options["enforce_eager"] else None,
     )
 
