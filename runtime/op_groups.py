@@ -69,7 +69,7 @@ def decode_work(op: Op) -> Callable[[int, int, int], AttentionWork] | None:
     if clips(op) or getattr(op.spec, "context_ranks", 1) > 1 or not op.runs(probe):
         return None
     like = op.work(probe)
-    if not isinstance(like, AttentionWork):
+    if not isinstance(like, AttentionWork) or like.prefills:  # decodes gathered into one prefill
         return None
     shape = (like.heads, like.kv_heads, like.head_dim, like.value_dim, like.dtype, like.kv_dtype)
     latent, label = like.latent, like.label

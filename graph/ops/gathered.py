@@ -25,20 +25,15 @@ def keys(batch: BatchShape) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GatheredAttention(Attention):
-    """All new tokens of a step over the keys of all its sequences."""
+    """All new tokens of a step over the keys of all its sequences; ``causal`` is false."""
 
     kind: ClassVar[str] = "attention"
     depends: ClassVar[str] = CONTEXT
 
     def work(self, batch: BatchShape, label: str) -> AttentionWork:
-        """As one prefill with as many (query, key) pairs as there are under the mask.
-
-        ``new`` tokens after a context attend to (new + 1) / 2 of themselves on average, but the
-        mask is multiplied out whole.
-        """
+        """As one prefill without a causal order: the mask is multiplied out whole."""
         new = batch.tokens
-        one = BatchShape(prefills=((new, keys(batch) - new + new // 2),))
-        return Attention.work(self, one, label)
+        return Attention.work(self, BatchShape(((new, keys(batch) - new),)), label)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,49 @@
-"""A model's operators as its own modules run them, not as an engine with fused kernels does."""
+"""Linear layers one by one, and attention over gathered keys, as a model's own modules run them.
+
+All other fusion of the graph stays: sums of residuals in norms, products in gated activations,
+experts as one kernel.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from itertools import groupby
 
 from servesim.errors import UnsupportedError
 from servesim.graph.op import Op
 from servesim.graph.opgraph import Block, OpGraph
 from servesim.graph.ops.attention import Attention
 from servesim.graph.ops.gathered import GatheredAttention, GatheredKeys
-from servesim.graph.ops.gemm import Gemm
+from servesim.graph.ops.gemm import Gemm, Part
 
 
 def unfuse(graph: OpGraph) -> OpGraph:
     """Take merged linear layers apart, and let attention gather what it reads.
 
     Raises:
-        UnsupportedError: the model keeps something else than every token's keys and values.
+        UnsupportedError: the model keeps something else than every token's keys and values, or a
+            merged layer is not the sum of its parts.
     """
     for op, _ in graph.weighted_ops():
-        spec = op.spec
-        if isinstance(spec, Attention) and (spec.latent or spec.window or spec.phase != "all"):
+        if isinstance(op.spec, Attention) and not _full(op.spec):
             raise UnsupportedError(
                 f"fused = false: {op.name} of {graph.model} is not full attention"
+            )
+    for cache in graph.caches:
+        if cache.kind != "full":
+            raise UnsupportedError(
+                f"fused = false: {graph.model} has a cache of kind {cache.kind!r}, not 'full'"
             )
     blocks = tuple(replace(block, ops=tuple(_ops(block))) for block in graph.blocks)
     found = replace(graph, blocks=blocks)
     found.lint()
     return found
+
+
+def _full(spec: Attention) -> bool:
+    """Whether every token attends to all before it, in all phases alike."""
+    narrowed = spec.latent or spec.window or spec.chunk or spec.selected
+    return not narrowed and spec.phase == "all"
 
 
 def _ops(block: Block) -> Iterator[Op]:
@@ -41,31 +55,51 @@ def _ops(block: Block) -> Iterator[Op]:
         if isinstance(op.spec, Attention):
             yield from _gathered(op, op.spec)
             continue
-        layers = _linears(op.spec) if isinstance(op.spec, Gemm) else {}
-        if len(layers) < 2 or taken & layers.keys():
+        layers = _linears(op.name, op.spec) if isinstance(op.spec, Gemm) else {}
+        if len(layers) < 2:
             yield op
             continue
-        parts[op.name] = tuple(layers)
-        for name, spec in layers.items():
-            yield replace(op, name=name, spec=spec, label="")
+        taken.discard(op.name)
+        names = []
+        for source, spec in layers.items():
+            label = source.rpartition(".")[2]
+            name = _unused(label, taken)
+            taken.add(name)
+            names.append(name)
+            yield replace(op, name=name, spec=spec, label="" if name == label else label)
+        parts[op.name] = tuple(names)
 
 
-def _linears(spec: Gemm) -> dict[str, Gemm]:
-    """The linear layers of a merged one by name; those whose pieces are several count once."""
+def _unused(name: str, taken: set[str]) -> str:
+    """``name``, numbered as equal ones of a block are where it is ``taken``."""
+    number, found = 1, name
+    while found in taken:
+        number += 1
+        found = f"{name}.{number}"
+    return found
+
+
+def _linears(name: str, spec: Gemm) -> dict[str, Gemm]:
+    """The linear layers of a merged one by path; those whose pieces are several count once."""
+    pieces: dict[str, tuple[Part, ...]] = {}
+    for part in spec.parts:
+        pieces[part.source] = (*pieces.get(part.source, ()), part)
     found = {}
-    for source, group in groupby(spec.parts, key=lambda part: part.source):
-        pieces = tuple(group)
-        n = sum(part.size for part in pieces)
+    for source, own in pieces.items():
+        n = sum(part.size for part in own)
         scales = spec.scale_bytes * n / spec.n
-        name = source.rpartition(".")[2]
-        found[name] = replace(spec, n=n, parts=pieces, scale_bytes=scales)
+        found[source] = replace(spec, n=n, parts=own, scale_bytes=scales)
+    if len(found) > 1 and (columns := sum(one.n for one in found.values())) != spec.n:
+        raise UnsupportedError(
+            f"fused = false: the parts of {name} have {columns} columns, not {spec.n}"
+        )
     return found
 
 
 def _gathered(op: Op, spec: Attention) -> Iterator[Op]:
     """Keys and values out of the cache, then repeated for each head, then attended to."""
-    each = spec.kv_heads * (spec.head_dim + spec.value_dim)
-    repeated = spec.heads * (spec.head_dim + spec.value_dim)
+    width = spec.head_dim + spec.value_dim
+    each, repeated = spec.kv_heads * width, spec.heads * width
     gather, repeat = f"{op.name}_gather", f"{op.name}_repeat"
     copy = GatheredKeys("copy", each, each, dtype=spec.kv_dtype)
     yield Op(gather, copy, op.inputs, op.scope)
@@ -74,5 +108,6 @@ def _gathered(op: Op, spec: Attention) -> Iterator[Op]:
         copy = GatheredKeys("copy", each, repeated, dtype=spec.kv_dtype)
         yield Op(repeat, copy, (gather,), op.scope)
         reads = (*op.inputs, repeat)
-    own = GatheredAttention(**{one.name: getattr(spec, one.name) for one in fields(Attention)})
-    yield replace(op, spec=own, inputs=reads)
+    own = {one.name: getattr(spec, one.name) for one in fields(Attention)}
+    own |= {"kv_heads": spec.heads, "causal": False}
+    yield replace(op, spec=GatheredAttention(**own), inputs=reads)

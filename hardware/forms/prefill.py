@@ -84,7 +84,9 @@ class PrefillForm:
             if prefill != before:
                 count = math.ceil(new / queries)
                 last = last_keys(new + context, queries, work.window)
-                through = block_keys(new, context, count, queries, work.window) - last
+                through = (count - 1) * last  # all of them, without a causal order
+                if work.causal:
+                    through = block_keys(new, context, count, queries, work.window) - last
                 last = self._whole(last)
                 through += last + (count - 1) * self._spare(queries)
                 tallest = max(tallest, count)

@@ -268,8 +268,8 @@ def load_model(config: ModelConfig, section: ModelSection, engine: EngineConfig)
         dtype=section.dtype,
         enable_expert_parallel=engine.enable_expert_parallel,
     )
-    graph = graph if section.fused else unfuse(graph)
-    return quantise(graph, config, section.quantization, engine.kv_cache_dtype)
+    graph = quantise(graph, config, section.quantization, engine.kv_cache_dtype)
+    return graph if section.fused else unfuse(graph)
 
 
 def memory_options(engine: EngineConfig, device: Device) -> MemoryOptions:

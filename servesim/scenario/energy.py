@@ -136,6 +136,8 @@ def power_lines(energy: EnergyReport | None, resolution_s: float) -> Iterator[st
 
 
 def _powered(served: Served) -> Powered | None:
+    if not served.instance.model.fused:
+        return None  # ``compile_use`` knows no attention over gathered keys
     if served.beside or served.instance.role == "encode":
         return None  # several engines share those devices; or its steps count no patches
     section, powers = served.instance.hardware, {}
