@@ -150,8 +150,8 @@ class CalibratedCost:
         if work.prefills:
             sources.append(prefill.source_for(prefill_extent(work)))
         form = AttentionForm(decode.form, prefill.form)
-        machine = self._machine(work.dtype, prefill if work.prefills else decode)
-        seconds = form.seconds(work, machine, resident)
+        machine, own = (self._machine(work.dtype, entry) for entry in (prefill, decode))
+        seconds = form.seconds(work, machine, resident, own)
         if work.repeated_keys and machine.cache_bytes and form.apart(work):
             sources.append(Source.ANALYTICAL)  # nobody measured keys that sequences share
         return seconds, max(sources, key=list(Source).index)

@@ -36,7 +36,7 @@ from servesim.hardware.tables.grid import Curve
 #: Families whose shapes have a curve each, and those that have a sum.
 CURVES, SUMS = ("gemm", "moe", "memory"), ("attention", "recurrent")
 #: Experts touched that differ by less are as many.
-_AS_GOOD_AS = 1e-3
+_SAME_TOUCHED = 1e-3
 #: An instance of each family, to know the names of its terms by.
 _LIKE: dict[str, Work] = {
     "gemm": GemmWork(1, 1, 1),
@@ -107,12 +107,12 @@ class MeasuredCost:
                 source = Source.CALIBRATED if source is Source.MEASURED else source
             return self._bounded(work, seconds, source)
         if (sums := self.sums.get(shape)) is not None and covers(sums, work):
-            work = self._told_apart(work, sums)
-            return self._bounded(work, summed(sums, batch_terms(work)), Source.MEASURED)
+            terms = batch_terms(self._told_apart(work, sums))
+            return self._bounded(work, summed(sums, terms), Source.MEASURED)
         sums = self.sums.get((work.family, kind_of(work)))
         if sums is not None and covers(sums, work):
-            work = self._told_apart(work, sums)
-            return self._bounded(work, summed(sums, size_terms(work)), Source.CALIBRATED)
+            terms = size_terms(self._told_apart(work, sums))
+            return self._bounded(work, summed(sums, terms), Source.CALIBRATED)
         return self.fallback.cost(work)
 
     def _touching(self, work: MoeWork) -> float:
@@ -120,10 +120,10 @@ class MeasuredCost:
 
         Both by the sum of its kind; 1 where there is none.
         """
-        untouched = (1.0 - work.top_k / work.experts) ** work.tokens
-        even = replace(work, touched=work.experts * (1.0 - untouched))
+        here = min(1.0, work.pairs / (work.tokens * work.experts))  # tokens that choose an expert
+        even = replace(work, touched=work.experts * (1.0 - (1.0 - here) ** work.tokens))
         sums = self.sums.get((work.family, kind_of(work)))
-        if sums is None or abs(work.touched - even.touched) < _AS_GOOD_AS * even.touched:
+        if sums is None or abs(work.touched - even.touched) < _SAME_TOUCHED * even.touched:
             return 1.0
         return summed(sums, size_terms(work)) / summed(sums, size_terms(even))
 

@@ -19,17 +19,29 @@ class AttentionForm:
     decode: DecodeForm | LatentDecodeForm
     prefill: PrefillForm | LatentPrefillForm
 
-    def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
-        """Time of ``work``; ``resident`` as in :class:`DecodeForm`."""
+    def seconds(
+        self,
+        work: AttentionWork,
+        machine: Machine,
+        resident: float = 0.0,
+        decoding: Machine | None = None,
+    ) -> float:
+        """Time of ``work``; ``resident`` as in :class:`DecodeForm`.
+
+        ``decoding``: the machine as decodes that run apart see it; ``machine`` without.
+        """
         if not self.apart(work):
             return self.prefill.seconds(work, machine)
-        seconds = self.decode.seconds(work, machine, resident)
+        seconds = self.decode.seconds(work, decoding or machine, resident)
         if not work.prefills:
             return seconds
         return self.prefill.seconds(work, machine) + seconds - self.decode.launch
 
     def apart(self, work: AttentionWork) -> bool:
-        """Whether a kernel, or a part, of their own goes through the keys of the decodes."""
+        """Whether the keys of decodes are read by a kernel, or a part of one, that is theirs alone.
+
+        Nobody's keys are, too, unless one kernel would run decodes as it runs prefills.
+        """
         joint = self.prefill.joint and not work.latent
         if not work.prefills:
             return not (joint and decodes_as_blocks(work))

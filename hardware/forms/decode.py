@@ -109,7 +109,10 @@ class DecodeForm:
         return fixed + blended_max(tiled, memory, self.sharpness)
 
     def _saved_by_sharing(self, work: AttentionWork, machine: Machine) -> float:
-        """Seconds that keys read again take less out of the cache."""
+        """Seconds that keys read again take less out of the cache.
+
+        At the rate that this kernel was fitted to reach, though the data sheet may promise more.
+        """
         near = near_keys(work, machine.cache_bytes) * work.kv_bytes_per_token
         if not near:
             return 0.0

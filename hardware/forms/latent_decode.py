@@ -70,7 +70,8 @@ class LatentDecodeForm:
         tiled = rounds * (self.tile + keys / splits * key)
         moved = work.decode_keys * work.kv_bytes_per_token
         if work.repeated_keys:
-            resident = max(resident, near_keys(work, machine.cache_bytes) / work.decode_keys)
+            near = near_keys(work, machine.cache_bytes) / work.decode_keys
+            resident += (1.0 - resident) * near
         moved *= (1.0 - resident) * self._rereads(moved, count, head_tiles, machine)
         memory = moved / (self.memory * machine.bandwidth)
         return self._beside(work, splits, machine) + blended_max(tiled, memory, self.sharpness)
