@@ -14,8 +14,10 @@ from functools import cached_property
 
 import numpy as np
 
+from servesim.errors import UnsupportedError
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, SEQUENCES, Op, OpSpec
+from servesim.graph.ops.gathered import GatheredAttention
 from servesim.graph.work import AttentionWork, CollectiveWork, Work
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
@@ -123,7 +125,14 @@ class OpUse:
 
 
 def compile_use(placement: Placement) -> tuple[OpUse, ...]:
-    """Every group of equal operators of ``placement``."""
+    """Every group of equal operators of ``placement``.
+
+    Raises:
+        UnsupportedError: attention over gathered keys is not linear in sums over a batch.
+    """
+    for op, _ in placement.graph.weighted_ops():
+        if isinstance(op.spec, GatheredAttention):
+            raise UnsupportedError("power limits and energy are not known of fused = false")
     return tuple(_groups(placement))
 
 
