@@ -76,13 +76,13 @@ def check(
     deadline = time.monotonic() + order.seconds
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "check", {}) as store:
         session = Session(known, room_for(order, machine), timer, store, deadline, tell.progress)
-        alone = [group for group in groups if group.family in known]
-        run_together(session, order, [group for group in groups if group not in alone])
-        session.run(alone)
+        run_together(session, order, [group for group in groups if group.family not in known])
+        session.run([group for group in groups if group.family in known])
         now = {work: found.seconds for work, found in session.estimates().values()}
     lacking = unmeasured((), order.limits, (), groups, session.refused)
     if not now:
-        raise InputError(f"none of the kernels could be measured: {lacking[0].why}")
+        why = lacking[0].why if lacking else "time ran out; give more --seconds"
+        raise InputError(f"none of the kernels could be measured: {why}")
     rows = [(work, told(work).seconds, seconds) for work, seconds in now.items()]
     rows.sort(key=lambda row: -abs(row[1] / row[2] - 1.0))
     line = line_of("all", "device file, today", [told / found - 1.0 for _, told, found in rows])

@@ -39,7 +39,7 @@ ALONE = Company()
 def company_of(work: Work) -> Company:
     """What ``work`` follows in a model: products and small operators take turns."""
     match work:
-        case GemmWork() | MoeWork():
+        case GemmWork() | MoeWork() | MemoryWork(kernel="copy"):
             return Company("small")
         case MemoryWork():
             return Company("product", max(1, work.rows // work.per_token))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -68,13 +68,17 @@ def sum_errors(
     ]
 
 
-def held_out_sum_errors(rows: Sequence[tuple[Terms, float]], folds: int = 5) -> dict[int, float]:
-    """Relative errors by row, each predicted by a sum fitted on the other folds."""
+def held_out_sum_errors(
+    rows: Sequence[tuple[Terms, float]],
+    fit: Callable[[Sequence[tuple[Terms, float]]], Mapping[str, float]] = fit_sum,
+    folds: int = 5,
+) -> dict[int, float]:
+    """Relative errors by row, each predicted by a sum that ``fit`` found of the other folds."""
     errors: dict[int, float] = {}
     for fold in range(folds):
         rest = [row for i, row in enumerate(rows) if i % folds != fold]
         kept_out = range(fold, len(rows), folds)
         if len(rest) > len(rows[0][0]) and kept_out:
-            found = sum_errors([rows[i] for i in kept_out], fit_sum(rest))
+            found = sum_errors([rows[i] for i in kept_out], fit(rest))
             errors.update(zip(kept_out, found, strict=True))
     return errors

@@ -109,7 +109,7 @@ def _fit_batch_sums(fitted: Fitted, seconds: Seconds) -> None:
         for shape, works in _grouped(family, seconds, shape_of).items():
             rows = [(batch_terms(work), seconds[work]) for work in works]
             if len(rows) > len(rows[0][0]):
-                for i, error in held_out_sum_errors(rows).items():
+                for i, error in held_out_sum_errors(rows, _sum).items():
                     (sharing if getattr(works[i], "repeated_keys", 0) else errors).append(error)
                 fitted.measured.setdefault(family, {})[shape] = _rounded(_sum(rows))
         for how, found in (("sum of its shape", errors), ("the same, shared keys", sharing)):
@@ -129,7 +129,7 @@ def _fit_size_sums(fitted: Fitted, seconds: Seconds) -> None:
                 rest = [(terms, s) for shape, terms, s in rows if shape != left_out]
                 if len(rest) > len(rows[0][1]):
                     tested = [(terms, s) for shape, terms, s in rows if shape == left_out]
-                    errors += sum_errors(tested, fit_sum(rest))
+                    errors += sum_errors(tested, _sum(rest))
             whole = _sum([(terms, s) for _, terms, s in rows])
             fitted.measured.setdefault(family, {})[kind] = _rounded(whole)
         if errors:

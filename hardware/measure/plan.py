@@ -12,6 +12,7 @@ import numpy as np
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, SEQUENCES, Op, OpSpec
 from servesim.graph.opgraph import OpGraph
+from servesim.graph.ops.gathered import GatheredKeys
 from servesim.graph.work import AttentionWork, CollectiveWork, Work
 from servesim.hardware.measure.naming import name_of
 
@@ -138,6 +139,8 @@ def _batches(op: Op, limits: Limits) -> Iterator[BatchShape]:
         yield from (BatchShape.of([(1, 1)] * n) for n in limits.sequence_sizes)
     elif op.spec.depends != CONTEXT:
         yield from map(BatchShape.of_tokens, limits.token_sizes)
+    elif isinstance(op.spec, GatheredKeys):
+        yield from map(BatchShape.of_tokens, _upto(limits.sequences * limits.context))
     elif isinstance(op.work(BatchShape.of([(1, 8), (8, 8)])), AttentionWork):
         yield from _attention_batches(limits)
     else:
@@ -174,11 +177,12 @@ def _attention_batches(limits: Limits) -> Iterator[BatchShape]:
 
 
 def _shared_batches(limits: Limits, counts: Sequence[int]) -> Iterator[BatchShape]:
-    """Decodes that share half of their blocks, or all full ones."""
+    """Decodes that share half of their blocks, or all that are full wherever a decode ends."""
     for count in counts:
         for context in limits.contexts[-2:]:
             apart = BatchShape.of([(1, context)] * count)
-            for blocks in sorted({context // (2 * _SHARED), context // _SHARED} - {0}):
+            most = (context - _SHARED // 2) // _SHARED  # decodes end up to half a block before
+            for blocks in sorted({min(most, context // (2 * _SHARED)), most} - {0, -1}):
                 shared = blocks * _SHARED
                 yield replace(apart, shared_context=shared, repeated_context=(count - 1) * shared)
 

@@ -19,7 +19,7 @@ from servesim.hardware.measure.timer import Call
 
 #: Seconds that processes have to start (libraries load), and to answer once they run.
 _START_S, _ANSWER_S = 180.0, 60.0
-#: Seconds that they have to end by themselves.
+#: Seconds that they have, all together, to end by themselves.
 _END_S = 10.0
 #: Collectives in a row between two looks at the clock, as nccl-tests does.
 _IN_A_ROW = 5
@@ -67,8 +67,9 @@ class Ranks:
     def _end(self) -> None:
         for end in self._ends:
             end.close()
+        until = time.monotonic() + _END_S
         for process in self._processes:
-            process.join(timeout=_END_S)
+            process.join(timeout=max(0.0, until - time.monotonic()))
             if process.is_alive():
                 process.kill()
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from servesim.errors import UnsupportedError
+from servesim.graph.ops.gathered import GatheredAttention
 from servesim.graph.work import AttentionWork, Work
 from servesim.hardware.measure.bench import Room
 from servesim.hardware.measure.kernels.tensors import copies, random
@@ -16,12 +17,14 @@ from servesim.hardware.measure.timer import Call
 class Attention:
     """Prefills one by one, or packed on a GPU; decodes together, all with the mean context.
 
-    Latent attention is one key/value head whose values are the first elements of its keys.
+    Latent attention is one key/value head whose values are the first elements of its keys. Over
+    gathered keys a mask is always given.
     """
 
     def __init__(self, spec: Any, room: Room) -> None:
         self.spec, self.room = spec, room
-        self.packed = room.device == "cuda" and _for_flash(spec)
+        self.gathered = isinstance(spec, GatheredAttention)
+        self.packed = room.device == "cuda" and _for_flash(spec) and not self.gathered
         if spec.softcap or spec.sinks:
             raise UnsupportedError("scaled dot product attention knows no soft caps and no sinks")
         if spec.latent and room.device == "cuda":
@@ -69,7 +72,7 @@ class Attention:
 
         keys = new + context
         mask = None
-        if context or work.window is not None:
+        if context or work.window is not None or self.gathered:
             mask = torch.ones((new, keys), dtype=torch.bool, device=self.room.device)
             mask = mask.tril(context)
             if work.window is not None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from servesim.errors import UnsupportedError
+from servesim.graph.ops.gathered import GatheredKeys
 from servesim.graph.work import MemoryWork, Work
-from servesim.hardware.measure.bench import Room
+from servesim.hardware.measure.bench import Bench, Room
 from servesim.hardware.measure.kernels.tensors import copies, random
 from servesim.hardware.measure.timer import Call
 
@@ -25,6 +27,37 @@ class Rows:
         """One call: its operands were just written by the kernel before, and are not cycled."""
         assert isinstance(work, MemoryWork)
         return [self.bind(work.rows // work.per_token)]
+
+
+class Gathered:
+    """Keys, then values: picked by index out of a cache, or each repeated for more heads."""
+
+    def __init__(self, spec: GatheredKeys, room: Room) -> None:
+        self.spec, self.room = spec, room
+
+    def calls(self, work: Work) -> Sequence[Call]:
+        """Out of several caches; what is repeated was just gathered.
+
+        Raises:
+            UnsupportedError: the operands take more memory than there is room for.
+        """
+        import torch
+
+        assert isinstance(work, MemoryWork)
+        if work.bytes_read + work.bytes_written > self.room.most_bytes:
+            raise UnsupportedError("the gathered keys take more memory than there is room for")
+        shape = (2, work.rows, round(self.spec.reads / 2))
+        cached = random(shape, self.spec.dtype, self.room.device)
+        times = round(self.spec.writes / self.spec.reads)
+        if times > 1:
+            return [partial(_each, lambda half: half.repeat(1, times), cached)]
+        index = torch.arange(work.rows, device=self.room.device)
+        caches = copies(cached, self.room.copies(work.bytes_read))
+        return [partial(_each, lambda half: half[index], cache) for cache in caches]
+
+
+def _each(run: Callable[[Any], Any], halves: Any) -> list[Any]:
+    return [run(half) for half in halves]
 
 
 def norm(spec: Any, room: Room) -> Rows:
@@ -50,8 +83,10 @@ def norm(spec: Any, room: Room) -> Rows:
     return Rows(bind)
 
 
-def pointwise(spec: Any, room: Room) -> Rows:
-    """Rotary embedding, activation, router, or an addition or product of the same size."""
+def pointwise(spec: Any, room: Room) -> Bench:
+    """Rotary, activation, router, copies of keys, or an addition or product of the same size."""
+    if isinstance(spec, GatheredKeys):
+        return Gathered(spec, room)
     activation = partial(_activation, gelu=spec.function == "gelu")
     kernels: dict[str, Callable[[Any, int], Any]] = {
         "rotary": _rotary,

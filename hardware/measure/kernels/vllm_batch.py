@@ -97,16 +97,22 @@ class Sequences:
         """Keys of each sequence: decodes end evenly anywhere in a block, about their mean.
 
         Kernels read whole blocks: batches that all end where a block does would be read faster
-        than any that an engine meets.
+        than any that an engine meets. Short ones end anywhere from one key to twice their mean.
         """
         import torch
 
         found = torch.tensor(self.keys, dtype=torch.int32)
         first = turn * self.decodes
         even = (torch.arange(first, first + self.decodes).double() * _GOLDEN) % 1.0
-        found[: self.decodes] += ((even - 0.5) * size).round().int()
+        spans = torch.tensor([_span(keys, size) for keys in self.keys[: self.decodes]])
+        found[: self.decodes] += ((even - 0.5) * spans).round().int()
         return found.clamp_(min=1)
 
     def _counts(self, size: int) -> list[int]:
-        most = [keys + size // 2 for keys in self.keys[: self.decodes]]
+        most = [keys + _span(keys, size) // 2 for keys in self.keys[: self.decodes]]
         return [-(-keys // size) for keys in (*most, *self.keys[self.decodes :])]
+
+
+def _span(keys: int, size: int) -> int:
+    """Keys between the shortest and the longest decode: a block, or what keeps the mean."""
+    return max(0, min(size, 2 * keys - 1))

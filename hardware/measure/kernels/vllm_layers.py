@@ -8,7 +8,7 @@ from typing import Any
 
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import GemmWork, Work
-from servesim.hardware.measure.bench import Room
+from servesim.hardware.measure.bench import Bench, Room
 from servesim.hardware.measure.kernels import memory
 from servesim.hardware.measure.kernels.memory import Rows
 from servesim.hardware.measure.kernels.tensors import random
@@ -71,7 +71,7 @@ def norm(spec: Any, room: Room) -> Rows:
     return Rows(bind)
 
 
-def pointwise(spec: Any, room: Room) -> Rows:
+def pointwise(spec: Any, room: Room) -> Bench:
     """SiluAndMul or GeluAndMul, rotary embedding, the router; torch's operators for the rest."""
     config()
     if spec.kernel == "activation" and round(spec.reads) == 2 * round(spec.writes):

@@ -15,6 +15,7 @@ from servesim.cli.flags import above_zero, at_least
 from servesim.cli.render_profile import profile_bar, show_check, show_outcome, show_plan
 from servesim.errors import UnknownNameError
 from servesim.graph.opgraph import OpGraph
+from servesim.graph.passes.unfuse import unfuse
 from servesim.hardware.measure.plan import Limits
 from servesim.models.load import load_graph
 
@@ -63,6 +64,11 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="model or folder whose shapes to measure; may be repeated",
+    )
+    parser.add_argument(
+        "--unfused",
+        action="store_true",
+        help="the kernels that transformers runs instead of fused ones",
     )
     parser.add_argument(
         "--only", default="", metavar="KINDS", help="kinds of operator, e.g. gemm,attention,norm"
@@ -240,7 +246,8 @@ def _limits(args: argparse.Namespace, memory_bytes: float) -> Limits:
 
 
 def _graphs(args: argparse.Namespace) -> list[OpGraph]:
-    return [load_graph(model) for model in args.model or DEFAULT_MODELS]
+    graphs = [load_graph(model) for model in args.model or DEFAULT_MODELS]
+    return [unfuse(graph) for graph in graphs] if args.unfused else graphs
 
 
 def _known(only: tuple[str, ...]) -> tuple[str, ...]:

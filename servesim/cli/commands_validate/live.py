@@ -141,6 +141,8 @@ def _profile(args: argparse.Namespace, folder: Path) -> None:
     command += ["--max-model-len", str(OPTIONS["max_model_len"])]
     command += ["--block-size", str(OPTIONS["block_size"])]
     command += ["--device-file", str(folder / DEVICE)]
+    if args.engine == "transformers":
+        command.append("--unfused")
     for model in models:
         command += ["--model", str(model)]
     _say("profile: " + " ".join(command))
