@@ -20,9 +20,13 @@ _MARGIN = 1.1
 class Entry:
     """A form with its coefficients, and the sizes it was fitted on.
 
-    ``cores``: those of a lender of another kind of device, 0 for the device's own. What a tile or a
-    row takes of a core's time carries over only to cores of the same kind: a matrix unit of a TPU
-    is not an SM.
+    Attributes:
+        form: knows its coefficients, and answers for seconds.
+        ranges: least and largest of each size (``forms/extent``) that it was fitted on.
+        source: of what it says inside them.
+        cores: those of a lender of another kind of device, 0 for the device's own. What a tile or
+            a row takes of a core's time carries over only to cores of the same kind: a matrix unit
+            of a TPU is not an SM.
     """
 
     form: Any
@@ -63,24 +67,25 @@ def read_entry(form: type, table: Mapping[str, Any], where: str) -> Entry:
     ranges = {k: (float(v[0]), float(v[1])) for k, v in table.get("range", {}).items()}
     try:
         return Entry(form(**values), ranges)
-    except UnknownNameError:
-        raise
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error.kind} of {where}:", error.name, error.known) from error
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
 
 def _coefficient(value: Any, field: dataclasses.Field[Any], where: str) -> Any:
     """``value`` as the form's ``field`` takes it: a number, a list of numbers, or a name."""
-    if field.type == "float" and _is_number(value):
+    if field.type == "float" and is_number(value):
         return float(value)
     if field.type == "str" and isinstance(value, str):
         return value
     listed = field.type == "tuple[float, ...]" and isinstance(value, list)
-    if listed and all(map(_is_number, value)):
+    if listed and all(map(is_number, value)):
         return tuple(map(float, value))
     what = {"float": "a number", "str": "a name"}.get(str(field.type), "a list of numbers")
     raise InputError(f"{where}: {field.name} must be {what}, not {value!r}")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of TOML is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

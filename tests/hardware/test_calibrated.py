@@ -115,7 +115,11 @@ def test_formats_the_device_lacks_are_refused() -> None:
         ({"moe": {"bf16": {"tiling": 5}}}, InputError, "tiling must be a name, not 5"),
         ({"moe": {"bf16": {"by_tokens": [1, "a"]}}}, InputError, "must be a list of numbers"),
         ({"moe": {"bf16": {**MOE, "by_tokens": [1]}}}, InputError, "toy: moe.bf16: by_tokens must"),
-        ({"moe": {"bf16": {**MOE, "tiling": "x"}}}, UnknownNameError, "unknown tiling 'x'"),
+        (
+            {"moe": {"bf16": {**MOE, "tiling": "x"}}},
+            UnknownNameError,
+            "unknown tiling of .*moe.bf16: 'x'",
+        ),
         ({"borrow": ["h100_sxm"]}, InputError, "borrow takes names of devices"),
         ({"gem": {}}, UnknownNameError, "did you mean 'gemm'"),
     ],
