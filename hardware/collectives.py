@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from servesim.errors import UnsupportedError
 from servesim.graph.work import CollectiveWork, Work
@@ -42,8 +42,8 @@ EFFICIENCY, LAUNCH = 0.7, 4e-6
 #: the factor for LL): seconds to start, seconds a step, and the share of the bandwidth that is
 #: payload. LL sends a flag with every four bytes, Simple waits for whole chunks.
 NCCL_PROTOCOLS = {"LL": (6.6e-6, 1.0e-6, 0.5), "Simple": (8.4e-6, 5.7e-6, 1.0)}
-#: Above this payload vLLM leaves its one-shot and two-shot all-reduce for NCCL's: the measured
-#: latencies of both are equal from here on.
+#: Payload from which vLLM leaves its one-shot and two-shot all-reduce for NCCL's (``max_size`` of
+#: ``CustomAllreduce``, vllm/distributed/device_communicators/custom_all_reduce.py).
 CUSTOM_LIMIT = 8 * 2**20
 
 
@@ -61,6 +61,9 @@ class CollectiveSeconds(Protocol):
     def covers(self, ranks: int, payload_bytes: float) -> bool:
         """Whether ranks and payload do."""
         ...
+
+
+_Known = TypeVar("_Known", bound=CollectiveSeconds)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class RankCurves:
 class CollectiveCost:
     """The cost model of a parallel group whose members share one kind of link.
 
+    Beyond what was measured no collective is faster than the link can carry it.
+
     Attributes:
         link: what joins the members.
         curves: what is known by operation; ``custom_all_reduce`` is the engine's own all-reduce,
@@ -142,20 +147,28 @@ class CollectiveCost:
                 f"{work.operation} among {ranks} devices: {self.link.name} joins "
                 f"{self.link.devices}; for more, give [hardware] a link or a topology"
             )
-        curves = self.curves_for(work.operation, ranks, payload)
+        curves = chosen(self.curves, work.operation, ranks, payload)
         if curves is None:
             return Cost(closed_form(self.link, work.operation, ranks, payload), Source.ANALYTICAL)
-        payload /= self.speed
-        source = self.source if curves.covers(ranks, payload) else Source.EXTRAPOLATED
-        return Cost(curves.at(ranks, payload), source)
+        seconds = curves.at(ranks, payload / self.speed)
+        if curves.covers(ranks, payload / self.speed):
+            return Cost(seconds, self.source)
+        carried = WIRE[work.operation](ranks) * payload / self.link.bandwidth
+        return Cost(max(seconds, carried), Source.EXTRAPOLATED)
 
-    def curves_for(self, operation: str, ranks: int, payload: float) -> CollectiveSeconds | None:
-        """What is known of such a collective; None if it was not measured."""
-        custom = self.curves.get("custom_all_reduce")
-        small = operation == "all_reduce" and payload < CUSTOM_LIMIT
-        if small and custom and custom.spans(ranks):
-            return custom
-        return self.curves.get(operation)
+
+def chosen(
+    curves: Mapping[str, _Known], operation: str, ranks: int, payload_bytes: float
+) -> _Known | None:
+    """What ``curves`` know of such a collective; None if it was not measured.
+
+    Of small all-reduces that of the engine itself, where it was measured.
+    """
+    custom = curves.get("custom_all_reduce")
+    small = operation == "all_reduce" and payload_bytes < CUSTOM_LIMIT
+    if small and custom and custom.spans(ranks):
+        return custom
+    return curves.get(operation)
 
 
 def closed_form(link: Link, operation: str, ranks: int, payload_bytes: float) -> float:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from servesim.errors import InputError
 from servesim.hardware.calibrate.collectives import CollectiveSample
+from servesim.hardware.collective_tables import COLLECTIVE_ERRORS
 from servesim.hardware.collectives import WIRE
 from servesim.hardware.forms.collective import (
     BULK_BYTES,
@@ -32,6 +34,7 @@ _LEAST_ROWS = 2
 #: Relative errors beyond this count with a falling weight (outliers).
 _TOLERANCE = 0.05
 _ROUNDS = 15
+_COEFFICIENTS = ("latency", "byte", "ramp", "switch", "bulk_latency", "bulk_byte", "bend")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +44,26 @@ class CollectiveFit:
     Attributes:
         name: the operation as a device file names it.
         form: fitted to all measurements.
-        most_bytes: the largest payload measured.
         fit_error: of the form, over all measurements.
-        held_out_error: of every second size, by a form fitted to the others.
+        held_out_error: of the third size and every second one from there on but the last, by a
+            form fitted to the second, the fourth and so on.
         held_out_ranks_error: of all numbers of ranks but the least and the greatest, by a form
             fitted to these two.
     """
 
     name: str
     form: CollectiveForm
-    most_bytes: float
     fit_error: tuple[float, ...]
     held_out_error: tuple[float, ...]
     held_out_ranks_error: tuple[float, ...]
 
 
 def fit_collectives(samples: Iterable[CollectiveSample]) -> list[CollectiveFit]:
-    """One form for each operation."""
+    """One form for each operation.
+
+    Raises:
+        InputError: an operation was measured with too few sizes.
+    """
     groups: dict[str, list[CollectiveSample]] = {}
     for sample in samples:
         groups.setdefault(sample.operation, []).append(sample)
@@ -70,89 +76,113 @@ def _fit(name: str, samples: Sequence[CollectiveSample]) -> CollectiveFit:
     kept, asked = sizes[1::2], sizes[2:-1:2]
     by_size = fitted_form(name, [s for s in samples if s.payload_bytes in kept])
     known = sorted({s.ranks for s in samples})
-    ends = known[0], known[-1]
-    inner = [s for s in samples if s.ranks not in ends]
-    by_ranks = fitted_form(name, [s for s in samples if s.ranks in ends]) if inner else form
+    ends = [s for s in samples if s.ranks in (known[0], known[-1])]
+    inner = [s for s in samples if known[0] < s.ranks < known[-1]]
     return CollectiveFit(
         name,
         form,
-        sizes[-1],
-        _errors(form, samples),
-        _errors(by_size, [s for s in samples if s.payload_bytes in asked]),
-        _errors(by_ranks, inner),
+        errors_of(form, samples),
+        errors_of(by_size, [s for s in samples if s.payload_bytes in asked]),
+        errors_of(fitted_form(name, ends) if inner else form, inner),
     )
 
 
-def _errors(form: CollectiveForm, samples: Sequence[CollectiveSample]) -> tuple[float, ...]:
+def errors_of(form: CollectiveForm, samples: Sequence[CollectiveSample]) -> tuple[float, ...]:
+    """Relative errors of ``form``."""
     return tuple(form.at(s.ranks, s.payload_bytes) / s.seconds - 1 for s in samples)
 
 
 def fitted_form(name: str, samples: Sequence[CollectiveSample]) -> CollectiveForm:
-    """The form that comes nearest to ``samples`` of one operation, outliers damped."""
-    operation = name.removeprefix("custom_")
-    least_rows = _LEAST_ROWS * len({s.ranks for s in samples})
-    forms: list[tuple[float, CollectiveForm]] = []
-    for switch in (0.0,) if name == _CUSTOM else _SWITCHES:
-        low = [s for s in samples if s.payload_bytes < switch_bytes(switch, s.ranks)]
-        bulk = [s for s in samples if s.payload_bytes >= switch_bytes(switch, s.ranks)]
-        if switch and (len(low) < least_rows or 0 < len(bulk) < least_rows):
-            continue
-        parts, cost = _low(low)
-        if bulk:
-            bends = (0.0,) if name == _CUSTOM else _BENDS
-            found = [_bulk(bulk, bend, WIRE[operation]) for bend in bends]
-            more, bulk_cost = min(found, key=lambda f: f[1])
-            parts, cost = parts | more, cost + bulk_cost
-        forms.append((cost, CollectiveForm(operation, switch=switch, **parts)))
+    """The form that comes nearest to ``samples`` of one operation, outliers damped.
+
+    No coefficient falls with the ranks.
+
+    Raises:
+        InputError: too few sizes to tell a latency from a time a byte.
+    """
+    switches = (0.0,) if name == _CUSTOM else _SWITCHES
+    found = [_with_switch(name, samples, switch) for switch in switches]
+    forms = [form for form in found if form is not None]
+    if not forms:
+        sizes = len({s.payload_bytes for s in samples})
+        raise InputError(f"{name}: {sizes} payload sizes are too few to fit a form to")
     # Of equals the latest switch: so libraries choose.
-    return min(reversed(forms), key=lambda found: found[0])[1]
+    return min(reversed(forms), key=lambda form: _left(np.array(errors_of(form, samples))))
 
 
-def _low(samples: Sequence[CollectiveSample]) -> tuple[dict[str, Any], float]:
-    """Coefficients of the protocol for small payloads, and what they leave."""
-    known = sorted({s.ranks for s in samples})
-    ends = sorted({known[0], known[-1]})
+def _with_switch(
+    name: str, samples: Sequence[CollectiveSample], switch: float
+) -> CollectiveForm | None:
+    """The form with that switch; None if there is too little to either side of it."""
+    operation = name.removeprefix("custom_")
+    low = [s for s in samples if s.payload_bytes < switch_bytes(switch, s.ranks)]
+    bulk = [s for s in samples if s.payload_bytes >= switch_bytes(switch, s.ranks)]
+    least = _LEAST_ROWS * len({s.ranks for s in samples}) if switch else _LEAST_ROWS
+    if len(low) < least or 0 < len(bulk) < least:
+        return None
+    parts = _low(low)
+    if bulk:
+        bends = (0.0,) if name == _CUSTOM else _BENDS
+        found = [_bulk(bulk, bend, WIRE[operation]) for bend in bends]
+        parts |= min(found, key=lambda f: f[1])[0] | {"switch": switch}
+    most = max(s.payload_bytes for s in samples)
+    return CollectiveForm(operation, most_bytes=most, **parts)
+
+
+def _low(samples: Sequence[CollectiveSample]) -> dict[str, Any]:
+    """Coefficients of the protocol for small payloads."""
+    ends = _ends(samples)
     payload = np.array([s.payload_bytes for s in samples])
     shares = _shares(samples, ends, hops)
     ramp = payload / (payload + RAMP_BYTES)
     basis = np.column_stack([shares, ramp, shares * payload[:, None]])
-    values, cost = _positive(basis, samples)
+    values, _ = _positive(basis, samples)
     count = len(ends)
     return {
-        "latency": dict(zip(ends, values, strict=False)),
-        "ramp": values[count],
-        "byte": dict(zip(ends, values[count + 1 :], strict=True)),
-    }, cost
+        "latency": _by_ranks(ends, values[:count]),
+        "ramp": float(values[count]),
+        "byte": _by_ranks(ends, values[count + 1 :]),
+    }
 
 
 def _bulk(
     samples: Sequence[CollectiveSample], bend: float, wire: Callable[[int], float]
 ) -> tuple[dict[str, Any], float]:
     """Coefficients of the protocol for large payloads, and what they leave."""
-    known = sorted({s.ranks for s in samples})
-    ends = sorted({known[0], known[-1]})
+    known, ends = sorted({s.ranks for s in samples}), _ends(samples)
     payload = np.array([s.payload_bytes for s in samples])
     size = payload * (payload / BULK_BYTES) ** bend
     basis = np.column_stack(
         [_shares(samples, ends, hops), _shares(samples, known, wire) * size[:, None]]
     )
-    values, cost = _positive(basis, samples)
+    values, left = _positive(basis, samples)
     return {
-        "bulk_latency": dict(zip(ends, values, strict=False)),
-        "bulk_byte": dict(zip(known, values[len(ends) :], strict=True)),
+        "bulk_latency": _by_ranks(ends, values[: len(ends)]),
+        "bulk_byte": _by_ranks(known, values[len(ends) :]),
         "bend": bend,
-    }, cost
+    }, left
+
+
+def _ends(samples: Sequence[CollectiveSample]) -> list[int]:
+    """The least and the greatest number of ranks."""
+    known = {s.ranks for s in samples}
+    return sorted({min(known), max(known)})
 
 
 def _shares(
     samples: Sequence[CollectiveSample], known: Sequence[int], axis: Callable[[int], float]
 ) -> Floats:
-    """How much the value at each of ``known`` ranks counts for each sample."""
-    columns = [{r: float(r == one) for r in known} for one in known]
+    """How much of what each of ``known`` ranks adds to those before counts for each sample."""
+    columns = [{r: float(r >= one) for r in known} for one in known]
     return np.array([[between(c, s.ranks, axis) for c in columns] for s in samples])
 
 
-def _positive(basis: Floats, samples: Sequence[CollectiveSample]) -> tuple[list[float], float]:
+def _by_ranks(known: Sequence[int], added: Floats) -> dict[int, float]:
+    """Values of which each has ``added`` to the one before."""
+    return dict(zip(known, map(float, np.cumsum(added)), strict=True))
+
+
+def _positive(basis: Floats, samples: Sequence[CollectiveSample]) -> tuple[Floats, float]:
     """Positive coefficients with the least relative errors, outliers damped; what is left."""
     from scipy.optimize import nnls
 
@@ -164,15 +194,18 @@ def _positive(basis: Floats, samples: Sequence[CollectiveSample]) -> tuple[list[
         values = nnls(relative / scale * weights[:, None], weights)[0] / scale
         off = relative @ values - 1.0
         weights = (1.0 + (off / _TOLERANCE) ** 2) ** -0.25
-    cost = np.sum(np.sqrt(1.0 + (off / _TOLERANCE) ** 2) - 1.0)
-    return [float(v) for v in values], float(cost)
+    return values, _left(off)
+
+
+def _left(off: Floats) -> float:
+    """What relative errors come to, outliers damped."""
+    return float(np.sum(np.sqrt(1.0 + (off / _TOLERANCE) ** 2) - 1.0))
 
 
 def to_toml(fits: Sequence[CollectiveFit], source: str) -> str:
     """The ``[calibration.collective]`` table of a device file."""
     lines = ["[calibration.collective]", f'source = "{source}"']
-    lines.append(f"most_bytes = {max(fit.most_bytes for fit in fits):.0f}")
-    for note in ("fit_error", "held_out_error", "held_out_ranks_error"):
+    for note in COLLECTIVE_ERRORS:
         parts = [f"{f.name} = {_summary(getattr(f, note))}" for f in fits if getattr(f, note)]
         if parts:
             lines.append(f"{note} = {{{', '.join(parts)}}}  # relative, median and p90")
@@ -182,15 +215,18 @@ def to_toml(fits: Sequence[CollectiveFit], source: str) -> str:
 
 
 def _coefficients(form: CollectiveForm) -> Iterable[str]:
-    for name in ("latency", "byte", "ramp", "switch", "bulk_latency", "bulk_byte", "bend"):
+    for name in _COEFFICIENTS:
         value = getattr(form, name)
         if isinstance(value, Mapping):
-            value = ", ".join(f"{ranks} = {one:.3g}" for ranks, one in value.items())
-            value = f"{{{value}}}" if value else ""
+            if value:
+                parts = ", ".join(f"{ranks} = {one:.3g}" for ranks, one in value.items())
+                yield f"{name} = {{{parts}}}"
+        elif name == "switch":
+            if value < math.inf:
+                yield f"{name} = {value:.0f}"
         elif value:
-            value = f"{value:.0f}" if name == "switch" else f"{value:.3g}"
-        if value:
-            yield f"{name} = {value}"
+            yield f"{name} = {value:.3g}"
+    yield f"most_bytes = {form.most_bytes:.0f}"
 
 
 def pooled_error(fits: Iterable[CollectiveFit]) -> dict[str, float]:

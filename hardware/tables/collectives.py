@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from servesim.errors import InputError, UnsupportedError
 from servesim.graph.work import CollectiveWork, Work
 from servesim.hardware.calibrate.collectives import has_collectives, read_kernel_tables
-from servesim.hardware.collectives import WIRE, CollectiveCost, RankCurves
+from servesim.hardware.collectives import WIRE, RankCurves, chosen
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.link import Link
 from servesim.hardware.tables.grid import Curve
@@ -24,11 +25,11 @@ class CollectiveTable:
     """Measured where ranks and payload were; beyond, the fallback scaled to meet the edge.
 
     Attributes:
-        measured: the curves.
+        measured: the curves by operation (``CollectiveCost.curves``).
         fallback: answers for other operations, and for more ranks or larger payloads.
     """
 
-    measured: CollectiveCost
+    measured: Mapping[str, RankCurves]
     fallback: CostModel
 
     def cost(self, work: Work) -> Cost:
@@ -39,10 +40,9 @@ class CollectiveTable:
         """
         if not isinstance(work, CollectiveWork) or work.ranks <= 1 or work.payload_bytes <= 0:
             return self.fallback.cost(work)
-        curves = self.measured.curves_for(work.operation, work.ranks, work.payload_bytes)
+        curves = chosen(self.measured, work.operation, work.ranks, work.payload_bytes)
         if curves is None:
             return self.fallback.cost(work)
-        assert isinstance(curves, RankCurves)
         edge = _nearest(curves, work)
         seconds = curves.at(edge.ranks, edge.payload_bytes)
         if edge == work:
@@ -87,7 +87,7 @@ def load_collectives(path: Path, link: Link, fallback: CostModel) -> CollectiveT
         )
         for operation, by_ranks in points.items()
     }
-    return CollectiveTable(CollectiveCost(link, curves, source=Source.MEASURED), fallback)
+    return CollectiveTable(curves, fallback)
 
 
 def _of_tables(path: Path, link: Link) -> _Points:

@@ -18,6 +18,7 @@ from servesim.hardware.collectives import (
     CUSTOM_LIMIT,
     EFFICIENCY,
     LAUNCH,
+    WIRE,
     CollectiveCost,
     RankCurves,
     closed_form,
@@ -126,16 +127,62 @@ def test_borrowed_curves_scale_with_the_link_and_count_as_analytical():
 
 
 @pytest.mark.parametrize("name", device_names())
-def test_devices_collectives_are_sane(name):
+def test_a_link_carries_what_it_carries(name):
     device = load_device(name)
     costs = collective_cost(device, load_device)
-    ranks = [n for n in (2, 4, 8) if device.peer_link.devices in (None, *range(n, 10**6))]
-    for n in ranks:
-        times = [costs.cost(all_reduce(2.0**i, n)).seconds for i in range(10, 30, 2)]
-        assert all(b >= 0.8 * a > 0 for a, b in pairwise(times)), (n, times)
-        # A link carries what it carries: the whole payload must cross at least once.
+    for n in (n for n in (2, 4, 8) if n <= (device.peer_link.devices or n)):
+        # The whole payload must cross at least once.
         at_least = 2**28 / (2 * device.peer_link.bandwidth)
         assert costs.cost(all_reduce(2.0**28, n)).seconds > at_least
+
+
+PAYLOADS = [1024 * 1.1**i for i in range(145)]  # to 1 GiB
+
+
+def bridged(name):
+    """Collectives over the link they were measured over, and the most devices that it joins."""
+    device = load_device(name)
+    link = device.peer_link if device.peer_link.peer_access else device.host_link
+    return collective_cost(device, load_device, link), link.devices or 16
+
+
+@pytest.mark.parametrize("name", [*CALIBRATED, "gb200", "gh200"])
+def test_more_bytes_are_never_cheaper(name):
+    costs, most = bridged(name)
+    for operation, known in costs.curves.items():
+        for n in sorted({n for n in (2, 3, 4, 6, 8, most) if n <= most}):
+            times = [known.at(n, payload) for payload in PAYLOADS]
+            assert times[0] > 0
+            assert all(b >= a * (1 - 1e-12) for a, b in pairwise(times)), (operation, n)
+
+
+@pytest.mark.parametrize("name", [*CALIBRATED, "gb200", "gh200"])
+def test_more_ranks_than_were_measured_are_never_cheaper(name):
+    costs, _ = bridged(name)
+    for operation, known in costs.curves.items():
+        measured = max(n for n in range(2, 9) if known.spans(n))
+        for payload in PAYLOADS[::4]:
+            times = [known.at(n, payload) for n in (measured, *range(9, 73, 3))]
+            assert all(b >= a * (1 - 1e-12) for a, b in pairwise(times)), (operation, payload)
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_large_payloads_take_what_a_link_needs_for_them(name):
+    costs, _ = bridged(name)
+    for operation, known in costs.curves.items():
+        for ranks, byte in known.bulk_byte.items():
+            assert byte > WIRE[known.operation](ranks) / costs.link.bandwidth, (operation, ranks)
+
+
+def test_beyond_what_was_measured_no_link_carries_more_than_its_bandwidth():
+    known = CollectiveForm("all_gather", {2: 1e-6}, {2: 1e-15}, most_bytes=1e6)
+    costs = CollectiveCost(replace(LINK, bandwidth=1e9), {"all_gather": known})
+
+    def seconds(payload):
+        return costs.cost(CollectiveWork("all_gather", payload, 2)).seconds
+
+    assert seconds(1e6) == pytest.approx(1e-6, rel=0.01)  # as measured, whatever the data sheet
+    assert seconds(4e6) == pytest.approx(2e-3)
 
 
 def test_malformed_tables():
@@ -143,7 +190,9 @@ def test_malformed_tables():
     assert read_curves(good, "x")["all_reduce"].at(2, 2) == pytest.approx(2e-6)
     with pytest.raises(UnknownNameError, match="did you mean 'all_reduce'"):
         read_curves({"sizes": [1, 2], "allreduce": {}}, "x")
-    with pytest.raises(UnknownNameError, match=r"coefficient in x .*all_reduce.*ranks_2"):
+    with pytest.raises(UnknownNameError, match=r"coefficient in x .*all_reduce.*'rampe'"):
+        read_curves({"all_reduce": {"rampe": 1e-6}}, "x")
+    with pytest.raises(InputError, match=r"all_reduce\]: sizes is missing, .* ranks_2"):
         read_curves({"all_reduce": {"ranks_2": [1.0, 2.0]}}, "x")
     with pytest.raises(InputError, match="latency and byte are missing"):
         read_curves({"all_reduce": {"latency": {"2": 1e-6}}}, "x")
@@ -151,8 +200,34 @@ def test_malformed_tables():
         read_curves({"all_reduce": {"latency": {"1": 1e-6}, "byte": {"2": 1e-12}}}, "x")
     with pytest.raises(InputError, match="ranks_1"):
         read_curves({"sizes": [1, 2], "all_reduce": {"ranks_1": [1.0, 2.0]}}, "x")
-    with pytest.raises(InputError, match="positive"):
-        read_curves({"sizes": [1, 2], "all_reduce": {"ranks_2": [1.0, -2.0]}}, "x")
+    for row in ([1.0, -2.0], [1.0], 3, ["a", "b"]):
+        with pytest.raises(InputError, match="2 positive microseconds"):
+            read_curves({"sizes": [1, 2], "all_reduce": {"ranks_2": row}}, "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latency": 5e-6}, "latency must be given by ranks, .* not 5e-06"),
+        ({"latency": {"2": "x"}}, "latency: 2 = 'x' is no time by ranks"),
+        ({"ramp": {"2": 1e-6}}, "ramp must be a number, not {'2': 1e-06}"),
+        ({"most_bytes": "many"}, "most_bytes must be a number, not 'many'"),
+        ({"bulk_byte": {"2": 1e-12}}, "bulk_byte needs switch too"),
+        ({"switch": 4096}, "switch needs bulk_latency too"),
+    ],
+)
+def test_coefficients_of_the_wrong_kind(change, message):
+    good = {"latency": {"2": 1e-6}, "byte": {"2": 1e-12}}
+    assert read_curves({"send": good}, "x")["send"].at(2, 1e6) == pytest.approx(2e-6)
+    with pytest.raises(InputError, match=r"^x \[calibration.collective.send\]: " + message):
+        read_curves({"send": {**good, **change}}, "x")
+
+
+def test_tables_of_the_wrong_kind():
+    with pytest.raises(InputError, match="all_reduce must be a table, not 3"):
+        read_curves({"all_reduce": 3}, "x")
+    with pytest.raises(InputError, match="sizes must be a list of numbers, not 3"):
+        read_curves({"sizes": 3, "all_reduce": {"ranks_2": [1.0, 2.0]}}, "x")
 
 
 FORM = CollectiveForm(
@@ -179,9 +254,48 @@ def test_both_protocols_by_hand():
     assert not FORM.covers(8, 2.0**30)
 
 
+def test_below_the_switch_nothing_takes_longer_than_at_it():
+    form = replace(FORM, byte={2: 4e-11, 8: 4e-11})
+    at_switch = form.at(2, 2.0**20)
+    assert at_switch == pytest.approx(20e-6 + 2e-12 * 2**20)
+    assert form.at(2, 2.0**20 - 1) == at_switch  # 48 us by the first protocol alone
+    assert form.at(2, 2.0**16) < at_switch
+
+
+def test_a_bend_ends_where_measurements_do():
+    form = replace(FORM, bend=-0.1)
+    slope = form.at(2, 2.0**31) - form.at(2, 2.0**30)
+    assert slope == pytest.approx(2.0**30 * 2e-12 * 16**-0.1)
+
+
+def test_without_a_second_protocol_the_first_serves_all():
+    form = CollectiveForm("broadcast", {2: 1e-6, 8: 2e-6}, {2: 1e-12, 8: 1e-12})
+    assert form.at(5, 1e9) == pytest.approx(1.5e-6 + 1e-3)
+
+
+def test_an_operation_whose_links_carry_the_same_among_any_ranks():
+    form = replace(FORM, operation="broadcast", bulk_byte={2: 2e-12, 8: 4e-12})
+    assert form.at(4, 2.0**22) == pytest.approx(24e-6 + 2e-12 * 2**22)
+
+
+def test_each_operation_ends_where_it_was_measured():
+    costs, _ = bridged("h100_sxm")
+    assert costs.cost(all_reduce(2.0**22, 4)).source == Source.CALIBRATED
+    assert costs.cost(all_reduce(6e6, 4)).source == Source.EXTRAPOLATED  # the engine's own
+    assert costs.cost(all_reduce(2.0**29, 4)).source == Source.CALIBRATED
+
+
+@pytest.mark.parametrize("name", ["all_gather", "custom_all_reduce"])
+def test_too_few_sizes_to_fit(name):
+    few = [CollectiveSample(name, 4, 2.0**i, 1e-3) for i in (20, 21, 22)]
+    with pytest.raises(InputError, match=f"{name}: .* payload sizes are too few"):
+        fit_collectives(few)
+
+
 def test_the_engines_own_all_reduce_is_one_shot_for_two_ranks_and_small_payloads():
-    times = {"latency": {2: 1e-6}, "byte": {2: 0.0}, "bulk_latency": {4: 9e-6}, "bulk_byte": {4: 0}}
-    form = CollectiveForm("all_reduce", **times)
+    times = {"latency": {2: 1e-6}, "byte": {2: 0.0}}
+    times |= {"bulk_latency": {4: 9e-6, 8: 9e-6}, "bulk_byte": {4: 0.0, 8: 0.0}}
+    form = CollectiveForm("all_reduce", switch=0.0, **times)
     bulk = {(2, 2.0**22), (4, 2.0**19), (8, 2.0**18)}
     assert {key for key in bulk if form.at(*key) == 9e-6} == {(4, 2.0**19), (8, 2.0**18)}
     assert form.at(4, 2**19 - 1) == form.at(8, 2**18 - 1) == 1e-6
@@ -217,27 +331,39 @@ def test_ranks_between_are_told_from_the_least_and_the_most():
         assert found.at(4, one.payload_bytes) == pytest.approx(one.seconds, rel=0.02)
 
 
+#: Median and 90th percentile of the errors held out, where 5 and 15 % are not met.
+FARTHER = {
+    ("b200_sxm", "custom_all_reduce"): (0.05, 0.17),
+    ("h100_sxm", "all_to_all"): (0.055, 0.15),
+    ("h200_sxm", "all_gather"): (0.06, 0.15),
+    ("rtx_pro_6000", "all_reduce"): (0.05, 0.21),
+    ("rtx_pro_6000", "reduce_scatter"): (0.05, 0.2),
+}
+
+
 @pytest.mark.parametrize("name", CALIBRATED)
 def test_calibrated_collectives_match_what_was_measured(name):
     folder = SHARED / "ops" / {"rtx_pro_6000": "rtx_pro_6000_server"}.get(name, name)
     if not folder.is_dir():
         pytest.skip("no shared measurements")
-    device = load_device(name)
-    bridged = device.peer_link.peer_access
-    costs = collective_cost(device, load_device, None if bridged else device.host_link)
-    samples = read_kernel_tables(folder, not bridged)
+    costs, _ = bridged(name)
+    samples = read_kernel_tables(folder, not load_device(name).peer_link.peer_access)
     errors = {}
     for s in samples:
         found = costs.curves[s.operation].at(s.ranks, s.payload_bytes)
         errors.setdefault(s.operation, []).append(abs(found / s.seconds - 1))
     assert len(errors) == 5
     for off in errors.values():
-        assert np.median(off) < 0.035
+        assert np.median(off) < 0.04
         assert np.quantile(off, 0.9) < 0.15
     fits = fit_collectives(samples)
+    for fit in fits:
+        off = np.abs(fit.held_out_error)
+        median, p90 = FARTHER.get((name, fit.name), (0.05, 0.15))
+        assert np.median(off) < median, fit.name
+        assert np.quantile(off, 0.9) < p90, fit.name
     held_out = np.concatenate([fit.held_out_error for fit in fits])
-    assert np.median(np.abs(held_out)) < 0.05
-    assert np.quantile(np.abs(held_out), 0.9) < 0.15
+    assert np.median(np.abs(held_out)) < 0.035
     assert abs(np.median(held_out)) < 0.01
     by_ranks = np.concatenate([fit.held_out_ranks_error for fit in fits])
     assert np.median(np.abs(by_ranks)) < 0.06
