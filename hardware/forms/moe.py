@@ -45,8 +45,8 @@ class MoeForm:
         least: rows that a tile of fewer computes all the same.
         narrow, crowd: of the time of other tiles, what one of fewer than ``NARROW`` rows takes, and
             what each pair of its expert adds.
-        tuned: time of a tile where a library has settings tuned on the device, of that with its
-            defaults.
+        tuned: time of a tile's main loop where a library has settings tuned on the device, of that
+            with its defaults.
         tuned_for: where it has: experts on a rank x their width, with spaces between.
         spill: time that loading a row takes more once inputs exceed the last-level cache, of that
             before; grows with the share that does.
