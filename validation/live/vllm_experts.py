@@ -17,6 +17,7 @@ except ImportError:  # an older vLLM: nothing is counted
 
         select_experts: Any = None
 
+
 #: Tokens after which nothing is counted any more: counting takes time.
 _ENOUGH = 4096
 
