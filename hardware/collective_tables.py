@@ -139,9 +139,7 @@ def _numbers(name: str, values: Any, where: str) -> list[float]:
 
 def _by_ranks(name: str, values: Any, where: str) -> dict[int, float]:
     if not isinstance(values, Mapping):
-        raise InputError(
-            f"{where}: {name} must be given by ranks, {{2 = 5e-06}}, not {values!r}"
-        )
+        raise InputError(f"{where}: {name} must be given by ranks, {{2 = 5e-06}}, not {values!r}")
     for ranks, value in values.items():
         if not ranks.isdecimal() or int(ranks) < 2 or not is_number(value) or not value >= 0:
             raise InputError(f"{where}: {name}: {ranks} = {value!r} is no time by ranks (from 2)")
