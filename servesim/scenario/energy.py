@@ -10,6 +10,7 @@ import numpy as np
 from servesim.errors import InputError
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import TOKENS
+from servesim.graph.ops.gathered import GatheredAttention
 from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
@@ -66,10 +67,18 @@ def powered_step_model(
 ) -> CompiledStepModel:
     """The step model of ``placement``, within the devices' own power limit or the section's cap.
 
+    Models that are not fused know no limit of their own: what they draw is not known.
+
     Raises:
         InputError: the cap cannot be kept, or what the device draws is not known.
+        UnsupportedError: a cap of a model that is not fused.
     """
     power = device_power(section, device)
+    gathers = any(
+        isinstance(op.spec, GatheredAttention) for op, _ in placement.graph.weighted_ops()
+    )
+    if gathers and section.power_limit_watts is None:
+        power = None
     if power is not None:
         return CappedStepModel.under(placement, power, capture_sizes=capture_sizes)
     if section.power_limit_watts is not None:
