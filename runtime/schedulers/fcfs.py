@@ -12,32 +12,36 @@ from servesim.runtime.sequence import Sequence
 @SCHEDULERS.register("fcfs")
 @dataclass(frozen=True)
 class FirstComeFirstServed:
-    """vLLM's default: a preempted sequence returns to the front."""
+    """vLLM's default: a preempted sequence returns to the front.
 
-    _waiting: deque[Sequence] = field(default_factory=deque, init=False)
+    Attributes:
+        waiting: the queue, its front first.
+    """
+
+    waiting: deque[Sequence] = field(default_factory=deque, init=False)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def add(self, seq: Sequence) -> None:
         """Queue at the back."""
-        self._waiting.append(seq)
+        self.waiting.append(seq)
 
     def put_back(self, seq: Sequence) -> None:
         """Queue at the front."""
-        self._waiting.appendleft(seq)
+        self.waiting.appendleft(seq)
 
     def peek(self) -> Sequence:
         """The front."""
-        return self._waiting[0]
+        return self.waiting[0]
 
     def pop(self) -> Sequence:
         """Take the front."""
-        return self._waiting.popleft()
+        return self.waiting.popleft()
 
     def remove(self, seq: Sequence) -> None:
         """Take out ``seq`` wherever it is."""
-        self._waiting.remove(seq)
+        self.waiting.remove(seq)
 
     def victim(self, running: dict[int, Sequence]) -> Sequence:
         """The one admitted last."""

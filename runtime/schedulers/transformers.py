@@ -12,9 +12,8 @@ Source: ``generation/continuous_batching/{scheduler,offloading_manager}.py`` of 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 from servesim.errors import UnsupportedError
@@ -24,13 +23,14 @@ from servesim.runtime.kv.counting import CountingCache
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.scheduler import DEFAULT_MODES, Scheduler, SchedulerModes
 from servesim.runtime.schedulers import SCHEDULERS
+from servesim.runtime.schedulers.fcfs import FirstComeFirstServed
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.visited import hold_back
 
 
 @SCHEDULERS.register("transformers-fifo")
 @dataclass(frozen=True)
-class TransformersFifo:
+class TransformersFifo(FirstComeFirstServed):
     """The default of transformers: decodes first.
 
     Attributes:
@@ -43,34 +43,10 @@ class TransformersFifo:
     safety_margin: float = 0.15
     prefill_first: bool = False
     generous: bool = False
-    waiting: deque[Sequence] = field(default_factory=deque, init=False)
-
-    def __len__(self) -> int:
-        return len(self.waiting)
-
-    def add(self, seq: Sequence) -> None:
-        """Queue at the back."""
-        self.waiting.append(seq)
 
     def put_back(self, seq: Sequence) -> None:
-        """Queue at the back, too."""
+        """Queue at the back, as those that are new."""
         self.waiting.append(seq)
-
-    def peek(self) -> Sequence:
-        """The front."""
-        return self.waiting[0]
-
-    def pop(self) -> Sequence:
-        """Take the front."""
-        return self.waiting.popleft()
-
-    def remove(self, seq: Sequence) -> None:
-        """Take out ``seq`` wherever it is."""
-        self.waiting.remove(seq)
-
-    def victim(self, running: dict[int, Sequence]) -> Sequence:
-        """The one admitted last."""
-        return next(reversed(running.values()))
 
     def scheduler(
         self, config: EngineConfig, cache: KVCache, modes: SchedulerModes = DEFAULT_MODES
