@@ -182,11 +182,12 @@ def machine_of(device: Device, dtype: str) -> Machine:
     Raises:
         UnsupportedError: the device cannot compute in ``dtype``.
     """
-    machine = Machine(device.flops_for(dtype), device.memory.bandwidth, 0.0, device.cores)
-    if (cache := device.cache) is None:
-        return machine
-    return dataclasses.replace(
-        machine, cache_bytes=cache.capacity_bytes, cache_bandwidth=cache.bandwidth
+    return Machine(
+        device.flops_for(dtype),
+        device.memory.bandwidth,
+        device.cache_bytes,
+        device.cores,
+        device.cache.bandwidth if device.cache else 0.0,
     )
 
 

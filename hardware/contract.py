@@ -86,8 +86,8 @@ def _check_work(device: Device, work: Work) -> float:
     if not isinstance(cost.source, Source):
         raise ContractError(f"{device.name}: {work} has the unknown source {cost.source!r}")
     arithmetic = work.flops / device.flops_for(work.dtype)
-    cached = device.cache.capacity_bytes if device.cache else 0.0
-    moved = max(0.0, work.bytes_read + work.bytes_written - cached) / device.memory.bandwidth
+    far = work.bytes_read + work.bytes_written - device.cache_bytes
+    moved = max(0.0, far) / device.memory.bandwidth
     for bound, name in ((arithmetic, "peak arithmetic"), (moved, "memory bandwidth")):
         if cost.seconds < bound * (1 - ROUNDING):
             raise ContractError(

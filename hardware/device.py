@@ -113,6 +113,11 @@ class Device:
         """The link to its peers: ``scale_up``, or the host link where there is none."""
         return self.scale_up or self.host_link
 
+    @property
+    def cache_bytes(self) -> float:
+        """Capacity of the last-level cache; 0 without one."""
+        return self.cache.capacity_bytes if self.cache else 0.0
+
     def flops_for(self, dtype: str) -> float:
         """Peak dense FLOP/s in ``dtype``.
 

@@ -133,13 +133,13 @@ class MeasuredCost:
             return work
         if REPEATED.isdisjoint(sums):
             return replace(work, shared_keys=0, repeated_keys=0)
-        return with_near_keys(work, self.device.cache.capacity_bytes if self.device.cache else 0.0)
+        return with_near_keys(work, self.device.cache_bytes)
 
     def _bounded(self, work: Work, seconds: float, source: Source) -> Cost:
         if work.flops and work.family != "memory":
             seconds = max(seconds, work.flops / self.device.flops_for(work.dtype))
-        cached = self.device.cache.capacity_bytes if self.device.cache else 0.0
-        far = work.bytes_read + work.bytes_written - near_bytes(work, self.device.cache) - cached
+        moved = work.bytes_read + work.bytes_written
+        far = moved - near_bytes(work, self.device.cache) - self.device.cache_bytes
         return Cost(max(seconds, far / self.device.memory.bandwidth), source)
 
 

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from servesim.graph.work import AttentionWork, Work
 from servesim.hardware.device import MemoryTier
 
+Values = npt.NDArray[np.float64]
+
+
+def share_found(held: Values | float) -> Values:
+    """Share of what is read round and round that a cache finds which holds ``held`` of it.
+
+    All if it holds all. A cache that replaces at random finds a share h = exp(-(1 - h) r) of what
+    is r times as large (r = 2: 0.20, 3: 0.06); 1/r^2 (0.25, 0.11) is within 0.06 of it.
+    """
+    return np.asarray(np.minimum(1.0, held) ** 2)
+
 
 def near_keys(work: AttentionWork, cache_bytes: float) -> float:
-    """Of the keys that decodes read again, those that a cache of ``cache_bytes`` holds.
-
-    All of them if it holds all that is shared. A cache that replaces at random, and is read round
-    and round, finds a share h = exp(-(1 - h) r) of what is r times as large (r = 2: 0.20, 3: 0.06);
-    1/r^2 (0.25, 0.11) is within 0.06 of it.
-    """
+    """Of the keys that decodes read again, those that a cache of ``cache_bytes`` holds."""
     shared = work.shared_keys * work.kv_bytes_per_token
-    return work.repeated_keys * min(1.0, cache_bytes / shared) ** 2 if shared else 0.0
+    return work.repeated_keys * float(share_found(cache_bytes / shared)) if shared else 0.0
 
 
 def near_bytes(work: Work, cache: MemoryTier | None) -> float:
