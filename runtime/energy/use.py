@@ -21,7 +21,7 @@ from servesim.graph.ops.gathered import GatheredAttention
 from servesim.graph.work import AttentionWork, CollectiveWork, Work
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
-from servesim.hardware.shared_keys import near_bytes
+from servesim.hardware.shared_keys import near_bytes, share_found
 from servesim.runtime.energy.columns import StepColumns, Values, sums_of
 
 #: Family of weights that a device reads over the link to its host.
@@ -107,8 +107,8 @@ class OpUse:
         return np.asarray((used - without) / _ALIKE.repeated_context)
 
     def near(self, shared: Values | float) -> Values:
-        """Share of what is read again that comes from the cache, as ``near_keys`` has it."""
-        return np.asarray(np.minimum(1.0, self.holds / np.maximum(shared, 1.0)) ** 2)
+        """Share of what is read again that comes from the cache."""
+        return share_found(self.holds / np.maximum(shared, 1.0))
 
     def _count(self, rows: StepColumns) -> Values:
         return rows.sequences if self.depends == SEQUENCES else rows.tokens
@@ -128,12 +128,17 @@ def compile_use(placement: Placement) -> tuple[OpUse, ...]:
     """Every group of equal operators of ``placement``.
 
     Raises:
-        UnsupportedError: attention over gathered keys is not linear in sums over a batch.
+        UnsupportedError: ``use_is_known`` says no.
     """
-    for op, _ in placement.graph.weighted_ops():
-        if isinstance(op.spec, GatheredAttention):
-            raise UnsupportedError("power limits and energy are not known of fused = false")
+    if not use_is_known(placement):
+        raise UnsupportedError("power limits and energy are not known of fused = false")
     return tuple(_groups(placement))
+
+
+def use_is_known(placement: Placement) -> bool:
+    """Whether what each operator uses is linear in sums over a batch, as all but one kind is."""
+    ops = placement.graph.weighted_ops()
+    return not any(isinstance(op.spec, GatheredAttention) for op, _ in ops)
 
 
 def _groups(placement: Placement) -> Iterator[OpUse]:

@@ -10,7 +10,6 @@ import numpy as np
 from servesim.errors import InputError
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import TOKENS
-from servesim.graph.ops.gathered import GatheredAttention
 from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
@@ -20,7 +19,7 @@ from servesim.hardware.power.server import ServerPower, server_power
 from servesim.runtime.energy.account import Powered
 from servesim.runtime.energy.capped import CappedStepModel
 from servesim.runtime.energy.report import EnergyReport, energy_report
-from servesim.runtime.energy.use import HOST_READS, OpUse, compile_use
+from servesim.runtime.energy.use import HOST_READS, OpUse, compile_use, use_is_known
 from servesim.runtime.expert_offload_step import ExpertOffloadStepModel
 from servesim.runtime.records import Records
 from servesim.runtime.step_model import CompiledStepModel
@@ -74,10 +73,7 @@ def powered_step_model(
         UnsupportedError: a cap of a model that is not fused.
     """
     power = device_power(section, device)
-    gathers = any(
-        isinstance(op.spec, GatheredAttention) for op, _ in placement.graph.weighted_ops()
-    )
-    if gathers and section.power_limit_watts is None:
+    if section.power_limit_watts is None and not use_is_known(placement):
         power = None
     if power is not None:
         return CappedStepModel.under(placement, power, capture_sizes=capture_sizes)
@@ -145,8 +141,8 @@ def power_lines(energy: EnergyReport | None, resolution_s: float) -> Iterator[st
 
 
 def _powered(served: Served) -> Powered | None:
-    if not served.instance.model.fused:
-        return None  # ``compile_use`` knows no attention over gathered keys
+    if not all(map(use_is_known, served.placements)):
+        return None
     if served.beside or served.instance.role == "encode":
         return None  # several engines share those devices; or its steps count no patches
     section, powers = served.instance.hardware, {}
