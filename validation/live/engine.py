@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from servesim.errors import InputError, UnsupportedError
+from servesim.validation.live.engine_side import CORES, MARK, RECORD
 from servesim.validation.live.loads import Request
-from servesim.validation.live.vllm_names import CORES, MARK, RECORD
 
 #: The line of a traceback that says what went wrong; some go on below it.
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")

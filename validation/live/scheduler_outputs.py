@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-SAMPLED_TOKEN = 7
-STOP_TOKEN = 2
+#: What every step samples, and what ends an answer.
+SAMPLED_TOKEN, STOP_TOKEN = 7, 2
 
 
 def finish(scheduler: Any, output: Any, requests: list[dict[str, Any]]) -> list[int]:

@@ -13,8 +13,8 @@ import sys
 import time
 from typing import Any
 
+from engine_side import say
 from transformers_recorder import Recorder
-from vllm_names import MARK
 
 #: Options by vLLM's names, and what transformers calls them.
 _CALLED = {
@@ -41,11 +41,6 @@ _OTHERS = (
     "scheduling_policy",
     "attn_implementation",
 )
-
-
-def _say(line: dict[str, Any]) -> None:
-    sys.stdout.write(MARK + json.dumps(line) + "\n")
-    sys.stdout.flush()
 
 
 def _model(folder: str, device: str, options: dict[str, Any]) -> Any:
@@ -169,10 +164,10 @@ def _main(job: dict[str, Any]) -> None:
     manager = _manager(_model(job["model"], job["device"], job["options"]), job["options"])
     if job["client_cores"]:
         os.sched_setaffinity(0, set(job["client_cores"]))
-    _say({"ready": __version__, "seconds": time.monotonic() - begun})
+    say({"ready": __version__, "seconds": time.monotonic() - begun})
     try:
         for line in sys.stdin:
-            _say(_run(manager, json.loads(line)))
+            say(_run(manager, json.loads(line)))
     finally:
         manager.stop(block=True)
 

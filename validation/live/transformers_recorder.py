@@ -6,13 +6,10 @@ in memory, and writes them, one JSON line each, whenever the engine has nothing 
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
-from vllm_names import CORES, RECORD
+from engine_side import Lines, pin
 
 
 def free_blocks(cache: Any) -> int:
@@ -33,8 +30,8 @@ class Recorder:
     """
 
     def __init__(self, processor: Any, options: dict[str, Any]) -> None:
-        self._path = Path(os.environ[RECORD])
-        self._lines: list[dict[str, Any]] = [{"kind": "engine", **options}]
+        self._lines = Lines()
+        self._lines.add({"kind": "engine", **options})
         self._step: dict[str, Any] = {}
         self._known: set[str] = set()
         self._processor, self._scheduler = processor, processor.scheduler
@@ -56,12 +53,12 @@ class Recorder:
         processor.prepare_next_batch = self._prepare_next_batch
         processor._generation_step = self._generation_step
         processor.update_batch = self._update_batch
-        self._flush()
+        self._lines.flush()
 
     def _prepare_next_batch(self) -> bool:
         """Pin the engine's thread, once; a step's record begins anew."""
-        if not self._pinned and os.environ.get(CORES):
-            os.sched_setaffinity(0, {int(core) for core in os.environ[CORES].split(",")})
+        if not self._pinned:
+            pin()
         self._pinned = True
         self._step = {"kind": "step", "preempted": []}
         return bool(self._inner["prepare_next_batch"]())
@@ -73,7 +70,7 @@ class Recorder:
             self._step["preempted"].append(name)
         else:
             self._known.add(name)
-            self._lines.append({"kind": "queued", "id": name, "s": time.monotonic()})
+            self._lines.add({"kind": "queued", "id": name, "s": time.monotonic()})
         self._inner["add_waiting_request"](state)
 
     def _schedule_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,11 +100,6 @@ class Recorder:
         self._inner["update_batch"]()
         self._step["end"] = time.monotonic()
         self._step["preempted"].sort()
-        self._lines.append(self._step)
+        self._lines.add(self._step)
         if not self._scheduler.has_pending_requests():
-            self._flush()
-
-    def _flush(self) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in self._lines)
-        self._lines.clear()
+            self._lines.flush()

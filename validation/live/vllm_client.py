@@ -17,12 +17,7 @@ import sys
 import time
 from typing import Any
 
-from vllm_names import MARK
-
-
-def _say(line: dict[str, Any]) -> None:
-    sys.stdout.write(MARK + json.dumps(line) + "\n")
-    sys.stdout.flush()
+from engine_side import say
 
 
 async def _request(
@@ -80,10 +75,10 @@ async def _main(job: dict[str, Any]) -> None:
     engine = AsyncLLM.from_engine_args(arguments)
     if job["client_cores"]:
         os.sched_setaffinity(0, set(job["client_cores"]))
-    _say({"ready": __version__, "seconds": time.monotonic() - begun})
+    say({"ready": __version__, "seconds": time.monotonic() - begun})
     try:
         for line in sys.stdin:
-            _say(await _run(engine, json.loads(line)))
+            say(await _run(engine, json.loads(line)))
     finally:
         engine.shutdown()
 

@@ -27,7 +27,7 @@ class ExpertCounts:
 
     def __init__(self) -> None:
         self._layers: dict[int, tuple[int, Counter[int]]] = {}
-        self._seen = 0
+        self._seen = self._told = 0
         self._counting = False
         self._original = FusedMoERouter.select_experts
         counts = self
@@ -51,6 +51,12 @@ class ExpertCounts:
         _, layer = self._layers.setdefault(id(router), (router.global_num_experts, Counter()))
         layer.update(chosen)
 
-    def rows(self) -> list[list[int]]:
-        """Tokens of each expert; no rows without experts, or where the model runs elsewhere."""
+    def news(self) -> list[list[int]]:
+        """Tokens of each expert, if more were counted since somebody asked.
+
+        No rows without experts, or where the model runs elsewhere.
+        """
+        if self._told == self._seen:
+            return []
+        self._told = self._seen
         return [[layer[i] for i in range(experts)] for experts, layer in self._layers.values()]

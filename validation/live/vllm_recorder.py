@@ -7,15 +7,12 @@ engine has nothing left to do, so that writing costs no step any time.
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
+from engine_side import Lines, pin
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm_experts import ExpertCounts
-from vllm_names import CORES, RECORD
 
 
 class RecordingScheduler(Scheduler):  # type: ignore[misc]
@@ -23,11 +20,9 @@ class RecordingScheduler(Scheduler):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        cores = os.environ.get(CORES)
-        if cores:
-            os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-        self._path = Path(os.environ[RECORD])
-        self._lines: list[dict[str, Any]] = [
+        pin()
+        self._lines = Lines()
+        self._lines.add(
             {
                 "kind": "engine",
                 "num_gpu_blocks": self.kv_cache_config.num_blocks,
@@ -39,14 +34,14 @@ class RecordingScheduler(Scheduler):  # type: ignore[misc]
                 "async_scheduling": self.scheduler_config.async_scheduling,
                 "long_prefill_token_threshold": self.scheduler_config.long_prefill_token_threshold,
             }
-        ]
+        )
         self._step: dict[str, Any] = {}
         self._experts = ExpertCounts()
         self._flush()
 
     def add_request(self, request: Any) -> None:
         """Note when the engine core takes a request."""
-        self._lines.append({"kind": "queued", "id": request.request_id, "s": time.monotonic()})
+        self._lines.add({"kind": "queued", "id": request.request_id, "s": time.monotonic()})
         super().add_request(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
@@ -75,14 +70,12 @@ class RecordingScheduler(Scheduler):  # type: ignore[misc]
         output = super().update_from_output(scheduler_output, model_runner_output)
         step["end"] = time.monotonic()
         if step["scheduled"]:
-            self._lines.append(step)
+            self._lines.add(step)
         if not self.has_unfinished_requests():
             self._flush()
         return output
 
     def _flush(self) -> None:
-        if rows := self._experts.rows():
-            self._lines.append({"kind": "experts", "tokens": rows})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in self._lines)
-        self._lines.clear()
+        if rows := self._experts.news():
+            self._lines.add({"kind": "experts", "tokens": rows})
+        self._lines.flush()
