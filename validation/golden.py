@@ -18,6 +18,7 @@ from typing import Any
 from servesim.errors import InputError
 from servesim.graph.kv_layout import KvGroup
 from servesim.graph.opgraph import CacheGroup
+from servesim.runtime.cancelling import deadline
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.deciding import build_scheduler
 from servesim.runtime.kv import build_cache
@@ -28,9 +29,7 @@ from servesim.runtime.scheduler import Scheduler, SchedulerModes
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.speculative import SpeculativeDecodes
 from servesim.validation.json_files import json_documents
-
-#: The token that every recorded step sampled.
-SAMPLED_TOKEN = 7
+from servesim.validation.live.scheduler_outputs import SAMPLED_TOKEN
 
 
 class RecordedDrafts:
@@ -139,8 +138,7 @@ def _seconds(case: Mapping[str, Any], plan: Plan) -> float:
 def _cancel(scheduler: Scheduler, added: list[Sequence], now: float) -> None:
     """Let go who is given up until ``now``; a client that is answered does not."""
     for seq in added:
-        after = seq.spec.cancel_after_s
-        if after is not None and seq.spec.arrival_s + after <= now:
+        if deadline(seq.spec) <= now:
             scheduler.cancel(seq)
 
 

@@ -12,6 +12,7 @@ from servesim.runtime.records import Records
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.source import OpenSource
 from servesim.runtime.step import LinearStepModel
+from servesim.runtime.steps import ATTENDED, MEANS, SUMS
 
 #: A step takes a second and a tenth of one per token.
 SLOW = LinearStepModel(base_s=1.0, per_token_s=0.1)
@@ -73,21 +74,4 @@ COLUMNS = (
     "instance",
     "status",
 )
-STEP_COLUMNS = (
-    "start_s",
-    "end_s",
-    "steps",
-    "prefill_tokens",
-    "prefills",
-    "decodes",
-    "decode_context",
-    "shared_context",
-    "repeated_context",
-    "prefill_context",
-    "prefill_pairs",
-    "extra_tokens",
-    "running",
-    "waiting",
-    "kv_blocks",
-    "filled_blocks",
-)
+STEP_COLUMNS = ("start_s", "end_s", *SUMS, *ATTENDED, *MEANS)
