@@ -10,7 +10,7 @@ from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
-from servesim.hardware.calibration_entry import Entry, read_entry
+from servesim.hardware.calibration_entry import Entry, completed, read_entry
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
 from servesim.hardware.forms.attention import AttentionForm
@@ -90,9 +90,10 @@ class CalibratedCost:
                 continue
             if family not in FORMS:
                 raise UnknownNameError("calibration table", family, [*FORMS, *_HEAD])
-            for key, table in tables.items():
+            for key in tables:
                 form = VARIANTS.get(form_kind(family, key), FORMS[family])
-                entries[family][key] = read_entry(form, table, f"{device.name}: {family}.{key}")
+                where = f"{device.name}: {family}.{key}"
+                entries[family][key] = read_entry(form, completed(tables, key, where), where)
         if "borrow" in coefficients:
             _borrow(entries, coefficients["borrow"], device)
         return cls(device, entries, RooflineCost(device))

@@ -12,6 +12,8 @@ from servesim.hardware.cost import Source
 
 #: Keys of a calibration entry that are not coefficients.
 NOTES = frozenset({"source", "held_out", "range", "origins", "borrowed"})
+#: Key of an entry: the form of its family whose coefficients it has where it gives none itself.
+LIKE = "like"
 #: A size this factor outside the fitted range still counts as inside: the forms are smooth.
 _MARGIN = 1.1
 
@@ -45,6 +47,28 @@ class Entry:
             if sizes.get(name, low) > high * _MARGIN:
                 return Source.EXTRAPOLATED
         return Source.CALIBRATED
+
+
+def completed(tables: Mapping[str, Mapping[str, Any]], key: str, where: str) -> Mapping[str, Any]:
+    """``tables[key]`` with the coefficients that it leaves to the form it is ``like``.
+
+    Args:
+        tables: those of a family, by key.
+        where: the entry, for messages.
+
+    Raises:
+        InputError: it is like no form of the family, or like one that is itself like another.
+    """
+    table = tables[key]
+    if LIKE not in table:
+        return table
+    name = table[LIKE]
+    if name not in tables:
+        raise UnknownNameError(f"form that {where} is like:", str(name), sorted(tables))
+    if LIKE in tables[name]:
+        raise InputError(f"{where} is like {name}, which is like {tables[name][LIKE]}: name that")
+    lent = {k: v for k, v in tables[name].items() if k not in NOTES}
+    return lent | {k: v for k, v in table.items() if k != LIKE}
 
 
 def read_entry(form: type, table: Mapping[str, Any], where: str) -> Entry:

@@ -53,6 +53,8 @@ class Problem:
         choices: coefficients of few possible values, all of them tried.
         most_rows: rows a fit looks at; more are thinned at random, evenly over regimes.
         surfaces: coefficients fitted to what is left after the others, by name.
+        group: forms of one group have ``shared`` coefficients; without a name, it has none.
+        shared: names of ``parameters`` that are the same for all forms of the group.
     """
 
     seconds: Seconds
@@ -60,6 +62,8 @@ class Problem:
     choices: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
     most_rows: int = 2000
     surfaces: Mapping[str, Surface] = field(default_factory=dict)
+    group: str = ""
+    shared: Sequence[str] = ()
 
 
 class Scale(NamedTuple):
@@ -97,8 +101,8 @@ def fit(problem: Problem, rows: Sequence[Row], seed: int = 0) -> Fit:
     ]
     if len(grid) > 1:
         scouts = thinned(chosen, max(200, problem.most_rows // 4), seed)
-        grid.sort(key=lambda fixed: _search(problem, scouts, fixed).cost)
-    return _search(problem, chosen, grid[0])
+        grid.sort(key=lambda fixed: _searched(problem, scouts, fixed).cost)
+    return _searched(problem, chosen, grid[0])
 
 
 def thinned(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
@@ -128,46 +132,87 @@ def _evenly(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
     return picked
 
 
-def _search(problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float | str]) -> Fit:
-    from scipy.optimize import least_squares
+class Search:
+    """The coefficients of ``problem`` as a vector of logs, and how far they are from ``rows``.
 
-    names = list(problem.parameters)
-    known = sorted({row.origin for row in rows}, key=lambda origin: (origin != SERVING, origin))
-    start = np.array([math.log(p.start) for p in problem.parameters.values()])
-    low = np.array([math.log(p.low) for p in problem.parameters.values()])
-    high = np.array([math.log(p.high) for p in problem.parameters.values()])
-    measured = np.array([math.log(row.seconds) for row in rows])
-    origin_of = np.array([known.index(row.origin) for row in rows])
-    pull = _PULL * math.sqrt(len(rows) / 100.0)
+    Behind the coefficients come log factor and offset (in ``_OFFSET_WIDTH``) of every origin but
+    the one that stands for serving.
 
-    def scales(x: Any) -> tuple[Any, Any]:
+    Attributes:
+        names: coefficients searched, in the vector's order.
+        start, low, high: where the search starts, and bounds.
+    """
+
+    def __init__(
+        self, problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float | str]
+    ) -> None:
+        known = sorted({row.origin for row in rows}, key=lambda origin: (origin != SERVING, origin))
+        parameters = problem.parameters.values()
+        wide = np.tile([_MOST_FACTOR, _MOST_OFFSET / _OFFSET_WIDTH], len(known) - 1)
+        self.names = list(problem.parameters)
+        self.start = np.array([*(math.log(p.start) for p in parameters), *(0.0 * wide)])
+        self.low = np.array([*(math.log(p.low) for p in parameters), *-wide])
+        self.high = np.array([*(math.log(p.high) for p in parameters), *wide])
+        self._problem, self._rows, self._fixed, self._known = problem, rows, dict(fixed), known
+        self._measured = np.array([math.log(row.seconds) for row in rows])
+        self._origin_of = np.array([known.index(row.origin) for row in rows])
+        self._pull = _PULL * math.sqrt(len(rows) / 100.0)
+
+    def residuals(self, x: Any) -> Any:
+        """Errors in log time of every row at ``x``, then the pull on coefficients and scales."""
+        coefficients = self._coefficients(x)
+        times = np.array([self._problem.seconds(coefficients, row) for row in self._rows])
+        factors, offsets = self._scales(x)
+        shifted = times * np.exp(factors[self._origin_of])
+        shifted += offsets[self._origin_of] * _OFFSET_WIDTH
+        errors = np.log(np.maximum(shifted, 0.1 * times)) - self._measured
+        prior = self._pull * (x - self.start)[: len(self.names)]
+        factors = self._pull * factors / _FACTOR_WIDTH
+        return np.concatenate([errors, prior, factors, self._pull * offsets])
+
+    def fit(self, x: Any, cost: float) -> Fit:
+        """What ``x`` stands for."""
+        pairs = list(zip(self._known, *self._scales(x), strict=True))[1:]
+        origins = {o: Scale(math.exp(f), float(t) * _OFFSET_WIDTH) for o, f, t in pairs}
+        return Fit(self._coefficients(x), origins, cost)
+
+    def at(self, fitted: Fit) -> Any:
+        """The vector that stands for ``fitted``."""
+        logs = [math.log(fitted.coefficients[name]) for name in self.names]
+        for origin in self._known[1:]:
+            factor, offset = fitted.origins[origin]
+            logs += [math.log(factor), offset / _OFFSET_WIDTH]
+        return np.clip(np.array(logs), self.low, self.high)
+
+    def _coefficients(self, x: Any) -> dict[str, Any]:
+        found = {name: math.exp(v) for name, v in zip(self.names, x, strict=False)}
+        return {**self._fixed, **found}
+
+    def _scales(self, x: Any) -> tuple[Any, Any]:
         """Log factor and offset in its width, of every origin; the reference has none."""
-        pairs = np.concatenate([[0.0, 0.0], x[len(names) :]]).reshape(-1, 2)
+        pairs = np.concatenate([[0.0, 0.0], x[len(self.names) :]]).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
-    def residuals(x: Any) -> Any:
-        coefficients = {**fixed, **{n: math.exp(v) for n, v in zip(names, x, strict=False)}}
-        times = np.array([problem.seconds(coefficients, row) for row in rows])
-        factors, offsets = scales(x)
-        shifted = times * np.exp(factors[origin_of]) + offsets[origin_of] * _OFFSET_WIDTH
-        errors = np.log(np.maximum(shifted, 0.1 * times)) - measured
-        prior = pull * (x[: len(names)] - start)
-        return np.concatenate([errors, prior, pull * factors / _FACTOR_WIDTH, pull * offsets])
 
-    wide = np.tile([_MOST_FACTOR, _MOST_OFFSET / _OFFSET_WIDTH], len(known) - 1)
+def solved(residuals: Callable[[Any], Any], start: Any, low: Any, high: Any) -> tuple[Any, float]:
+    """Where the robust sum of squared ``residuals`` is least, and that sum."""
+    from scipy.optimize import least_squares
+
     found = least_squares(
         residuals,
-        np.concatenate([start, np.zeros(2 * (len(known) - 1))]),
-        bounds=(np.concatenate([low, -wide]), np.concatenate([high, wide])),
+        start,
+        bounds=(low, high),
         loss="soft_l1",
         f_scale=_ROBUST,
         diff_step=1e-3,
         max_nfev=40,
     )
-    best = {n: math.exp(v) for n, v in zip(names, found.x, strict=False)}
-    pairs = list(zip(known, *scales(found.x), strict=True))[1:]
-    origins = {o: Scale(math.exp(f), float(t) * _OFFSET_WIDTH) for o, f, t in pairs}
-    return Fit({**fixed, **best}, origins, float(found.cost))
+    return found.x, float(found.cost)
+
+
+def _searched(problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float | str]) -> Fit:
+    search = Search(problem, rows, fixed)
+    return search.fit(*solved(search.residuals, search.start, search.low, search.high))
 
 
 def scaled(rows: Sequence[Row], origins: Mapping[str, Scale]) -> list[Row]:

@@ -13,10 +13,12 @@ from servesim.hardware.calibrate.errors import ErrorLine, error_line, error_line
 from servesim.hardware.calibrate.fit import Fit, Problem, Scale, fit, scaled
 from servesim.hardware.calibrate.problems import built_form, problem
 from servesim.hardware.calibrate.row import SERVING, Row
-from servesim.hardware.calibrate.split import by_form, is_joint, serving, split
+from servesim.hardware.calibrate.split import Split, by_form, is_joint, serving, split
 from servesim.hardware.calibrate.surfaces import describes, with_surfaces
+from servesim.hardware.calibrate.together import Part, fit_together
 from servesim.hardware.calibrate.tuned_experts import TUNED
 from servesim.hardware.calibrated import machine_of
+from servesim.hardware.calibration_entry import LIKE
 from servesim.hardware.device import Device
 from servesim.hardware.forms.extent import extent
 
@@ -42,6 +44,7 @@ class FormResult:
         total: the same in one line, regimes of serving alone.
         sources: tables it rests on.
         borrowed: coefficients that no row tells, with the form and device they come from.
+        like: the form it shares coefficients with.
     """
 
     form: str
@@ -51,6 +54,19 @@ class FormResult:
     total: ErrorLine | None
     sources: Sequence[str]
     borrowed: Mapping[str, str] = field(default_factory=dict)
+    like: FormResult | None = None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A form before its coefficients are final."""
+
+    form: str
+    asked: Problem
+    parts: Split
+    borrowed: Mapping[str, str]
+    scales: Mapping[str, Scale]
+    alone: Fit
 
 
 def calibrate(
@@ -65,46 +81,70 @@ def calibrate(
 
     Rows of ``exclude_models`` never enter a fit; they are then what errors are reported on.
     ``joint``: attention of mixed batches, and some decodes, run as blocks of the prefill kernel
-    (FlashAttention 2). ``only``: prefixes of the forms to fit; all without any.
+    (FlashAttention 2). ``only``: prefixes of the forms to fit, with all that share coefficients
+    with them; all without any.
 
     Raises:
         InputError: no row is left to fit.
     """
-    results = []
-    for form, believed in by_form(device, rows, joint).items():
-        if only and not form.startswith(tuple(only)):
-            continue
-        asked = problem(form, lambda dtype: machine_of(device, dtype), is_joint(form, joint))
-        asked = with_tuned(asked, TUNED.get(device.name, {}).get(form, ""))
-        result = _form_result(form, asked, believed, exclude_models, progress)
-        if result is not None:
-            results.append(result)
+    groups: dict[str, list[_Prepared]] = {}
+    believed = by_form(device, rows, joint)
+    problems = {form: _problem(device, form, joint) for form in believed}
+    starts = tuple(only) or ("",)
+    chosen = {asked.group or form for form, asked in problems.items() if form.startswith(starts)}
+    for form, asked in problems.items():
+        if (group := asked.group or form) in chosen:
+            prepared = _prepared(form, asked, believed[form], exclude_models, progress)
+            if prepared is not None:
+                groups.setdefault(group, []).append(prepared)
+    results = [result for group in groups.values() for result in _results(group, progress)]
     if not results:
         raise InputError(f"{device.name}: no table has enough kernels to fit a form")
-    return results
+    return sorted(results, key=lambda result: result.form)
 
 
-def _form_result(
+def _problem(device: Device, form: str, joint: bool) -> Problem:
+    asked = problem(form, lambda dtype: machine_of(device, dtype), is_joint(form, joint))
+    return with_tuned(asked, TUNED.get(device.name, {}).get(form, ""))
+
+
+def _prepared(
     form: str,
     asked: Problem,
     rows: Sequence[Row],
     exclude_models: Collection[str],
     progress: Callable[[str], None],
-) -> FormResult | None:
-    """The fit of one form; None when too few rows are left for its coefficients."""
-    borrowed = _borrowed_scales(form, rows)
-    rows = scaled(rows, borrowed)
-    parts = split(rows, exclude_models)
+) -> _Prepared | None:
+    """The form fitted alone; None when too few rows are left, or they measured something else."""
+    scales = _borrowed_scales(form, rows)
+    parts = split(scaled(rows, scales), exclude_models)
     fitting = parts.fitting
     if len(fitting) < 2 * len(asked.parameters):
         return None
     progress(f"{form}: {len(fitting)} kernels")
     lent = {} if any(map(_unequal, fitting)) else _UNEQUAL
     asked = _without(asked, lent)
-    fitted = with_surfaces(asked, fit(asked, fitting), fitting)
-    if not describes(asked, fitted, fitting):
+    alone = fit(asked, fitting)
+    if not describes(asked, with_surfaces(asked, alone, fitting), fitting):
         progress(f"{form}: left out, its tables measured something else than the form describes")
         return None
+    borrowed = {name: lent[name][1] for name in lent if name in asked.choices}
+    return _Prepared(form, asked, parts, borrowed, scales, alone)
+
+
+def _results(group: Sequence[_Prepared], progress: Callable[[str], None]) -> list[FormResult]:
+    """What ``group`` comes to: the first form in full, the others in what they differ."""
+    fits = [prepared.alone for prepared in group]
+    if len(group) > 1:
+        progress(f"together: {', '.join(p.form for p in group)}")
+        fits = fit_together([Part(p.asked, p.parts.fitting, p.alone) for p in group])
+    first = _result(group[0], fits[0], None)
+    return [first, *(_result(p, f, first) for p, f in zip(group[1:], fits[1:], strict=True))]
+
+
+def _result(prepared: _Prepared, found: Fit, like: FormResult | None) -> FormResult:
+    asked, parts = prepared.asked, prepared.parts
+    fitted = with_surfaces(asked, found, parts.fitting)
     tested = scaled(parts.tested, fitted.origins)
 
     def predict(row: Row) -> float:
@@ -112,13 +152,14 @@ def _form_result(
 
     judged = serving(tested)
     return FormResult(
-        form=form,
-        fitted=replace(fitted, origins=borrowed | fitted.origins),
+        form=prepared.form,
+        fitted=replace(fitted, origins={**prepared.scales, **fitted.origins}),
         ranges=_ranges(serving(parts.kept)),
         held_out=list(error_lines(tested, predict)),
         total=error_line(judged, predict, "all", "serving") if judged else None,
         sources=sorted({row.origin for row in parts.kept}),
-        borrowed={name: lent[name][1] for name in lent if name in asked.choices},
+        borrowed=prepared.borrowed,
+        like=like,
     )
 
 
@@ -164,7 +205,10 @@ def _ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 
 def as_table(result: FormResult, source: str) -> dict[str, Any]:
-    """``result`` as it stands in a device file; coefficients at their defaults are left out."""
+    """``result`` as it stands in a device file.
+
+    Coefficients at their defaults are left out; of a form like another, those that are the same.
+    """
     table: dict[str, Any] = {"source": source}
     if result.total is not None:
         table["held_out"] = note(result.total)
@@ -174,5 +218,8 @@ def as_table(result: FormResult, source: str) -> dict[str, Any]:
     if result.borrowed:
         table["borrowed"] = dict(result.borrowed)
     form = built_form(result.form, result.fitted.coefficients)
-    defaults = {f.name: f.default for f in fields(form)}
-    return table | {k: v for k, v in asdict(form).items() if v != defaults[k]}
+    known = {f.name: f.default for f in fields(form)}
+    if result.like is not None:
+        table[LIKE] = result.like.form.partition(".")[2]
+        known = asdict(built_form(result.like.form, result.like.fitted.coefficients))
+    return table | {k: v for k, v in asdict(form).items() if v != known[k]}

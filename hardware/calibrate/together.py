@@ -1,0 +1,96 @@
+"""Coefficients that several forms of a device share, fitted to the rows of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from servesim.hardware.calibrate.fit import Fit, Problem, Search, solved, thinned
+from servesim.hardware.calibrate.row import Row
+
+#: Vectors of a form whose residuals are kept: a step of the search asks for one a coefficient,
+#: most of which are other forms' own.
+_KEPT = 256
+
+
+@dataclass(frozen=True)
+class Part:
+    """One form of a group: its problem, the rows to fit, and how it was fitted alone."""
+
+    problem: Problem
+    rows: Sequence[Row]
+    alone: Fit
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A part's search, and where its vector's elements lie in that of the whole group."""
+
+    search: Search
+    places: Any
+    residuals: Callable[[bytes], Any]
+
+
+def fit_together(parts: Sequence[Part], seed: int = 0) -> list[Fit]:
+    """Fits of all ``parts`` in which the coefficients their problems share are the same.
+
+    Each keeps the choices it made alone; the search starts where that ended, in the mean of logs
+    for what is shared. The pull of every part counts.
+    """
+    searches = [_search(part, seed) for part in parts]
+    alone = [search.at(part.alone) for search, part in zip(searches, parts, strict=True)]
+    shared = _shared(parts)
+    placed = _placed(searches, shared)
+    size = max(int(p.places.max()) for p in placed) + 1
+    low, high = np.full(size, -np.inf), np.full(size, np.inf)
+    total, count = np.zeros(size), np.zeros(size)
+    for p, x in zip(placed, alone, strict=True):
+        low[p.places] = np.maximum(low[p.places], p.search.low)
+        high[p.places] = np.minimum(high[p.places], p.search.high)
+        total[p.places] += x
+        count[p.places] += 1
+
+    def residuals(x: Any) -> Any:
+        return np.concatenate([p.residuals(x[p.places].tobytes()) for p in placed])
+
+    best, cost = solved(residuals, np.clip(total / count, low, high), low, high)
+    return [p.search.fit(best[p.places], cost) for p in placed]
+
+
+def _search(part: Part, seed: int) -> Search:
+    fixed = {name: part.alone.coefficients[name] for name in part.problem.choices}
+    return Search(part.problem, thinned(part.rows, part.problem.most_rows, seed), fixed)
+
+
+def _shared(parts: Sequence[Part]) -> Mapping[str, int]:
+    """Place of each shared coefficient in the group's vector."""
+    names = dict.fromkeys(
+        name for part in parts for name in part.problem.shared if name in part.problem.parameters
+    )
+    return {name: place for place, name in enumerate(names)}
+
+
+def _placed(searches: Sequence[Search], shared: Mapping[str, int]) -> list[_Placed]:
+    """Each search with its places: those of what is shared, then its own behind all before it."""
+    found = []
+    free = len(shared)
+    for search in searches:
+        places = []
+        for i in range(len(search.start)):
+            name = search.names[i] if i < len(search.names) else ""
+            places.append(shared.get(name, free))
+            free += name not in shared
+        found.append(_Placed(search, np.array(places), _remembered(search)))
+    return found
+
+
+def _remembered(search: Search) -> Callable[[bytes], Any]:
+    @lru_cache(maxsize=_KEPT)
+    def residuals(x: bytes) -> Any:
+        return search.residuals(np.frombuffer(x))
+
+    return residuals
