@@ -26,6 +26,7 @@ from dataclasses import fields
 from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
+from servesim.hardware.all_reduce import CUSTOM, SYMMETRIC, counted
 from servesim.hardware.calibration_entry import is_number
 from servesim.hardware.collectives import WIRE, CollectiveCost, CollectiveSeconds, RankCurves
 from servesim.hardware.cost import Source
@@ -39,7 +40,7 @@ COLLECTIVE_ERRORS = ("fit_error", "held_out_error", "held_out_ranks_error")
 _NOTES = ("source", "date", "sizes", "most_bytes", *COLLECTIVE_ERRORS, "borrow")
 #: What the protocol for large payloads has: all of it or nothing.
 _BULK = ("switch", "bulk_latency", "bulk_byte")
-_OPERATIONS = (*WIRE, "custom_all_reduce")
+_OPERATIONS = (*WIRE, CUSTOM, SYMMETRIC)
 
 
 def collective_cost(
@@ -95,13 +96,13 @@ def read_curves(table: Mapping[str, Any], where: str) -> dict[str, CollectiveSec
             raise UnknownNameError(f"key in {where}:", operation, (*_OPERATIONS, *_NOTES))
         if not isinstance(rows, Mapping):
             raise InputError(f"{where}: {operation} must be a table, not {rows!r}")
-        counted = operation.removeprefix("custom_")
+        plain = counted(operation)
         if sizes is not None:
             curves = {_ranks(key, where): _curve(sizes, row, where) for key, row in rows.items()}
-            found[operation] = RankCurves(counted, curves)
+            found[operation] = RankCurves(plain, curves)
         else:
             most = {"most_bytes": table["most_bytes"]} if "most_bytes" in table else {}
-            found[operation] = _form(counted, {**most, **rows}, f"{where[:-1]}.{operation}]")
+            found[operation] = _form(plain, {**most, **rows}, f"{where[:-1]}.{operation}]")
     return found
 
 

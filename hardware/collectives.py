@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from servesim.errors import UnsupportedError
 from servesim.graph.work import CollectiveWork, Work
+from servesim.hardware.all_reduce import Limits, limits_of
 from servesim.hardware.cost import Cost, Source
 from servesim.hardware.link import Link
 from servesim.hardware.tables.grid import Curve
@@ -42,9 +43,6 @@ EFFICIENCY, LAUNCH = 0.7, 4e-6
 #: the factor for LL): seconds to start, seconds a step, and the share of the bandwidth that is
 #: payload. LL sends a flag with every four bytes, Simple waits for whole chunks.
 NCCL_PROTOCOLS = {"LL": (6.6e-6, 1.0e-6, 0.5), "Simple": (8.4e-6, 5.7e-6, 1.0)}
-#: Payload from which vLLM leaves its one-shot and two-shot all-reduce for NCCL's (``max_size`` of
-#: ``CustomAllreduce``, vllm/distributed/device_communicators/custom_all_reduce.py).
-CUSTOM_LIMIT = 8 * 2**20
 
 
 class CollectiveSeconds(Protocol):
@@ -116,8 +114,8 @@ class CollectiveCost:
 
     Attributes:
         link: what joins the members.
-        curves: what is known by operation; ``custom_all_reduce`` is the engine's own all-reduce,
-            taken for the ranks it was measured for below ``CUSTOM_LIMIT``.
+        curves: what is known by operation, and of the engine's own all-reduces (``all_reduce.py``),
+            each taken for the ranks it was measured for.
         speed: bandwidth of ``link`` over that of the link the curves belong to.
         source: how good the curves are.
     """
@@ -147,7 +145,7 @@ class CollectiveCost:
                 f"{work.operation} among {ranks} devices: {self.link.name} joins "
                 f"{self.link.devices}; for more, give [hardware] a link or a topology"
             )
-        curves = chosen(self.curves, work.operation, ranks, payload)
+        curves = chosen(self.curves, work, link_limits(self.link))
         if curves is None:
             return Cost(closed_form(self.link, work.operation, ranks, payload), Source.ANALYTICAL)
         seconds = curves.at(ranks, payload / self.speed)
@@ -157,18 +155,21 @@ class CollectiveCost:
         return Cost(max(seconds, carried), Source.EXTRAPOLATED)
 
 
-def chosen(
-    curves: Mapping[str, _Known], operation: str, ranks: int, payload_bytes: float
-) -> _Known | None:
+def chosen(curves: Mapping[str, _Known], work: CollectiveWork, limits: Limits) -> _Known | None:
     """What ``curves`` know of such a collective; None if it was not measured.
 
-    Of small all-reduces that of the engine itself, where it was measured.
+    Of an all-reduce the kernel that the engine takes within ``limits``, where it was measured.
     """
-    custom = curves.get("custom_all_reduce")
-    small = operation == "all_reduce" and payload_bytes < CUSTOM_LIMIT
-    if small and custom and custom.spans(ranks):
-        return custom
-    return curves.get(operation)
+    if work.operation == "all_reduce":
+        own = curves.get(limits.kernel(work.ranks, work.payload_bytes) or "")
+        if own and own.spans(work.ranks):
+            return own
+    return curves.get(work.operation)
+
+
+def link_limits(link: Link) -> Limits:
+    """What the engine reduces with among devices that ``link`` joins."""
+    return limits_of(link.generation, link.multicast)
 
 
 def closed_form(link: Link, operation: str, ranks: int, payload_bytes: float) -> float:

@@ -23,6 +23,8 @@ class Link:
         latency: seconds from a small message's start to its arrival.
         devices: devices one such fabric joins; None for any number.
         multicast: the switch itself reduces and multicasts (NVLink SHARP).
+        generation: of the devices, where it decides what the engine reduces with
+            (``hardware/all_reduce.py``).
         peer_access: devices reach each other's memory. Without it (GPUs under different root
             ports of a host, most virtual machines, consumer cards) every byte is written to host
             memory and read from there; ``bandwidth`` is then what such a detour sustains.
@@ -33,6 +35,7 @@ class Link:
     latency: float
     devices: int | None = None
     multicast: bool = False
+    generation: str = ""
     peer_access: bool = True
 
     def __post_init__(self) -> None:

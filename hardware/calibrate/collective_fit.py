@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servesim.errors import InputError
+from servesim.hardware.all_reduce import CUSTOM, SYMMETRIC, counted
 from servesim.hardware.calibrate.collectives import CollectiveSample
 from servesim.hardware.collective_tables import COLLECTIVE_ERRORS
 from servesim.hardware.collectives import WIRE
@@ -25,7 +26,6 @@ from servesim.hardware.forms.collective import (
 
 Floats = npt.NDArray[np.float64]
 
-_CUSTOM = "custom_all_reduce"
 #: Switches and bends that are tried.
 _SWITCHES = (*(2.0**i for i in range(14, 24)), math.inf)
 _BENDS = tuple(i / 100 for i in range(-10, 6, 2))
@@ -58,8 +58,10 @@ class CollectiveFit:
     held_out_ranks_error: tuple[float, ...]
 
 
-def fit_collectives(samples: Iterable[CollectiveSample]) -> list[CollectiveFit]:
-    """One form for each operation.
+def fit_collectives(
+    samples: Iterable[CollectiveSample], bandwidth: float = math.inf
+) -> list[CollectiveFit]:
+    """One form for each operation, among devices whose link carries so many bytes/s.
 
     Raises:
         InputError: an operation was measured with too few sizes.
@@ -67,14 +69,14 @@ def fit_collectives(samples: Iterable[CollectiveSample]) -> list[CollectiveFit]:
     groups: dict[str, list[CollectiveSample]] = {}
     for sample in samples:
         groups.setdefault(sample.operation, []).append(sample)
-    return [_fit(name, groups[name]) for name in sorted(groups)]
+    return [_fit(name, groups[name], bandwidth) for name in sorted(groups)]
 
 
-def _fit(name: str, samples: Sequence[CollectiveSample]) -> CollectiveFit:
-    form = fitted_form(name, samples)
+def _fit(name: str, samples: Sequence[CollectiveSample], bandwidth: float) -> CollectiveFit:
+    form = fitted_form(name, samples, bandwidth)
     sizes = sorted({s.payload_bytes for s in samples})
     kept, asked = sizes[1::2], sizes[2:-1:2]
-    by_size = fitted_form(name, [s for s in samples if s.payload_bytes in kept])
+    by_size = fitted_form(name, [s for s in samples if s.payload_bytes in kept], bandwidth)
     known = sorted({s.ranks for s in samples})
     ends = [s for s in samples if s.ranks in (known[0], known[-1])]
     inner = [s for s in samples if known[0] < s.ranks < known[-1]]
@@ -83,7 +85,7 @@ def _fit(name: str, samples: Sequence[CollectiveSample]) -> CollectiveFit:
         form,
         errors_of(form, samples),
         errors_of(by_size, [s for s in samples if s.payload_bytes in asked]),
-        errors_of(fitted_form(name, ends) if inner else form, inner),
+        errors_of(fitted_form(name, ends, bandwidth) if inner else form, inner),
     )
 
 
@@ -92,16 +94,21 @@ def errors_of(form: CollectiveForm, samples: Sequence[CollectiveSample]) -> tupl
     return tuple(form.at(s.ranks, s.payload_bytes) / s.seconds - 1 for s in samples)
 
 
-def fitted_form(name: str, samples: Sequence[CollectiveSample]) -> CollectiveForm:
+def fitted_form(
+    name: str, samples: Sequence[CollectiveSample], bandwidth: float = math.inf
+) -> CollectiveForm:
     """The form that comes nearest to ``samples`` of one operation, outliers damped.
 
-    No coefficient falls with the ranks.
+    No coefficient falls with the ranks, but those of kernels that differ by ranks. The engine's
+    two-shot takes what a link of ``bandwidth`` needs, and more (NCCL's may reduce in the switch).
 
     Raises:
         InputError: too few sizes to tell a latency from a time a byte.
     """
-    switches = (0.0,) if name == _CUSTOM else _SWITCHES
-    found = [_with_switch(name, samples, switch) for switch in switches]
+    if name == SYMMETRIC:
+        return _lines(samples)
+    switches = (0.0,) if name == CUSTOM else _SWITCHES
+    found = [_with_switch(name, samples, switch, bandwidth) for switch in switches]
     forms = [form for form in found if form is not None]
     if not forms:
         sizes = len({s.payload_bytes for s in samples})
@@ -111,10 +118,10 @@ def fitted_form(name: str, samples: Sequence[CollectiveSample]) -> CollectiveFor
 
 
 def _with_switch(
-    name: str, samples: Sequence[CollectiveSample], switch: float
+    name: str, samples: Sequence[CollectiveSample], switch: float, bandwidth: float
 ) -> CollectiveForm | None:
     """The form with that switch; None if there is too little to either side of it."""
-    operation = name.removeprefix("custom_")
+    operation = counted(name)
     low = [s for s in samples if s.payload_bytes < switch_bytes(switch, s.ranks)]
     bulk = [s for s in samples if s.payload_bytes >= switch_bytes(switch, s.ranks)]
     least = _LEAST_ROWS * len({s.ranks for s in samples}) if switch else _LEAST_ROWS
@@ -122,11 +129,23 @@ def _with_switch(
         return None
     parts = _low(low)
     if bulk:
-        bends = (0.0,) if name == _CUSTOM else _BENDS
-        found = [_bulk(bulk, bend, WIRE[operation]) for bend in bends]
+        own = name == CUSTOM
+        most = bandwidth if own else math.inf
+        found = [_bulk(bulk, b, WIRE[operation], most) for b in ((0.0,) if own else _BENDS)]
         parts |= min(found, key=lambda f: f[1])[0] | {"switch": switch}
     most = max(s.payload_bytes for s in samples)
     return CollectiveForm(operation, most_bytes=most, **parts)
+
+
+def _lines(samples: Sequence[CollectiveSample]) -> CollectiveForm:
+    """A latency and a time a byte for each number of ranks: each may have a kernel of its own."""
+    latency, byte = {}, {}
+    for ranks in sorted({s.ranks for s in samples}):
+        own = [s for s in samples if s.ranks == ranks]
+        basis = np.array([[1.0, s.payload_bytes] for s in own])
+        latency[ranks], byte[ranks] = map(float, _positive(basis, own)[0])
+    most = max(s.payload_bytes for s in samples)
+    return CollectiveForm(counted(SYMMETRIC), latency, byte, most_bytes=most)
 
 
 def _low(samples: Sequence[CollectiveSample]) -> dict[str, Any]:
@@ -146,7 +165,10 @@ def _low(samples: Sequence[CollectiveSample]) -> dict[str, Any]:
 
 
 def _bulk(
-    samples: Sequence[CollectiveSample], bend: float, wire: Callable[[int], float]
+    samples: Sequence[CollectiveSample],
+    bend: float,
+    wire: Callable[[int], float],
+    bandwidth: float,
 ) -> tuple[dict[str, Any], float]:
     """Coefficients of the protocol for large payloads, and what they leave."""
     known, ends = sorted({s.ranks for s in samples}), _ends(samples)
@@ -155,10 +177,12 @@ def _bulk(
     basis = np.column_stack(
         [_shares(samples, ends, hops), _shares(samples, known, wire) * size[:, None]]
     )
-    values, left = _positive(basis, samples)
+    carried = np.array([wire(s.ranks) for s in samples]) * size / bandwidth
+    values, left = _positive(basis, samples, carried)
+    more = _by_ranks(known, values[len(ends) :])
     return {
         "bulk_latency": _by_ranks(ends, values[: len(ends)]),
-        "bulk_byte": _by_ranks(known, values[len(ends) :]),
+        "bulk_byte": {ranks: wire(ranks) / bandwidth + one for ranks, one in more.items()},
         "bend": bend,
     }, left
 
@@ -182,17 +206,23 @@ def _by_ranks(known: Sequence[int], added: Floats) -> dict[int, float]:
     return dict(zip(known, map(float, np.cumsum(added)), strict=True))
 
 
-def _positive(basis: Floats, samples: Sequence[CollectiveSample]) -> tuple[Floats, float]:
-    """Positive coefficients with the least relative errors, outliers damped; what is left."""
+def _positive(
+    basis: Floats, samples: Sequence[CollectiveSample], given: Floats | float = 0.0
+) -> tuple[Floats, float]:
+    """Positive coefficients with the least relative errors, outliers damped; what is left.
+
+    ``given``: seconds of each sample beside what the coefficients tell.
+    """
     from scipy.optimize import nnls
 
-    relative = basis / np.array([[s.seconds] for s in samples])
+    seconds = np.array([s.seconds for s in samples])
+    relative, target = basis / seconds[:, None], 1.0 - given / seconds
     scale = np.abs(relative).max(axis=0)
     scale[scale == 0.0] = 1.0
     weights = np.ones(len(samples))
     for _ in range(_ROUNDS):
-        values = nnls(relative / scale * weights[:, None], weights)[0] / scale
-        off = relative @ values - 1.0
+        values = nnls(relative / scale * weights[:, None], target * weights)[0] / scale
+        off = relative @ values - target
         weights = (1.0 + (off / _TOLERANCE) ** 2) ** -0.25
     return values, _left(off)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from servesim.errors import InputError
-from servesim.hardware.collectives import CUSTOM_LIMIT
+from servesim.hardware.collectives import link_limits
+from servesim.hardware.link import Link
 
 _NCCL, _CUSTOM = "nccl_perf.parquet", "custom_allreduce_perf.parquet"
 
@@ -33,12 +34,13 @@ def _tables(place: Path, name: str) -> list[Path]:
     return sorted([*place.glob(name), *place.glob(f"*/{name}")])
 
 
-def read_kernel_tables(folder: Path, peers_on_host_link: bool) -> list[CollectiveSample]:
+def read_kernel_tables(folder: Path, link: Link) -> list[CollectiveSample]:
     """Samples from AIConfigurator's tables ``nccl_perf`` and ``custom_allreduce_perf``.
 
     ``message_size`` counts elements. Rows of 16-bit elements are taken, the engine's all-reduce
-    as replayed in a CUDA graph. Over a host link vLLM uses its own all-reduce for two devices
-    only: the other rows are NCCL again.
+    as replayed in a CUDA graph: each with the kernel that the engine takes among devices joined by
+    ``link``. Over a host link vLLM uses its own for two devices only. What it leaves to NCCL is
+    measured in ``nccl_perf``.
 
     Raises:
         InputError: there are no such tables.
@@ -47,7 +49,7 @@ def read_kernel_tables(folder: Path, peers_on_host_link: bool) -> list[Collectiv
 
     if not has_collectives(folder):
         raise InputError(f"{folder}: no collective tables ({_NCCL} or {_CUSTOM})")
-    names = {"alltoall": "all_to_all"}
+    names, limits = {"alltoall": "all_to_all"}, link_limits(link)
     samples = []
     for path in _tables(folder, _NCCL):
         for row in pq.read_table(path).to_pylist():
@@ -56,10 +58,10 @@ def read_kernel_tables(folder: Path, peers_on_host_link: bool) -> list[Collectiv
                 samples.append(_sample(operation, row))
     for path in _tables(folder, _CUSTOM):
         for row in pq.read_table(path).to_pylist():
-            small = row["message_size"] * 2 < CUSTOM_LIMIT
-            used = row["num_gpus"] == 2 or not peers_on_host_link
-            if row["backend"] == "vllm_graph" and small and used:
-                samples.append(_sample("custom_all_reduce", row))
+            kernel = limits.kernel(int(row["num_gpus"]), row["message_size"] * 2)
+            used = row["num_gpus"] == 2 or link.peer_access
+            if row["backend"] == "vllm_graph" and kernel and used:
+                samples.append(_sample(kernel, row))
     return samples
 
 

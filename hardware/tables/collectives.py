@@ -8,8 +8,9 @@ from pathlib import Path
 
 from servesim.errors import InputError, UnsupportedError
 from servesim.graph.work import CollectiveWork, Work
+from servesim.hardware.all_reduce import PLAIN, Limits, counted
 from servesim.hardware.calibrate.collectives import has_collectives, read_kernel_tables
-from servesim.hardware.collectives import WIRE, RankCurves, chosen
+from servesim.hardware.collectives import WIRE, RankCurves, chosen, link_limits
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.link import Link
 from servesim.hardware.tables.grid import Curve
@@ -27,10 +28,12 @@ class CollectiveTable:
     Attributes:
         measured: the curves by operation (``CollectiveCost.curves``).
         fallback: answers for other operations, and for more ranks or larger payloads.
+        limits: of the engine's own all-reduces.
     """
 
     measured: Mapping[str, RankCurves]
     fallback: CostModel
+    limits: Limits = PLAIN
 
     def cost(self, work: Work) -> Cost:
         """The cost of a collective.
@@ -40,7 +43,7 @@ class CollectiveTable:
         """
         if not isinstance(work, CollectiveWork) or work.ranks <= 1 or work.payload_bytes <= 0:
             return self.fallback.cost(work)
-        curves = chosen(self.measured, work.operation, work.ranks, work.payload_bytes)
+        curves = chosen(self.measured, work, self.limits)
         if curves is None:
             return self.fallback.cost(work)
         edge = _nearest(curves, work)
@@ -82,17 +85,17 @@ def load_collectives(path: Path, link: Link, fallback: CostModel) -> CollectiveT
     points = _of_tables(path, link) if has_collectives(path) else _of_runs(path)
     curves = {
         operation: RankCurves(
-            operation.removeprefix("custom_"),
+            counted(operation),
             {ranks: Curve.of(found) for ranks, found in by_ranks.items()},
         )
         for operation, by_ranks in points.items()
     }
-    return CollectiveTable(curves, fallback)
+    return CollectiveTable(curves, fallback, link_limits(link))
 
 
 def _of_tables(path: Path, link: Link) -> _Points:
     try:
-        samples = read_kernel_tables(path, not link.peer_access)
+        samples = read_kernel_tables(path, link)
     except ImportError as error:
         raise UnsupportedError(f"{path}: {NEEDS_PYARROW}") from error
     points: _Points = {}

@@ -11,11 +11,11 @@ import pytest
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
 from servesim.graph.work import CollectiveWork, GemmWork
+from servesim.hardware.all_reduce import CUSTOM_LIMIT, limits_of
 from servesim.hardware.calibrate.collective_fit import fit_collectives, fitted_form, to_toml
 from servesim.hardware.calibrate.collectives import CollectiveSample, read_kernel_tables
 from servesim.hardware.collective_tables import collective_cost, read_curves
 from servesim.hardware.collectives import (
-    CUSTOM_LIMIT,
     EFFICIENCY,
     LAUNCH,
     WIRE,
@@ -117,6 +117,32 @@ def test_the_engines_own_all_reduce_is_for_small_payloads_of_its_ranks():
     assert costs.cost(all_reduce(1000, 4)).source == Source.EXTRAPOLATED
 
 
+def test_which_all_reduce_the_engine_takes():
+    hopper, blackwell = limits_of("hopper", True), limits_of("blackwell", True)
+    custom, symmetric, mib = "custom_all_reduce", "symmetric_all_reduce", 2**20
+    assert hopper.kernel(8, mib / 4 - 1) == hopper.kernel(4, 8 * mib - 1) == custom
+    assert hopper.kernel(8, mib / 4) == hopper.kernel(4, 8 * mib) == symmetric
+    assert hopper.kernel(2, 64 * mib) == symmetric
+    assert hopper.kernel(2, 64 * mib + 1) is None
+    assert blackwell.kernel(2, 2 * mib - 1) == custom
+    assert blackwell.kernel(2, 2 * mib) == blackwell.kernel(2, 8 * mib) == symmetric
+    assert blackwell.kernel(16, 1) is None
+    for plain in (limits_of("hopper", False), limits_of("", True)):
+        assert [plain.kernel(8, n) for n in (8 * mib - 1, 8 * mib)] == [custom, None]
+        assert plain.kernel(3, 1) is None
+
+
+def test_kernels_whose_ranks_differ_have_a_line_for_each():
+    name, byte = "symmetric_all_reduce", {2: 4e-12, 4: 3e-12, 8: 3.5e-12}
+    form = CollectiveForm("all_reduce", {2: 9e-6, 4: 8e-6, 8: 9e-6}, byte)
+    samples = [
+        CollectiveSample(name, r, 2.0**i, form.at(r, 2.0**i)) for r in byte for i in (20, 25)
+    ]
+    found = fitted_form(name, samples)
+    assert found.byte == pytest.approx(byte)
+    assert found.latency == pytest.approx(form.latency)
+
+
 def test_borrowed_curves_scale_with_the_link_and_count_as_analytical():
     lender, borrower = load_device("h100_sxm"), load_device("h800_sxm")
     lent, borrowed = (collective_cost(d, load_device) for d in (lender, borrower))
@@ -171,7 +197,8 @@ def test_large_payloads_take_what_a_link_needs_for_them(name):
     costs, _ = bridged(name)
     for operation, known in costs.curves.items():
         for ranks, byte in known.bulk_byte.items():
-            assert byte > WIRE[known.operation](ranks) / costs.link.bandwidth, (operation, ranks)
+            needed = WIRE[known.operation](ranks) / costs.link.bandwidth
+            assert byte > needed * 0.995, (operation, ranks)  # as written, with three digits
 
 
 def test_beyond_what_was_measured_no_link_carries_more_than_its_bandwidth():
@@ -324,6 +351,15 @@ def test_a_fit_finds_the_form_despite_an_outlier():
     assert read.most_bytes == 2.0**29
 
 
+def test_the_engines_own_all_reduce_is_never_fitted_faster_than_its_link():
+    form = CollectiveForm("all_reduce", {4: 5e-6}, {4: 9e-12}, 0.0, 0.0, {4: 7e-6}, {4: 6e-12})
+    name, sizes = "custom_all_reduce", [2.0**i for i in range(12, 23)]
+    samples = [CollectiveSample(name, 4, size, form.at(4, size)) for size in sizes]
+    for bandwidth, byte in ((1e12, 6e-12), (1.5 / 8e-12, 8e-12)):  # 4 ranks put 3/2 on it
+        found = fitted_form(name, samples, bandwidth)
+        assert found.bulk_byte[4] == pytest.approx(byte, rel=0.01)
+
+
 def test_ranks_between_are_told_from_the_least_and_the_most():
     form = replace(FORM, bulk_byte={2: 2e-12, 8: 3.5e-12})
     found = fitted_form("all_gather", samples_of(form, (2, 8)))
@@ -333,7 +369,6 @@ def test_ranks_between_are_told_from_the_least_and_the_most():
 
 #: Median and 90th percentile of the errors held out, where 5 and 15 % are not met.
 FARTHER = {
-    ("b200_sxm", "custom_all_reduce"): (0.05, 0.17),
     ("h100_sxm", "all_to_all"): (0.055, 0.15),
     ("h200_sxm", "all_gather"): (0.06, 0.15),
     ("rtx_pro_6000", "all_reduce"): (0.05, 0.21),
@@ -347,16 +382,16 @@ def test_calibrated_collectives_match_what_was_measured(name):
     if not folder.is_dir():
         pytest.skip("no shared measurements")
     costs, _ = bridged(name)
-    samples = read_kernel_tables(folder, not load_device(name).peer_link.peer_access)
+    samples = read_kernel_tables(folder, load_device(name).peer_link)
     errors = {}
     for s in samples:
         found = costs.curves[s.operation].at(s.ranks, s.payload_bytes)
         errors.setdefault(s.operation, []).append(abs(found / s.seconds - 1))
-    assert len(errors) == 5
+    assert len(errors) == 5 + load_device(name).peer_link.multicast
     for off in errors.values():
         assert np.median(off) < 0.04
         assert np.quantile(off, 0.9) < 0.15
-    fits = fit_collectives(samples)
+    fits = fit_collectives(samples, load_device(name).peer_link.bandwidth)
     for fit in fits:
         off = np.abs(fit.held_out_error)
         median, p90 = FARTHER.get((name, fit.name), (0.05, 0.15))

@@ -11,7 +11,7 @@ from servesim.hardware.collective_tables import COLLECTIVE_ERRORS
 from servesim.hardware.load import DEVICES, device_names, read_toml
 
 #: The most fitted numbers a file may have, where formats and families are many.
-MOST = {"rtx_pro_6000": 715, "b200_sxm": 576, "h100_sxm": 510, "h200_sxm": 460}
+MOST = {"rtx_pro_6000": 715, "b200_sxm": 583, "h100_sxm": 513, "h200_sxm": 464}
 OTHERS = 200
 NOT_FITTED = NOTES | {"borrow", "date", "most_bytes"} | set(COLLECTIVE_ERRORS)
 

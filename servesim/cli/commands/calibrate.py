@@ -191,9 +191,11 @@ def _collective_fits(args: argparse.Namespace, device: Device) -> list[Collectiv
     folders = [folder for folder in args.data if has_collectives(folder)]
     if args.only and COLLECTIVE not in args.only:
         return []
-    on_host_link = device.peer_link is not None and not device.peer_link.peer_access
-    samples = [s for folder in folders for s in read_kernel_tables(folder, on_host_link)]
-    return fit_collectives(samples)
+    link = device.peer_link
+    if link is None:
+        return []
+    samples = [s for folder in folders for s in read_kernel_tables(folder, link)]
+    return fit_collectives(samples, link.bandwidth)
 
 
 def _collectives(args: argparse.Namespace, fits: Sequence[CollectiveFit]) -> str:
