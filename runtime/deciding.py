@@ -7,8 +7,9 @@ from typing import Protocol, runtime_checkable
 from servesim.errors import UnsupportedError
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.kv.cache import KVCache
+from servesim.runtime.modes import DEFAULT_MODES, SchedulerModes
 from servesim.runtime.roles import Role
-from servesim.runtime.scheduler import DEFAULT_MODES, Scheduler, SchedulerModes
+from servesim.runtime.scheduler import Scheduler
 from servesim.runtime.schedulers import SCHEDULERS
 
 

@@ -200,7 +200,7 @@ class Encodings:
         """The encode instance is done with a request."""
         assert one.kept is not None
         del self._open[one.row]
-        one.source.engine.release(one.kept)
+        one.source.engine.reservations.release(one.kept)
         self._wake(one.source, now)
 
     def _withdraw(self, one: Encoding, now: float) -> None:

@@ -23,11 +23,13 @@ from servesim.runtime.instance import (
     with_drafts_in_time,
 )
 from servesim.runtime.kv import build_cache
+from servesim.runtime.modes import SchedulerModes
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.records import InstanceRecords, RequestRecords, Status
 from servesim.runtime.refusal import refusal
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.scheduler import Scheduler, SchedulerModes
+from servesim.runtime.reservations import Reservations
+from servesim.runtime.scheduler import Scheduler
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.step import counts_sharing
 from servesim.runtime.step_time import step_seconds
@@ -65,8 +67,7 @@ class Engine:
         sharing = self.config.enable_prefix_caching and counts_sharing(self._model)
         contexts = self._model.needs_contexts
         self._modes = SchedulerModes(options.visit_all, contexts=contexts, sharing=sharing)
-        self.scheduler = self._new_scheduler()
-        self.outside = 0  # sequences that hold blocks without being scheduled
+        self._start_empty()
         self.tells_prefills = False  # return from ``run`` at each step with a prefill
         self._inbox: deque[Sequence] = deque()
         self.cancellations = Cancellations()
@@ -98,7 +99,7 @@ class Engine:
     @property
     def empty(self) -> bool:
         """Whether nothing at all is here."""
-        return self.idle and not (self._inbox or self.scheduler.busy or self.outside)
+        return self.idle and not (self._inbox or self.scheduler.busy or self.reservations.held)
 
     def refusal(self, spec: RequestSpec) -> str | None:
         """Why a request could never run here; None if it can."""
@@ -108,48 +109,13 @@ class Engine:
         """Put a request, row ``row`` of the records, into the inbox.
 
         Args:
-            hands_over: keep its blocks when it finishes, until ``release``.
+            hands_over: keep its blocks when it finishes, until its reservation is released.
         """
         seq = Sequence(spec, row, self.config.block_size)
         seq.hands_over = hands_over
         self.cancellations.expect(seq)
         self._inbox.append(seq)
         self._new_tokens += spec.prompt_tokens
-
-    def reserve(self, spec: RequestSpec, row: int, generated: int) -> Sequence | None:
-        """Blocks for a request whose KV will come from elsewhere; None if there is no room now.
-
-        There is room when it would run at once: nobody waits, and a place in the batch is free.
-
-        Args:
-            generated: tokens of the answer already known.
-        """
-        scheduler = self.scheduler
-        running = len(scheduler.running) + len(scheduler.received) + self.outside
-        if len(scheduler.policy) or running >= self.config.limits.max_num_seqs:
-            return None
-        if self.idle and self._ahead is None:  # no step will tell the cache so
-            scheduler.cache.start_step()
-        seq = Sequence(spec, row, self.config.block_size)
-        seq.known += generated
-        found = scheduler.find(seq)
-        if not scheduler.cache.admit(seq, found, seq.known, seq.known):
-            return None
-        seq.cached_tokens = len(found) * self.config.block_size
-        seq.computed = seq.known - 1
-        self.outside += 1
-        return seq
-
-    def receive(self, seq: Sequence, token_s: float | None) -> None:
-        """Run a sequence with reserved blocks: its KV is here; ``token_s`` is its last token's."""
-        seq.last_token_s = token_s
-        self.outside -= 1
-        self.scheduler.received.append(seq)
-
-    def release(self, seq: Sequence) -> None:
-        """Free the blocks of a sequence that was handed over, or will not come after all."""
-        self.scheduler.cache.release(seq)
-        self.outside -= 1
 
     def run(self, now: float, horizon: float) -> float | None:
         """Start the next step at ``now``, and further ones as long as nobody need be told.
@@ -192,7 +158,7 @@ class Engine:
         for seq in finished:
             requests.preemptions[seq.index] += seq.preemptions
             if seq.hands_over:
-                self.outside += seq.ticket is not None
+                self.reservations.keep(seq)
                 continue
             requests.finished_s[seq.index] = now
             requests.status[seq.index] = Status.FINISHED
@@ -232,8 +198,8 @@ class Engine:
         self._inbox.clear()
         self.cancellations.clear()
         self._current = self._ahead = None
-        self.outside = self._new_tokens = 0
-        self.scheduler = self._new_scheduler()
+        self._new_tokens = 0
+        self._start_empty()
         return lost
 
     def _start(self, now: float) -> bool:
@@ -305,6 +271,13 @@ class Engine:
             requests.recalled_tokens[seq.index] = seq.recalled_tokens
         return plan
 
+    def _start_empty(self) -> None:
+        self.scheduler = self._new_scheduler()
+        self.reservations = Reservations(self.scheduler, self._between_steps)
+
+    def _between_steps(self) -> bool:
+        return self.idle and self._ahead is None
+
     def _new_scheduler(self) -> Scheduler:
         if self.tiers is not None:
             self.tiers.clear()
@@ -313,7 +286,7 @@ class Engine:
         return build_scheduler(self.config, cache, self._modes, self._instance.role)
 
     def _require_idle(self) -> None:
-        if self.scheduler.busy and not self.outside:
+        if self.scheduler.busy and not self.reservations.held:
             raise ServesimError(
                 f"{self.records.name}: {len(self.scheduler.policy)} requests wait that can never "
                 f"be admitted, {self.scheduler.cache.free} KV blocks free"

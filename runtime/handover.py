@@ -180,7 +180,7 @@ class Handovers:
         queue = self._queues.get(target.number)
         while queue:
             one = queue[0]
-            seq = target.engine.reserve(one.spec, one.row, self._options.generated)
+            seq = target.engine.reservations.reserve(one.spec, one.row, self._options.generated)
             if seq is None:
                 break
             queue.popleft()
@@ -219,9 +219,9 @@ class Handovers:
         generated = self._options.generated
         token_s = self._requests.first_token_s[one.row] if generated else None
         one.target.coming -= 1
-        one.target.engine.receive(one.reserved, token_s)
+        one.target.engine.reservations.receive(one.reserved, token_s)
         self._wake(one.target, now)
-        one.source.engine.release(one.kept)
+        one.source.engine.reservations.release(one.kept)
         self._wake(one.source, now)
 
     # Things go wrong.
@@ -271,7 +271,7 @@ class Handovers:
         for one in left:
             assert one.kept is not None
             del self._open[one.row]
-            one.source.engine.release(one.kept)
+            one.source.engine.reservations.release(one.kept)
             self._wake(one.source, now)
         return [one.row for one in left]
 
@@ -288,5 +288,5 @@ class Handovers:
         if reserved is None:
             self._queues[target.number].remove(one)
         elif target.state is not State.FAILED:
-            target.engine.release(reserved)
+            target.engine.reservations.release(reserved)
             self._wake(target, now)

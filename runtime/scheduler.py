@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from servesim.runtime.admission import admit, admit_received
 from servesim.runtime.config import EngineConfig
@@ -24,31 +23,12 @@ from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.kv.grouped import GroupedCache
 from servesim.runtime.kv.sharing import SharedBlocks
 from servesim.runtime.lora import AdapterSlots
+from servesim.runtime.modes import DEFAULT_MODES, SchedulerModes
 from servesim.runtime.plan import Grant, Plan
 from servesim.runtime.schedulers import SchedulingPolicy
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.speculative import new_decodes
 from servesim.runtime.visited import serve_visited
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerModes:
-    """What does not change any decision.
-
-    Attributes:
-        visit_all: visit every running sequence in every step: the plain reference.
-        listing: keep all grants of a step in its plan.
-        contexts: keep the contexts of the decodes in it.
-        sharing: keep how much of them is the same.
-    """
-
-    visit_all: bool = False
-    listing: bool = False
-    contexts: bool = False
-    sharing: bool = False
-
-
-DEFAULT_MODES = SchedulerModes()
 
 
 class Scheduler:

@@ -23,9 +23,10 @@ from servesim.runtime.config import EngineConfig
 from servesim.runtime.deciding import build_scheduler
 from servesim.runtime.kv import build_cache
 from servesim.runtime.kv.hashing import PrefixHasher
+from servesim.runtime.modes import SchedulerModes
 from servesim.runtime.plan import Plan
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.scheduler import Scheduler, SchedulerModes
+from servesim.runtime.scheduler import Scheduler
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.speculative import SpeculativeDecodes
 from servesim.validation.json_files import json_documents

@@ -20,8 +20,9 @@ from servesim.errors import UnsupportedError
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.kv.cache import KVCache, blocks_for
 from servesim.runtime.kv.counting import CountingCache
+from servesim.runtime.modes import DEFAULT_MODES, SchedulerModes
 from servesim.runtime.plan import Grant, Plan
-from servesim.runtime.scheduler import DEFAULT_MODES, Scheduler, SchedulerModes
+from servesim.runtime.scheduler import Scheduler
 from servesim.runtime.schedulers import SCHEDULERS
 from servesim.runtime.schedulers.fcfs import FirstComeFirstServed
 from servesim.runtime.sequence import Sequence

@@ -15,11 +15,12 @@ from servesim.runtime.encoder import LinearEncoder
 from servesim.runtime.engine import Engine
 from servesim.runtime.instance import Instance
 from servesim.runtime.kv import build_cache
+from servesim.runtime.modes import SchedulerModes
 from servesim.runtime.plan import Plan
 from servesim.runtime.records import RequestRecords
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.roles import Role
-from servesim.runtime.scheduler import Scheduler, SchedulerModes
+from servesim.runtime.scheduler import Scheduler
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.step import LinearStepModel
 from servesim.validation.golden import replay

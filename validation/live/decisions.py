@@ -7,9 +7,10 @@ from enum import IntEnum
 
 from servesim.runtime.deciding import build_scheduler
 from servesim.runtime.kv import build_cache
+from servesim.runtime.modes import SchedulerModes
 from servesim.runtime.plan import Plan
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.scheduler import Scheduler, SchedulerModes
+from servesim.runtime.scheduler import Scheduler
 from servesim.runtime.sequence import Sequence
 from servesim.scenario.build import Served
 from servesim.validation.live.recorded import SHARED_BLOCK, LiveRequest, LiveRun, LiveStep

@@ -9,9 +9,9 @@ from typing import Any
 from servesim.hardware.load import DEVICES
 from servesim.runtime.deciding import build_scheduler
 from servesim.runtime.kv import build_cache
+from servesim.runtime.modes import SchedulerModes
 from servesim.runtime.plan import Plan
 from servesim.runtime.request import RequestSpec
-from servesim.runtime.scheduler import SchedulerModes
 from servesim.runtime.sequence import Sequence as EngineSequence
 from servesim.scenario.build import Served
 from servesim.validation.json_files import read_object
