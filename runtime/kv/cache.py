@@ -25,10 +25,13 @@ class KVCache(Protocol):
 
     block_size: int
     total: int
-    free: int
     epoch: int
     groups: int
     moving: Listed[int]
+
+    @property
+    def free(self) -> int:
+        """See above."""
 
     @property
     def filled(self) -> int:

@@ -14,9 +14,9 @@ from collections.abc import Sequence as Listed
 
 from servesim.graph.kv_layout import KvGroup
 from servesim.runtime.kv.alignment import alignment
-from servesim.runtime.kv.block_index import GONE, BlockIndex
+from servesim.runtime.kv.block_index import GONE
 from servesim.runtime.kv.cache import blocks_for
-from servesim.runtime.kv.pool import FreeList
+from servesim.runtime.kv.held import HeldBlocks
 from servesim.runtime.kv.retention import Retention
 from servesim.runtime.kv.sight import first_block, keeps_all, leaving
 from servesim.runtime.kv.table import Table
@@ -51,7 +51,7 @@ class GroupedCache:
         most_new: int = 0,
         lag: int = 0,
     ) -> None:
-        self.total = self.free = total
+        self.total = total
         self.block_size = min(group.block_size for group in groups)
         self.groups = len(groups)
         self.epoch = 0
@@ -63,10 +63,9 @@ class GroupedCache:
         self._caching = caching
         self._alignment = alignment(groups, most_new, retention) if caching else None
         self._states_in_flight = (1 + lag) * (1 + any(group.checkpoints for group in groups))
-        self._pool = FreeList(total)
         self._tables: dict[int, list[Table]] = {}  # by sequence
-        self._holders: dict[int, int] = {}  # by block
-        self._index = BlockIndex(groups, self.block_size)
+        self._held = HeldBlocks(total, groups, self.block_size)
+        self._index = self._held.index
         self._parting: dict[int, int] = {}  # tokens that not all groups have of a sequence
         self._whole = [g for g, group in enumerate(groups) if keeps_all(group)]
         self._parts = [g for g, group in enumerate(groups) if not keeps_all(group)]
@@ -74,9 +73,14 @@ class GroupedCache:
         self.moving: Listed[int] = leaving(groups, self.block_size, lag)
 
     @property
+    def free(self) -> int:
+        """Blocks that can be taken now."""
+        return self._held.free
+
+    @property
     def filled(self) -> int:
         """Blocks held, and free ones that keep content."""
-        return self.total - self.free + len(self._pool.cached)
+        return self.total - self.free + self._held.findable
 
     def blocks_of(self, tokens: int) -> int:
         """Most blocks that a sequence of ``tokens`` may hold at once."""
@@ -130,7 +134,7 @@ class GroupedCache:
         shared = [self._index.needed(seq, g, prefix) for g in range(self.groups)]
         if prefix and any(self._index.last_key(seq, g, prefix) in self._fresh for g in self._parts):
             return False
-        idle = sum(block not in self._holders for part in shared for block in part)
+        idle = sum(block not in self._held for part in shared for block in part)
         extra = self._checkpoint(seq, prefix, reserve)
         whole = sum(self._needed(group, prefix, reserve, extra) for group in self._kinds)
         extra = self._checkpoint(seq, prefix, tokens)
@@ -143,7 +147,7 @@ class GroupedCache:
             return False
         for part in shared:
             for block in part:
-                self._hold(block)
+                self._held.share(block)
         self._tables[seq.index] = tables
         self._take_for(tables, tokens, extra)
         return True
@@ -156,7 +160,7 @@ class GroupedCache:
         for table in self._tables[seq.index]:
             gone = min(first_block(table.group, tokens), len(table.blocks))
             if gone > table.gone:
-                self._let_go(table, gone)
+                self._held.let_go(table, gone)
                 self.epoch += 1
 
     def grow(self, seq: Sequence, tokens: int) -> bool:
@@ -219,7 +223,7 @@ class GroupedCache:
         for g, table in enumerate(tables):
             if returns and self._caching and g in self._whole:
                 self._enter(seq, g, table, table.gone, table.registered)
-            self._let_go(table, len(table.blocks))
+            self._held.let_go(table, len(table.blocks))
         self._parting.pop(seq.index, None)
         self.epoch += 1
 
@@ -265,40 +269,4 @@ class GroupedCache:
 
     def _take_for(self, tables: list[Table], tokens: int, checkpoint: int) -> None:
         for table in tables:
-            table.extend(tokens, checkpoint, self._take)
-
-    def _take(self, count: int) -> list[int]:
-        if count <= 0:
-            return []
-        blocks, evicted = self._pool.take(count)
-        self.free -= count
-        for block, _ in evicted:
-            self._index.forget(block)
-        self._holders.update(dict.fromkeys(blocks, 1))
-        return blocks
-
-    def _let_go(self, table: Table, end: int) -> None:
-        """Give back the blocks before number ``end``, the last first."""
-        for i in range(end - 1, table.gone - 1, -1):
-            block = table.blocks[i]
-            if block == GONE:
-                continue
-            table.blocks[i] = GONE
-            self._holders[block] -= 1
-            if self._holders[block]:
-                continue
-            del self._holders[block]
-            self.free += 1
-            if block in self._index or (i < table.registered and keeps_all(table.group)):
-                self._pool.cached[block] = 0  # what it holds is in the index, if anyone can find it
-            else:
-                self._pool.put_blank([block])
-        table.gone = end
-
-    def _hold(self, block: int) -> None:
-        if block in self._holders:
-            self._holders[block] += 1
-        else:
-            del self._pool.cached[block]
-            self._holders[block] = 1
-            self.free -= 1
+            table.extend(tokens, checkpoint, self._held.take)

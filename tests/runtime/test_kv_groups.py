@@ -300,11 +300,11 @@ def test_blocks_held_and_free_are_all_blocks(
         kv.start_step()
         held = {b for tables in kv._tables.values() for t in tables for b in t.blocks if b}
         assert len(held) + kv.free == kv.total
-        assert len(kv._pool) == kv.free
-        assert held.isdisjoint(kv._pool.cached)
+        assert len(kv._held._pool) == kv.free
+        assert held.isdisjoint(kv._held._pool.cached)
         counts = [b for tables in kv._tables.values() for t in tables for b in t.blocks if b]
-        assert sorted(kv._holders) == sorted(held)
-        assert all(kv._holders[b] == counts.count(b) for b in held)
+        assert sorted(kv._held._holders) == sorted(held)
+        assert all(kv._held._holders[b] == counts.count(b) for b in held)
     for seq in running.values():
         kv.release(seq)
     assert kv.free == kv.total
