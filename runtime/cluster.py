@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from servesim.errors import InputError, ServesimError, UnsupportedError
 from servesim.runtime import cancelling
+from servesim.runtime.clients import Clients
 from servesim.runtime.dispatch import Dispatch
 from servesim.runtime.encoding import Encodings
 from servesim.runtime.events import EventQueue, Order
-from servesim.runtime.frontend import Desk
 from servesim.runtime.handover import Handovers
 from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
 from servesim.runtime.lifecycle import Lifecycle
@@ -60,7 +59,6 @@ class Cluster:
         join_waves([member.engine for member in self.members])
         if system.failures.expected and any(one.wave for one in instances):
             raise UnsupportedError("ranks in lock step cannot fail one by one")
-        self._source = workload.source()
         self._router = router
         self._events = EventQueue()
         self._parked = Parking(self._events, self._too_late)
@@ -85,13 +83,11 @@ class Cluster:
             self._lifecycle.scale(system.autoscaling, lambda: len(self._parked))
         # Whether anything but an arrival can tell an engine something while it runs.
         changes = system.failures.expected or system.autoscaling is not None
-        self._roles = roles = any(one.role is not Role.BOTH for one in instances)
-        self._cancel_after_s = system.cancel_after_s
-        self._require_patience(system.cancel_after_s)
-        front = system.frontend
-        self._reactive = self._source.reactive or changes or roles or front is not None
-        self._desk = Desk(front) if front is not None else None
-        self._response_s = front.response_s if front is not None else 0.0
+        roles = any(one.role is not Role.BOTH for one in instances)
+        self._clients = Clients(
+            workload.source(), system.frontend, system.cancel_after_s, patient=roles
+        )
+        self._reactive = self._clients.reactive or changes or roles
 
     def run(self, progress: Progress | None = None) -> Records:
         """Take every request to its end.
@@ -100,12 +96,12 @@ class Cluster:
             InputError: the workload has no requests.
             ServesimError: a request is neither finished nor rejected at the end.
         """
-        if self._source.next_s() is None:
+        if self._clients.next_s() == math.inf:
             raise InputError("the workload has no requests")
         self._progress = progress
         now = 0.0
         while True:
-            arrival = self._next_arrival()
+            arrival = self._clients.next_s()
             if (arrival, Order.ARRIVAL) < self._events.next:
                 self._arrive()
                 now = arrival
@@ -114,8 +110,8 @@ class Cluster:
             elif not self._settle(now):
                 break
         self._require_all_done()
-        if self._response_s:
-            self.requests.answer_later(self._response_s)
+        if self._clients.response_s:
+            self.requests.answer_later(self._clients.response_s)
         return Records(
             self.requests,
             tuple(member.engine.records for member in self.members),
@@ -125,22 +121,14 @@ class Cluster:
 
     # Requests.
 
-    def _next_arrival(self) -> float:
-        time = self._source.next_s()
-        return math.inf if time is None else time
-
     def _arrive(self) -> None:
-        spec = self._source.take()
-        if self._cancel_after_s is not None and spec.cancel_after_s is None:
-            spec = replace(spec, cancel_after_s=self._cancel_after_s)
-        self._require_patience(spec.cancel_after_s)
+        spec, there = self._clients.take()
         row = self.requests.add(spec)
         self._specs[row] = spec
-        if self._desk is None:
-            self._dispatch(row, spec.arrival_s)
-            return
-        there = self._desk.through(spec.arrival_s, spec.prompt_tokens)
-        self._events.push(there, Order.ARRIVAL, partial(self._dispatch, row))
+        if there == spec.arrival_s:
+            self._dispatch(row, there)
+        else:
+            self._events.push(there, Order.ARRIVAL, partial(self._dispatch, row))
 
     def _dispatch(self, row: int, now: float) -> None:
         """Send a request to an instance; let it wait for one if none serves, or refuse it."""
@@ -187,7 +175,7 @@ class Cluster:
 
     def _finished(self, row: int, now: float) -> None:
         self._done += 1
-        self._source.finished(self._specs.pop(row), now + self._response_s)
+        self._clients.answer(self._specs.pop(row), now)
 
     # Steps.
 
@@ -233,7 +221,7 @@ class Cluster:
             else:
                 self._finished(seq.index, now)
         if self._progress is not None:
-            self._progress(self._done, self._source.total, now)
+            self._progress(self._done, self._clients.total, now)
         for one in self._in_step(member):
             self._handovers.room(one, now)
             self._encodings.settle(one, now)
@@ -246,7 +234,7 @@ class Cluster:
 
     def _horizon(self) -> float:
         """Until when an engine can go on without being told of anything."""
-        horizon = self._next_arrival()
+        horizon = self._clients.next_s()
         return min(horizon, self._events.next[0]) if self._reactive else horizon
 
     # Instances that come and go.
@@ -277,12 +265,6 @@ class Cluster:
         for row in left:
             self._reject(row, "no instance is left that could run it", now)
         return bool(left)
-
-    def _require_patience(self, cancel_after_s: float | None) -> None:
-        if self._roles and cancel_after_s is not None:
-            raise UnsupportedError(
-                "cancel_after_s: not modelled where instances have roles (prefill, decode, encode)"
-            )
 
     def _require_all_done(self) -> None:
         left = self.requests.count(Status.UNFINISHED)
