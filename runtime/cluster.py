@@ -13,7 +13,7 @@ from servesim.runtime.dispatch import Dispatch
 from servesim.runtime.encoding import Encodings
 from servesim.runtime.events import EventQueue, Order
 from servesim.runtime.handover import Handovers
-from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance
+from servesim.runtime.instance import DEFAULT_OPTIONS, EngineOptions, Instance, with_own_draws
 from servesim.runtime.lifecycle import Lifecycle
 from servesim.runtime.member import Member, chosen
 from servesim.runtime.network.between import network_between
@@ -54,6 +54,7 @@ class Cluster:
         if not instances:
             raise InputError("a cluster needs at least one instance")
         system = system or System()
+        instances = with_own_draws(instances)
         self.requests = RequestRecords()
         self.members = [Member(i, one, self.requests, options) for i, one in enumerate(instances)]
         join_waves([member.engine for member in self.members])

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from servesim.errors import UnsupportedError
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.drafts import Drafts
 from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.modes import DEFAULT_MODES, SchedulerModes
 from servesim.runtime.roles import Role
@@ -26,8 +27,12 @@ def build_scheduler(
     cache: KVCache,
     modes: SchedulerModes = DEFAULT_MODES,
     role: Role = Role.BOTH,
+    drafts: Drafts | None = None,
 ) -> Scheduler:
     """The scheduler of ``config``: vLLM's, unless its policy has rules of its own.
+
+    Args:
+        drafts: of an engine that speculates; drawn if they are not given.
 
     Raises:
         UnsupportedError: an option, or a role, that those rules do not know.
@@ -39,4 +44,4 @@ def build_scheduler(
                 f"role {role.value}: not modelled with scheduling_policy {config.scheduling_policy}"
             )
         return policy.scheduler(config, cache, modes)
-    return Scheduler(config, policy, cache, modes)
+    return Scheduler(config, policy, cache, modes, drafts)

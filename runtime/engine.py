@@ -20,6 +20,7 @@ from servesim.runtime.instance import (
     DEFAULT_OPTIONS,
     EngineOptions,
     Instance,
+    drawn_drafts,
     with_drafts_in_time,
 )
 from servesim.runtime.kv import build_cache
@@ -283,7 +284,8 @@ class Engine:
             self.tiers.clear()
         groups = self._instance.kv_groups
         cache = build_cache(self.config, self.records.kv_blocks + 1, groups, self.tiers)
-        return build_scheduler(self.config, cache, self._modes, self._instance.role)
+        role, drafts = self._instance.role, drawn_drafts(self._instance)
+        return build_scheduler(self.config, cache, self._modes, role, drafts)
 
     def _require_idle(self) -> None:
         if self.scheduler.busy and not self.reservations.held:

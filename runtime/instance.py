@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import count
 
 from servesim.errors import InputError
 from servesim.graph.kv_layout import KvGroup
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.drafts import DRAWS, Drafts, DrawnDrafts
 from servesim.runtime.encoder import Encoder
 from servesim.runtime.roles import Role
 from servesim.runtime.step import StepModel
@@ -37,6 +40,7 @@ class Instance:
         embedding_bytes_per_token: what is sent of an image that was encoded here.
         host_s, host_per_sequence_s, host_share: of the host a step, more for each sequence in it,
             and for each second of its operators; asynchronous scheduling hides it all.
+        draws: name of the stream of random numbers that says which of its drafts are right.
 
     Raises:
         InputError: too few blocks.
@@ -61,6 +65,7 @@ class Instance:
     host_share: float = 0.0
     encoder: Encoder | None = None
     embedding_bytes_per_token: float = 0.0
+    draws: str = DRAWS
 
     def __post_init__(self) -> None:
         if self.blocks < 2:
@@ -100,3 +105,21 @@ def with_drafts_in_time(instance: Instance) -> Instance:
     if config.speculation is None or config.speculation.ahead or not config.async_scheduling:
         return instance
     return replace(instance, config=replace(config, async_scheduling=False))
+
+
+def with_own_draws(instances: Iterable[Instance]) -> list[Instance]:
+    """``instances``, each of which that speculates draws from a stream of its own, by its place."""
+    drawn = []
+    speculating = count()
+    for one in instances:
+        place = next(speculating) if one.config.speculation is not None else 0
+        drawn.append(replace(one, draws=f"{one.draws} {place}") if place else one)
+    return drawn
+
+
+def drawn_drafts(instance: Instance) -> Drafts | None:
+    """Drafts as the instance's rates have them; None if it does not speculate."""
+    config = instance.config
+    if config.speculation is None:
+        return None
+    return DrawnDrafts(config.speculation, ahead=config.async_scheduling, draws=instance.draws)

@@ -18,6 +18,7 @@ from servesim.runtime.admission import admit, admit_received
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.counted import serve_counted
 from servesim.runtime.decodes import DecodeSet, ticket_of
+from servesim.runtime.drafts import Drafts, DrawnDrafts
 from servesim.runtime.encoder import encodable
 from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.kv.grouped import GroupedCache
@@ -58,8 +59,16 @@ class Scheduler:
         policy: SchedulingPolicy,
         cache: KVCache,
         modes: SchedulerModes = DEFAULT_MODES,
+        drafts: Drafts | None = None,
     ) -> None:
+        """Args:
+        drafts: of an engine that speculates; drawn if they are not given.
+        """
+        speculation = config.speculation
+        if drafts is None and speculation is not None:
+            drafts = DrawnDrafts(speculation, ahead=config.async_scheduling)
         self.config = config
+        self.drafts = drafts
         self.limits = config.limits
         self.policy = policy
         self.cache = cache
@@ -71,7 +80,6 @@ class Scheduler:
         self.received: deque[Sequence] = deque()
         self.under_way: dict[int, int] = {}
         self.started: dict[Sequence, int] = {}
-        speculation = config.speculation
         self.speculates = speculation is not None
         self.draft_slots = speculation.slots if speculation else 0
         self._lookahead = speculation.lookahead if speculation else 0
@@ -84,7 +92,7 @@ class Scheduler:
 
     def new_decodes(self) -> DecodeSet:
         """A set for decoding sequences."""
-        decodes = new_decodes(self.config)
+        decodes = new_decodes(self.config, self.drafts)
         decodes.sharing = SharedBlocks(self.cache) if self.modes.sharing else None
         return decodes
 

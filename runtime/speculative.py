@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.decodes import DecodeSet, ticket_of
-from servesim.runtime.drafts import Drafts, DrawnDrafts
+from servesim.runtime.drafts import Drafts
 from servesim.runtime.flight import Flight
 from servesim.runtime.kv.cache import KVCache
 from servesim.runtime.plan import Grant
@@ -24,13 +24,11 @@ from servesim.runtime.sequence import Sequence
 from servesim.runtime.speculation import Speculation
 
 
-def new_decodes(config: EngineConfig) -> DecodeSet:
+def new_decodes(config: EngineConfig, drafts: Drafts | None) -> DecodeSet:
     """The set for an engine's decoding sequences: counted ones, unless they speculate."""
-    speculation = config.speculation
-    if speculation is None:
+    if config.speculation is None or drafts is None:
         return DecodeSet(config.block_size)
-    drafts = DrawnDrafts(speculation, ahead=config.async_scheduling)
-    return SpeculativeDecodes(config, speculation, drafts)
+    return SpeculativeDecodes(config, config.speculation, drafts)
 
 
 class SpeculativeDecodes(DecodeSet):

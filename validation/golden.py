@@ -28,7 +28,6 @@ from servesim.runtime.plan import Plan
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.scheduler import Scheduler
 from servesim.runtime.sequence import Sequence
-from servesim.runtime.speculative import SpeculativeDecodes
 from servesim.validation.json_files import json_documents
 from servesim.validation.live.scheduler_outputs import SAMPLED_TOKEN
 
@@ -100,10 +99,8 @@ def _decide(recording: Mapping[str, Any], *, visit_all: bool) -> Iterator[dict[s
     config = _config(case, recording["block_size"])
     cache = build_cache(config, case["num_gpu_blocks"], _groups(case))
     modes = SchedulerModes(visit_all=visit_all, listing=True)
-    scheduler = build_scheduler(config, cache, modes)
-    if config.speculation is not None:
-        recorded = RecordedDrafts(recording["requests"])
-        scheduler.decodes = SpeculativeDecodes(config, config.speculation, recorded)
+    drafts = RecordedDrafts(recording["requests"]) if config.speculation is not None else None
+    scheduler = build_scheduler(config, cache, modes, drafts=drafts)
     arrivals = _sequences(recording)[::-1]
     added: list[Sequence] = []
     under_way: deque[tuple[Plan, float, dict[str, Any]]] = deque()

@@ -30,7 +30,7 @@ class LaneScheduler(Scheduler):
                 f"scheduling_policy {base.config.scheduling_policy} is modelled for engines that "
                 "take steps one by one, not in pipelines or in lock step"
             )
-        super().__init__(base.config, base.policy, base.cache, base.modes)
+        super().__init__(base.config, base.policy, base.cache, base.modes, base.drafts)
         self.lanes = [self.new_decodes() for _ in range(lanes)]
         self.free = deque(self.lanes)
         self.in_flight: deque[DecodeSet] = deque()

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime_runs import SLOW, request, run
+from runtime_runs import SLOW, Given, request, run
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.batch import BatchShape
 from servesim.graph.ops.attention import Attention
+from servesim.runtime.cluster import simulate
 from servesim.runtime.config import EngineConfig
+from servesim.runtime.instance import Instance
 from servesim.runtime.records import Status
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.speculation import Speculation
@@ -150,3 +152,16 @@ def test_a_step_costs_the_drafts_there_are() -> None:
     options = {"method": "ngram", "proposal_rate": 0.0, "num_speculative_tokens": 5}
     records = speculating([request(0, 0, 5, 2), request(1, 0, 5, 2)], model=model, **options)
     assert records.requests.finished_s[0] == pytest.approx(2.0 + 1.2)  # type: ignore[attr-defined]
+
+
+def test_each_replica_draws_from_a_stream_of_its_own() -> None:
+    config = EngineConfig(speculative_config={"method": "ngram_gpu", "num_speculative_tokens": 3})
+    engines = [Instance(config, SLOW, 1000, name=name) for name in ("one", "other")]
+    twins = [request(i, 0, 5, 200) for i in range(2)]
+    both, again = (simulate(Given(twins), engines) for _ in range(2))
+    ends = both.requests.column("finished_s")
+    assert ends[0] != ends[1]
+    assert list(ends) == list(again.requests.column("finished_s"))
+    # The first draws as if it were alone.
+    alone = simulate(Given(twins[:1]), engines[1:])
+    assert ends[0] == alone.requests.finished_s[0]
