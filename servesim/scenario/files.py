@@ -24,7 +24,7 @@ from servesim.scenario.summary import summarise
 REQUEST_COLUMNS = (
     "id", "instance", "prefill_instance", "status", "prompt_tokens", "output_tokens",
     "cached_tokens", "recalled_tokens", "preemptions", "retries",
-    *TIMES, "ttft_s", "tpot_s", "e2e_s", "energy_j", "rejected_because",
+    *TIMES, "ttft_s", "tpot_s", "e2e_s", "energy_j", "unfinished_because",
 )  # fmt: skip
 TIER_COLUMNS = ("tier", "pool", *COLUMNS)
 STEP_COLUMNS = ("instance", "start_s", "end_s", *SUMS, *MEANS)

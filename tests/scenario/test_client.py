@@ -31,7 +31,7 @@ def test_who_waits_too_long_is_given_up(tmp_path: Path) -> None:
         rows = [row for row in csv.DictReader(file) if row["status"] == "cancelled"]
     assert len(rows) == 10
     assert {row["finished_s"] for row in rows} == {""}
-    assert all("gave up after" in row["rejected_because"] for row in rows)
+    assert all("gave up after" in row["unfinished_because"] for row in rows)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["requests"]["cancelled"] == 10
     assert summary["requests"]["first_rejected_because"] is None
