@@ -32,7 +32,6 @@ from servesim.runtime.request import RequestSpec
 from servesim.runtime.reservations import Reservations
 from servesim.runtime.scheduler import Scheduler
 from servesim.runtime.sequence import Sequence
-from servesim.runtime.step import counts_sharing
 from servesim.runtime.step_time import step_seconds
 from servesim.runtime.steps import StepRecords
 from servesim.runtime.tiers.hierarchy import build_hierarchy
@@ -65,7 +64,7 @@ class Engine:
             instance.offload, requests.pools, self._model, can_wait=self.can_wait
         )
         self._requests = requests
-        sharing = self.config.enable_prefix_caching and counts_sharing(self._model)
+        sharing = self.config.enable_prefix_caching and self._model.counts_sharing
         contexts = self._model.needs_contexts
         self._modes = SchedulerModes(options.visit_all, contexts=contexts, sharing=sharing)
         self._start_empty()

@@ -19,6 +19,10 @@ class StepModel(Protocol):
     def needs_contexts(self) -> bool:
         """Whether ``BatchShape.contexts`` must be filled (windowed or chunked attention)."""
 
+    @property
+    def counts_sharing(self) -> bool:
+        """Whether ``shared_context`` and ``repeated_context`` of a batch should be filled."""
+
     def seconds(self, batch: BatchShape) -> float:
         """Seconds the device is busy with one step of ``batch``."""
 
@@ -30,14 +34,6 @@ class StepModel(Protocol):
             context: sum of their contexts before the step.
             context_max: the largest of their contexts.
         """
-
-
-def counts_sharing(model: StepModel) -> bool:
-    """Whether ``BatchShape.shared_context`` and ``repeated_context`` should be filled.
-
-    A step model says so with an attribute ``counts_sharing``.
-    """
-    return bool(getattr(model, "counts_sharing", False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from servesim.graph.batch import BatchShape
 from servesim.hardware.cost import Source
-from servesim.runtime.step import StepModel, counts_sharing
+from servesim.runtime.step import StepModel
 from servesim.runtime.step_model import SOURCES, CompiledStepModel, OpCost
 
 
@@ -32,7 +32,7 @@ class StagedStepModel:
     @property
     def counts_sharing(self) -> bool:
         """Whether shared KV blocks take any stage less time."""
-        return any(counts_sharing(stage) for stage in self.stages)
+        return any(stage.counts_sharing for stage in self.stages)
 
     def stage_seconds(self, batch: BatchShape) -> list[float]:
         """Seconds that each stage is busy with ``batch``."""

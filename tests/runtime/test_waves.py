@@ -28,7 +28,7 @@ from servesim.runtime.system import System
 class Seen:
     """A second for each own token, a tenth for each of the group, a thousandth a padded one."""
 
-    needs_contexts = False
+    needs_contexts = counts_sharing = False
 
     def seconds(self, batch: BatchShape) -> float:
         return batch.tokens + 0.1 * batch.group_tokens + 0.001 * batch.padded_tokens

@@ -42,6 +42,7 @@ class _RecordedSteps:
 
     lengths: Sequence[float]
     needs_contexts: bool = False
+    counts_sharing: bool = False
     asked: int = field(default=0, init=False)
 
     def seconds(self, batch: BatchShape) -> float:
