@@ -23,8 +23,8 @@ def step_seconds(instance: Instance, plan: Plan) -> float:
         seconds = model.seconds(plan.shape())
     if not 0 <= seconds < math.inf:
         raise ServesimError(f"the step model gave {seconds} s for {plan.shape()}")
-    seconds += before_s(instance, plan)
-    return seconds + instance.host_seconds(plan.sequences, seconds)
+    host_s = instance.host_seconds(plan.sequences, seconds)
+    return before_s(instance, plan) + seconds + host_s
 
 
 def before_s(instance: Instance, plan: Plan) -> float:

@@ -139,3 +139,10 @@ def test_the_host_takes_its_time_for_each_sequence_and_second_of_operators() -> 
     engine = Instance(config, model, 100, **host)
     records = simulate(Given([request(0, 0.0, 10, 4), request(1, 0.0, 10, 2)]), [engine])
     assert list(records.requests.finished_s) == [2 * 2.0 + 2 * 1.875, 2 * 2.0]
+
+
+def test_the_hosts_share_is_of_operators_not_of_adapters_that_come_before() -> None:
+    config = EngineConfig(async_scheduling=False, enable_lora=True)
+    engine = Instance(config, LinearStepModel(1.0), 100, adapter_load_s=4.0, host_share=0.5)
+    records = simulate(Given([request(0, 0.0, 10, 2, adapter=1)]), [engine])
+    assert list(records.requests.finished_s) == [4.0 + 1.5 + 1.5]
