@@ -173,9 +173,9 @@ def _clocked(placement: Placement, share: float) -> Placement:
 
 
 def _seconds(model: CompiledStepModel, batch: BatchShape) -> float:
-    if batch.prefills or batch.contexts is not None or batch.repeated_context:
-        return model.seconds(batch)
-    return model.decode_seconds(batch.decodes, batch.decode_context, batch.decode_context_max)
+    sums = batch.decodes, batch.decode_context, batch.decode_context_max
+    plain = batch.contexts is None and batch == BatchShape((), *sums)
+    return model.decode_seconds(*sums) if plain else model.seconds(batch)
 
 
 def _watts(power: AcceleratorPower, use: tuple[float, float], seconds: float) -> float:

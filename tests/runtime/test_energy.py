@@ -251,3 +251,10 @@ def test_both_ways_of_asking_for_decodes_agree_under_a_cap() -> None:
     for limit in (150.0, 205.0, 600.0):
         model = capped(limit)
         assert model.decode_seconds(4, 4 * 900, 900) == pytest.approx(model.seconds(DECODE))
+
+
+@pytest.mark.parametrize("more", [{"drafts": 7}, {"padded_tokens": 64}])
+def test_a_lower_clock_still_counts_drafts_and_padding(more: dict[str, int]) -> None:
+    batch = BatchShape((), 4, 4 * 900, 900, **more)
+    full = CompiledStepModel.compile(ALONE).seconds(batch)
+    assert capped(201.0).seconds(batch) >= full
