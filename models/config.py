@@ -31,6 +31,10 @@ _NOT_GENERATING = (
 _SIZES = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size"
 )  # fmt: skip
+#: Keys of the number of layers that draft tokens after the next (multi-token prediction), and the
+#: types whose checkpoints have one that no key tells of (vLLM, ``vllm/config/speculative.py``).
+MTP_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
+_MTP_UNTOLD = ("qwen3_next",)
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 
 
@@ -79,6 +83,12 @@ class ModelConfig:
             if isinstance(found, dict):
                 return found
         return None
+
+    @property
+    def drafts_itself(self) -> bool:
+        """Whether the checkpoint has layers for multi-token prediction."""
+        values = self.language_values
+        return any(values.get(key) for key in MTP_KEYS) or self.model_type in _MTP_UNTOLD
 
 
 def resolve(model: str) -> ModelConfig:

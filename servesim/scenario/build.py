@@ -164,7 +164,7 @@ def serve(instance: Instance) -> Served:
         return _serve_apart(instance, device, engine, model)
     whole = load_model(model, instance.model, engine)
     graph = served_graph(whole, instance.model, engine, device)
-    drafter = drafter_of(engine, graph)
+    drafter = drafter_of(engine, graph, model)
     experts = expert_offload_of(instance.expert_offload, graph, device, engine)
     outside = experts.outside_bytes if experts else engine.cpu_offload_gb * GIB
     options = replace(memory_options(engine, device), cpu_offload_gb=outside / GIB)

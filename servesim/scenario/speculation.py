@@ -8,7 +8,7 @@ from servesim.graph.passes.draft_head import draft_head
 from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
-from servesim.models.config import resolve
+from servesim.models.config import MTP_KEYS, ModelConfig, resolve
 from servesim.models.load import load_graph
 from servesim.models.quantisation import quantise
 from servesim.runtime.config import EngineConfig
@@ -19,17 +19,23 @@ from servesim.scenario.energy import clocked_costs, powered_step_model
 from servesim.scenario.sections import HardwareSection
 
 
-def drafter_of(engine: EngineConfig, graph: OpGraph) -> OpGraph | None:
+def drafter_of(engine: EngineConfig, graph: OpGraph, config: ModelConfig) -> OpGraph | None:
     """What drafts for ``graph``, one rank's; None if nothing takes the device's time.
 
     Raises:
-        ServesimError: the draft model cannot be had, or a pipeline, which cannot draft here.
+        ServesimError: the draft model cannot be had, the model has no layers of its own to draft
+            with, or a pipeline, which cannot draft here.
     """
     speculation = engine.speculation
     if speculation is None:
         return None
     if engine.pipeline_parallel_size > 1:
         raise UnsupportedError("speculative_config with pipeline_parallel_size above 1")
+    if speculation.method == "mtp" and not config.drafts_itself:
+        raise UnsupportedError(
+            f"speculative_config: {config.name} has no layers for method mtp (its config has no"
+            f" {' or '.join(MTP_KEYS)})"
+        )
     if not speculation.lookahead:
         return None
     if speculation.model is None:

@@ -86,4 +86,4 @@ def test_experts_and_drafters_count(capsys: pytest.CaptureFixture[str]) -> None:
     spread = weights("--data-parallel-size", "4", "--enable-expert-parallel")
     experts = 48 * 128 * 3 * 2048 * 768 * 2
     assert alone - spread == pytest.approx(experts * 3 / 4, rel=0.01)
-    assert weights("--speculative-config", '{"method": "mtp"}') > alone
+    assert weights("--speculative-config", '{"method": "eagle"}') > alone

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from servesim import Result, simulate
-from servesim.errors import ServesimError
+from servesim.errors import ServesimError, UnsupportedError
 from servesim.graph.batch import BatchShape
 from servesim.graph.passes.draft_head import draft_head
+from servesim.models.config import resolve
 from servesim.models.load import load_graph
+from servesim.runtime.config import EngineConfig
 from servesim.runtime.speculative_step import SpeculativeStepModel
+from servesim.scenario.speculation import drafter_of
 
 BASE = {
     "model": "meta-llama/Llama-3.1-8B",
@@ -77,10 +80,20 @@ def test_a_head_is_one_layer_and_a_fusion() -> None:
 def test_speculation_goes_with_waves() -> None:
     engine = {
         "max_model_len": 4096, "data_parallel_size": 2, "enable_expert_parallel": True,
-        "speculative_config": {"method": "mtp", "num_speculative_tokens": 1},
+        "speculative_config": {"method": "eagle", "num_speculative_tokens": 1},
     }  # fmt: skip
     result = simulate(**{**BASE, "model": "Qwen/Qwen3-30B-A3B", "engine": engine})
     assert result.metrics.finished == 10
+
+
+def test_only_models_with_layers_for_it_predict_many_tokens() -> None:
+    mtp = EngineConfig(speculative_config={"method": "mtp", "num_speculative_tokens": 1})
+    graph = load_graph("meta-llama/Llama-3.2-1B")
+    for name in ("deepseek-ai/DeepSeek-V3", "Qwen/Qwen3-Next-80B-A3B-Instruct"):
+        assert drafter_of(mtp, graph, resolve(name)) is not None
+    for name in ("meta-llama/Llama-3.2-1B", "moonshotai/Kimi-K2-Instruct"):
+        with pytest.raises(UnsupportedError, match=f"{name} has no layers for method mtp"):
+            drafter_of(mtp, graph, resolve(name))
 
 
 def test_a_pipeline_does_not_speculate() -> None:

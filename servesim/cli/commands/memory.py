@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     formats = [engine.get(name, "auto") for name in ("kv_cache_dtype", "mamba_ssm_cache_dtype")]
     graph = quantise(graph, config, args.quantization, *formats)
     graph = served_graph(graph, ModelSection(args.model, args.dtype), options, device)
-    graph = resident_graph(graph, drafter_of(options, graph))
+    graph = resident_graph(graph, drafter_of(options, graph, config))
     limits = _memory_options(engine, device)
     plan = plan_memory(graph, device.memory.capacity_bytes, limits, config)
     if args.json:
