@@ -26,6 +26,8 @@ _LANGUAGE_KEYS = ("thinker_config", "text_config", "llm_config", "language_confi
 _NOT_GENERATING = (
     "ForMaskedLM", "ForQuestionAnswering", "ForSequenceClassification", "ForTokenClassification"
 )  # fmt: skip
+#: Ends of the names of classes that make a language model of an encoder's layers.
+_GENERATING = ("ForCausalLM", "LMHeadModel")
 
 #: Keys of sizes that no model has fewer of than one.
 _SIZES = (
@@ -183,6 +185,11 @@ def _model_type(values: dict[str, Any], path: Path) -> str:
         if architecture.endswith(_NOT_GENERATING):
             raise UnsupportedError(f"model config {str(path)!r}: {architecture} generates no text")
     model_type, known = values.get("model_type"), _model_types()
+    generates = values.get("is_decoder") or any(a.endswith(_GENERATING) for a in architectures)
+    if architectures and model_type in _encoders() and not generates:
+        raise UnsupportedError(
+            f"model config {str(path)!r}: {architectures[0]} is an encoder, which generates no text"
+        )
     if isinstance(model_type, str) and model_type in known:
         return model_type
     for architecture in architectures:
@@ -220,6 +227,13 @@ def _causal_classes() -> dict[str, str]:
         for key, name in _mapped("modeling_auto.py")
         if name.lower() == f"{key.replace('_', '')}forcausallm"
     }
+
+
+@cache
+def _encoders() -> frozenset[str]:
+    """Model types that see the whole text at once: those with a class that fills in."""
+    pairs = _mapped("modeling_auto.py")
+    return frozenset(key for key, name in pairs if name.endswith("ForMaskedLM"))
 
 
 def _mapped(file: str) -> list[tuple[str, str]]:

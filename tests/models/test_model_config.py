@@ -157,6 +157,14 @@ def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
     file.write_text(json.dumps({"model_type": "bert", "architectures": ["BertForMaskedLM"]}))
     with pytest.raises(UnsupportedError, match="BertForMaskedLM generates no text"):
         resolve(str(file))
+    write(file, {"model_type": "bert", "architectures": ["BertModel"]})
+    with pytest.raises(UnsupportedError, match="BertModel is an encoder, which generates no text"):
+        resolve(str(file))
+    for decoder in ({"architectures": ["BertLMHeadModel"]}, {"is_decoder": True}):
+        write(file, {"model_type": "bert", "architectures": ["BertModel"], **decoder})
+        assert resolve(str(file)).model_type == "bert"
+    write(file, {"model_type": "qwen2", "architectures": ["Qwen2Model"]})
+    assert resolve(str(file)).model_type == "qwen2"
 
 
 def test_a_type_of_its_own_that_runs_known_code(tmp_path: Path) -> None:
