@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from servesim.errors import UnsupportedError
-from servesim.runtime.frontend import Desk, FrontEnd
+from servesim.runtime.frontend import Desk, FrontEnd, Outlet
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.source import Source
 
@@ -19,6 +19,7 @@ class Clients:
         patient: clients may not give up.
 
     Attributes:
+        served: whether there is a server.
         response_s: from the end of a step until its tokens are with the clients.
     """
 
@@ -34,7 +35,9 @@ class Clients:
         UnsupportedError: clients give up that may not.
         """
         self._source = source
+        self._frontend = frontend
         self._desk = Desk(frontend) if frontend is not None else None
+        self.served = frontend is not None
         self.response_s = frontend.response_s if frontend is not None else 0.0
         self._cancel_after_s = cancel_after_s
         self._patient = patient
@@ -48,7 +51,7 @@ class Clients:
     @property
     def reactive(self) -> bool:
         """Whether a request can get to an engine that no arrival announces."""
-        return self._source.reactive or self._desk is not None
+        return self._source.reactive or self.served
 
     def next_s(self) -> float:
         """When the next request comes, as far as known now; infinity if none is known."""
@@ -68,6 +71,10 @@ class Clients:
         if self._desk is None:
             return spec, spec.arrival_s
         return spec, self._desk.through(spec.arrival_s, spec.prompt_tokens)
+
+    def outlet(self, engines: int) -> Outlet:
+        """What hands out the answers of one of so many engines."""
+        return Outlet() if self._frontend is None else Outlet.of(self._frontend, engines)
 
     def answer(self, spec: RequestSpec, now: float) -> None:
         """Tell its client that the engines are done with ``spec``, one way or another."""

@@ -88,6 +88,8 @@ class Cluster:
         self._clients = Clients(
             workload.source(), system.frontend, system.cancel_after_s, patient=roles
         )
+        for member in self.members:
+            member.engine.outlet = self._clients.outlet(len(self.members))
         self._reactive = self._clients.reactive or changes or roles
 
     def run(self, progress: Progress | None = None) -> Records:
@@ -111,7 +113,7 @@ class Cluster:
             elif not self._settle(now):
                 break
         self._require_all_done()
-        if self._clients.response_s:
+        if self._clients.served:
             self.requests.answer_later(self._clients.response_s)
         return Records(
             self.requests,
@@ -176,7 +178,7 @@ class Cluster:
 
     def _finished(self, row: int, now: float) -> None:
         self._done += 1
-        self._clients.answer(self._specs.pop(row), now)
+        self._clients.answer(self._specs.pop(row), now + self.requests.last_late_s[row])
 
     # Steps.
 

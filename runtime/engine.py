@@ -16,6 +16,7 @@ from typing import ClassVar
 from servesim.errors import ServesimError
 from servesim.runtime.cancelling import Cancellations, reason
 from servesim.runtime.deciding import build_scheduler
+from servesim.runtime.frontend import Outlet
 from servesim.runtime.instance import (
     DEFAULT_OPTIONS,
     EngineOptions,
@@ -79,6 +80,7 @@ class Engine:
         self._paused: list[Sequence] = []  # who gets none in the step ahead
         #: Called with the end of the step under way, and the time, if ``run`` did not know it.
         self.tell_end: Callable[[float, float], None] = lambda end_s, now: None
+        self.outlet = Outlet()
 
     @property
     def idle(self) -> bool:
@@ -151,9 +153,11 @@ class Engine:
         if self.tiers is not None:
             self.tiers.settle(now)
         cancelled = self.cancel(now) if self.cancellations else []
+        late_s = self.outlet.late_s(now, plan.decodes + len(plan.first))
         for seq in plan.first:
             if not seq.finished:
                 requests.first_token_s[seq.index] = now
+                requests.first_late_s[seq.index] = late_s
         finished = self.scheduler.update(plan)
         for seq in finished:
             requests.preemptions[seq.index] += seq.preemptions
@@ -161,6 +165,7 @@ class Engine:
                 self.reservations.keep(seq)
                 continue
             requests.finished_s[seq.index] = now
+            requests.last_late_s[seq.index] = late_s
             requests.status[seq.index] = Status.FINISHED
         return [*cancelled, *finished]
 

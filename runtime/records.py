@@ -69,6 +69,8 @@ class RequestRecords:
         prefill_instance: number of the engine that computes its prompt.
         retries: times it was started again because an instance failed.
         reasons: why a request was rejected, or cancelled, by row.
+        first_late_s, last_late_s: what a front end needs for its first and last token beside that
+            of any, until ``answer_later``.
         pools: memories below the accelerators', which engines may share.
     """
 
@@ -90,6 +92,8 @@ class RequestRecords:
         self.prefill_instance = array("q")
         self.retries = array("q")
         self.status = array("q")
+        self.first_late_s = array("d")
+        self.last_late_s = array("d")
         self.reasons: dict[int, str] = {}
         self.pools = Pools()
 
@@ -106,6 +110,8 @@ class RequestRecords:
         self.output_tokens.append(spec.output_tokens)
         for counts in (self.cached_tokens, self.recalled_tokens, self.preemptions, self.retries):
             counts.append(0)
+        self.first_late_s.append(0.0)
+        self.last_late_s.append(0.0)
         self.instance.append(-1)
         self.prefill_instance.append(-1)
         self.status.append(Status.UNFINISHED)
@@ -123,10 +129,11 @@ class RequestRecords:
         self.retries[row] += 1
 
     def answer_later(self, seconds: float) -> None:
-        """Let every token reach its client ``seconds`` after the end of its step."""
-        for column in (self.first_token_s, self.finished_s):
+        """Let every token reach its client ``seconds``, and what is late, after its step's end."""
+        columns = ((self.first_token_s, self.first_late_s), (self.finished_s, self.last_late_s))
+        for column, late_s in columns:
             for row, time in enumerate(column):
-                column[row] = time + seconds  # nan stays nan
+                column[row] = time + seconds + late_s[row]  # nan stays nan
 
     def reject(self, row: int, reason: str) -> None:
         """Note that a request can never run."""
