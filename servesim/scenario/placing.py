@@ -43,12 +43,18 @@ def placed(
 
     Raises:
         ServesimError: no such placer, device, operator or way; weights that do not fit.
-        UnsupportedError: weights in host memory, whose reading the placer would have to weigh.
+        UnsupportedError: weights in host memory, whose reading the placer would have to weigh, or
+            memory that computes, but not in all formats of a model, alone.
     """
     stages, outside = engine.pipeline_parallel_size, engine.cpu_offload_gb * GIB
     if section.kind == "none":
         if section.devices:
             raise InputError("[placement] has devices, but no kind of placement that uses them")
+        if device.kind == "pim" and "fp32" not in device.peak_flops:  # of routers and samplers
+            raise UnsupportedError(
+                f"{device.name} is memory that computes and serves no model alone: name the device"
+                " beside it as hardware, and it in [placement] devices"
+            )
         if section.sub_batches == 1:
             return ()
 

@@ -192,6 +192,11 @@ def test_what_cannot_be_placed_is_refused(placement: dict[str, object], complain
         run("gpu-pim", placement=placement)
 
 
+def test_memory_that_computes_serves_no_model_alone() -> None:
+    with pytest.raises(UnsupportedError, match=r"hbm_pim is memory .* in \[placement\] devices"):
+        simulate(model="meta-llama/Llama-3.2-1B", hardware="hbm_pim")
+
+
 def test_combinations_that_cannot_be_simulated_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="cpu_offload_gb"):
         run("experts-min-cost", engine={"cpu_offload_gb": 1.0})
