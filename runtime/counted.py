@@ -20,8 +20,6 @@ def serve_counted(scheduler: Scheduler, plan: Plan) -> int | None:
         The tokens left in the step; None, with nothing changed, if one is not.
     """
     decodes, cache = scheduler.decodes, scheduler.cache
-    if decodes.drafts:
-        return None
     budget = scheduler.limits.max_num_batched_tokens - decodes.count
     needing = decodes.needing_block()
     if scheduler.held_back or budget < 0 or len(needing) * cache.groups > cache.free:

@@ -52,4 +52,5 @@ class DrawnDrafts:
         kept = np.cumprod(right, axis=1).sum(axis=1)
         if self._ahead and self._proposal_rate < 1:
             kept = kept * (self._rng.random(len(seqs)) < self._proposal_rate)
-        return [int(n) for n in kept]
+        right_drafts: list[int] = kept.tolist()
+        return right_drafts

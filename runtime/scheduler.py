@@ -6,7 +6,8 @@ sequences and KV blocks last. Out of blocks, running sequences are preempted: th
 blocks and wait to be computed again.
 
 Running sequences are served in one of two ways that decide the same: ``counted`` as long as each
-decoding one is sure of its token and its block, else ``visited`` one by one.
+decoding one is sure of its token and its block (``drafted``, where they verify drafts), else
+``visited`` one by one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from servesim.runtime.admission import admit, admit_received
 from servesim.runtime.config import EngineConfig
 from servesim.runtime.counted import serve_counted
 from servesim.runtime.decodes import DecodeSet, ticket_of
+from servesim.runtime.drafted import serve_drafted
 from servesim.runtime.drafts import Drafts, DrawnDrafts
 from servesim.runtime.encoder import encodable
 from servesim.runtime.kv.cache import KVCache
@@ -109,7 +111,8 @@ class Scheduler:
         """Decide the next step and count its tokens as computed."""
         plan = Plan()
         self.cache.start_step()
-        budget = None if self.modes.visit_all else serve_counted(self, plan)
+        serve = serve_drafted if self.speculates else serve_counted
+        budget = None if self.modes.visit_all else serve(self, plan)
         if budget is None:
             budget = serve_visited(self, plan)
         if not plan.preempted and self.received:

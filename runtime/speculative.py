@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable
+from collections.abc import Sequence as Listed
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from servesim.runtime.config import EngineConfig
 from servesim.runtime.decodes import DecodeSet, ticket_of
 from servesim.runtime.drafts import Drafts
 from servesim.runtime.flight import Flight
-from servesim.runtime.kv.cache import KVCache
+from servesim.runtime.kv.cache import KVCache, blocks_for
 from servesim.runtime.plan import Grant
 from servesim.runtime.sequence import Sequence
 from servesim.runtime.speculation import Speculation
@@ -35,7 +36,8 @@ class SpeculativeDecodes(DecodeSet):
     """Decoding sequences that gain different numbers of tokens: visited, not counted.
 
     Their ``known`` tokens are those that are sure to be once the step under way has ended, and
-    their ``computed`` ones all of these but the latest.
+    their ``computed`` ones all of these but the latest. Their ``offset`` is a number of tokens for
+    which they surely have blocks.
     """
 
     def __init__(self, config: EngineConfig, speculation: Speculation, drafts: Drafts) -> None:
@@ -44,15 +46,17 @@ class SpeculativeDecodes(DecodeSet):
         self._source = drafts
         self._ahead = config.async_scheduling
         self._limit = config.longest
+        self._lookahead = speculation.lookahead
         self._members: list[Sequence] = []  # in the order of admission
         self._grants: list[Grant] = []  # of this step, in the same order
+        self._computed: list[int] = []  # when it runs, in the same order
         self._made: dict[int, int] = {}  # drafts for the next step, by index
         self._under_way: dict[int, Flight] = {}  # by index
 
     @property
     def context_max(self) -> int:
         """The most computed tokens of any; 0 without any."""
-        return max(map(self._context, self._members), default=0)
+        return max(self._computed, default=0)
 
     @property
     def last_ticket(self) -> int:
@@ -64,7 +68,7 @@ class SpeculativeDecodes(DecodeSet):
 
     def contexts(self) -> npt.NDArray[np.int64]:
         """Computed tokens of each, ascending."""
-        return np.sort(np.array([self._context(seq) for seq in self._members], dtype=np.int64))
+        return np.sort(np.array(self._computed, dtype=np.int64))
 
     def computed(self, seq: Sequence) -> int:
         """Computed tokens of a member, drafts under way included."""
@@ -76,6 +80,30 @@ class SpeculativeDecodes(DecodeSet):
         if self._ahead and seq.known >= seq.limit:
             return 0
         return max(0, min(1 + self._made[seq.index], self._limit - self.computed(seq) - 1))
+
+    def wants(self) -> list[Grant]:
+        """What the next step should compute of each member; nothing of one that is over before."""
+        made, under_way, grants = self._made, self._under_way, []
+        for seq in self._members:
+            flight = under_way.get(seq.index)
+            computed = seq.computed + flight.drafts if flight else seq.computed
+            new = min(1 + made[seq.index], self._limit - computed - 1)
+            if new < 0 or (self._ahead and seq.known >= seq.limit):
+                new = 0
+            grants.append(Grant(seq, computed, new))
+        return grants
+
+    def take_blocks(self, cache: KVCache, grants: Listed[Grant]) -> None:
+        """Let members have the blocks that they need for ``grants``: as many are free."""
+        size, lookahead, under_way = self.block_size, self._lookahead, self._under_way
+        for seq, computed, new in grants:
+            tokens = computed + new + lookahead
+            if tokens > seq.offset:
+                cache.grow(seq, min(tokens, self._limit))
+                seq.offset = blocks_for(min(tokens, self._limit), size) * size
+            out = seq.known - (seq.index in under_way)
+            if out // size > seq.registered:
+                cache.register(seq, out)
 
     def out(self, seq: Sequence) -> int:
         """Known tokens of a member without that under way; with it if none is."""
@@ -89,6 +117,7 @@ class SpeculativeDecodes(DecodeSet):
     def add(self, seq: Sequence) -> None:
         """Let ``seq`` gain tokens in every step, when the one that ends its prefill is over."""
         self._made[seq.index] = self.drafts
+        seq.offset = 0
         self._fly(Flight(seq, 0, 0))
         self.resume(seq)
 
@@ -129,24 +158,32 @@ class SpeculativeDecodes(DecodeSet):
             flight.void = True
             seq.known += flight.extra
 
-    def serve(self, grants: dict[int, Grant]) -> None:
-        """Learn what the members get in this step."""
-        self._grants = [grants[seq.index] for seq in self._members]
-        drafts = sum(grant.new - 1 for grant in self._grants)
-        self.verified = round(drafts / max(1, len(self._grants)))
-        self.context = sum(map(self._context, self._members))
+    @property
+    def members(self) -> Listed[Sequence]:
+        """All, in the order of admission."""
+        return self._members
+
+    def serve(self, grants: list[Grant]) -> None:
+        """Learn what the members get in this step, in the order of their admission."""
+        self._grants = grants
+        drafts = sum(grant.new - 1 for grant in grants)
+        self.verified = round(drafts / max(1, len(grants)))
+        self._computed = [self._context(seq) for seq in self._members]
+        self.context = sum(self._computed)
 
     def advance(self) -> list[Sequence]:
         """Take a step; returns the sequences for which it is the last: members until it ends."""
         self.clock += 1
         self.flights, self.surplus, finishing = [], 0, []
-        seqs = self._members
-        answered = [self._context(seq) + 1 - seq.spec.prompt_tokens for seq in seqs]
+        seqs, computed = self._members, self._computed
+        answered = [
+            tokens + 1 - seq.spec.prompt_tokens for seq, tokens in zip(seqs, computed, strict=True)
+        ]
         right = self._source.right(seqs, answered) if seqs else []
         for grant, done, kept in zip(self._grants, answered, right, strict=True):
             seq, drafts = grant.seq, grant.new - 1
             left = seq.spec.output_tokens - done
-            gained = min(1 + min(kept, drafts), left)
+            gained = min(1 + kept, 1 + drafts, left)
             if gained == left > 0:
                 finishing.append(seq)
             self.surplus += left == 0
@@ -169,10 +206,10 @@ class SpeculativeDecodes(DecodeSet):
         seq.computed += flight.extra
         if self._under_way.get(seq.index) is flight:
             del self._under_way[seq.index]
-        if self._ahead:
-            cache.register(seq, self.out(seq) - 1)
-        else:
+        if not self._ahead:
             self._made[seq.index] = self._source.made(seq, seq.known - seq.spec.prompt_tokens)
+        elif (known := self.out(seq) - 1) // self.block_size > seq.registered:
+            cache.register(seq, known)
 
     def _fly(self, flight: Flight) -> None:
         self.flights.append(flight)

@@ -120,4 +120,4 @@ def hold_back(scheduler: Scheduler, plan: Plan, grants: dict[int, Grant]) -> Non
     for seq in scheduler.held_back.values():
         scheduler.decodes.pause(seq)
     if isinstance(scheduler.decodes, SpeculativeDecodes):
-        scheduler.decodes.serve(grants)
+        scheduler.decodes.serve([grants[seq.index] for seq in scheduler.decodes.members])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime_runs import SLOW, Given, request, run
+from runtime_runs import SLOW, Given, everything, request, run
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.batch import BatchShape
@@ -24,6 +24,8 @@ def speculating(requests: list[RequestSpec], **options: object) -> object:
     spec = {"method": "ngram_gpu", "num_speculative_tokens": 3, "acceptance_rate": 0.7}
     own = [key for key in options if key in Speculation.__slots__ and key != "model"]
     more = {key: options.pop(key) for key in own}
+    if more.get("method") == "draft_model":
+        more["model"] = "tiny"
     return run(requests, speculative_config={**spec, **more}, **options)  # type: ignore[arg-type]
 
 
@@ -165,3 +167,38 @@ def test_each_replica_draws_from_a_stream_of_its_own() -> None:
     # The first draws as if it were alone.
     alone = simulate(Given(twins[:1]), engines[1:])
     assert ends[0] == alone.requests.finished_s[0]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths,
+    st.sampled_from([12, 40, 400]),
+    st.booleans(),
+    st.sampled_from(["ngram", "ngram_gpu", "eagle", "draft_model"]),
+    st.sampled_from([(8, 64), (3, 64), (8, 20)]),
+)
+def test_drafts_served_together_are_those_served_one_by_one(
+    given_: list[tuple[int, int, int]],
+    blocks: int,
+    caching: bool,
+    method: str,
+    limits: tuple[int, int],
+) -> None:
+    requests = [
+        request(
+            i, at / 4, prompt, output,
+            prefix_block_ids=tuple(range(prompt // 4)) if i % 2 else (), prefix_block_size=4,
+        )
+        for i, (at, prompt, output) in enumerate(sorted(given_))
+    ]  # fmt: skip
+    sequences, tokens = limits
+    together, one_by_one = (
+        speculating(
+            requests, method=method, visit_all=visit_all, blocks=blocks, block_size=4,
+            max_num_seqs=sequences, max_num_batched_tokens=tokens, max_model_len=140,
+            enable_prefix_caching=caching, async_scheduling=method != "ngram",
+            proposal_rate=0.6 if method == "ngram" else 1.0,
+        )
+        for visit_all in (False, True)
+    )  # fmt: skip
+    assert everything(together) == everything(one_by_one)  # type: ignore[arg-type]
