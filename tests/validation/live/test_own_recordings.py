@@ -9,7 +9,8 @@ import pytest
 
 from servesim.validation.live.compare import LiveComparison, LoadComparison, compare_folder
 from servesim.validation.live.recorded import DEVICE
-from servesim.validation.report.sections.live import MEAN_AIM, OWN, STEP_AIM
+from servesim.validation.report.live_tables import MEAN_AIM, STEP_AIM
+from servesim.validation.report.sections.live import OWN
 
 FOLDERS = sorted(path.parent for path in OWN.glob(f"*/{DEVICE}"))
 CASES = [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from servesim.validation.live.compare import LiveComparison, compare_folder
+from servesim.validation.report.sections import live_transformers
 
 OWN = Path(__file__).parents[3] / "validation" / "own" / "transformers" / "epyc-zen5"
 #: Median error of a step, as reached. The machine was shared: kernels were measured under more load
@@ -47,3 +48,14 @@ def test_with_the_recorded_steps_every_request_is_on_time() -> None:
 @pytest.mark.parametrize("model", REACHED)
 def test_steps_are_as_long_as_predicted(model: str) -> None:
     assert compared().steps[model]["all"].median < REACHED[model]
+
+
+def test_the_report_has_a_section_of_them_with_its_misses(tmp_path: Path) -> None:
+    text = live_transformers.body(tmp_path)
+    assert text is not None
+    assert "| 5.17 | 2,004 | identical |" in text
+    assert "In all 6 runs, 1,532 steps." in text
+    assert "decide every step as transformers did" in text
+    for model in REACHED:
+        assert f"| {model}" in text
+    assert "(missed)" in text

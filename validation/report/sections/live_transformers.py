@@ -1,0 +1,68 @@
+"""Live runs of the continuous batching of transformers that this project recorded itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from servesim.scenario.host import HOST_STEP_S
+from servesim.validation.golden import replay
+from servesim.validation.live.compare import LiveComparison, compare_folder
+from servesim.validation.report import live_tables
+from servesim.validation.report.markdown import table
+
+ORDER = 16
+TITLE = "Live runs of transformers, recorded by this project"
+
+#: Recordings in the tree: a folder a machine.
+OWN = Path(__file__).resolve().parents[2] / "own" / "transformers"
+
+_INTRO = """\
+The continuous batching of Hugging Face transformers {version}, recorded and compared in the same
+way (`servesim validate live --data {folder}`), with the kernels that torch runs, measured on the
+same machine. Machine: {machine}, shared with other work: kernels were measured under more load than
+`mha-layernorm` was recorded under, which may be why its steps are predicted too long. Nothing is
+fitted to these runs: what the host takes of a step, not measured here, is the {host_ms:.1f} ms of
+any device file without a measured host."""
+_RANDOM = (
+    "Random cases of its schedulers, recorded with `validation/live/transformers_cases.py` and "
+    "replayed step by step:"
+)
+_RELEASES = {"scheduler": "5.23", "scheduler-5.17": "5.17"}
+
+
+def body(data: Path) -> str | None:
+    """Every folder of recordings in the tree; those below ``data`` are others'."""
+    folders = sorted({path.parents[2] for path in OWN.glob("*/*/*/*.json.gz")})
+    live = [_folder(compare_folder(folder)) for folder in folders]
+    return "\n\n".join([_cases(), *live]) if live else None
+
+
+def _cases() -> str:
+    rows = []
+    for file in sorted(OWN.glob("*.json.gz")):
+        release = _RELEASES.get(file.name.removesuffix(".json.gz"), file.name)
+        result = replay(file)
+        same = "identical" if result.identical else f"differs: {result.first_difference}"
+        rows.append([release, f"{result.steps:,}", same])
+    return f"{_RANDOM}\n\n{table(['transformers', 'steps', ''], rows)}"
+
+
+def _folder(comparison: LiveComparison) -> str:
+    about = comparison.about
+    intro = _INTRO.format(
+        folder=f"validation/own/transformers/{comparison.name}",
+        version=about.get("engine_version", "of unknown version"),
+        machine=live_tables.machine(about.get("machine", "unknown")),
+        host_ms=1e3 * HOST_STEP_S,
+    ).replace("\n", " ")
+    parts = [
+        f"### {comparison.name}",
+        intro,
+        live_tables.decisions(comparison.loads, "transformers"),
+        live_tables.steps(comparison),
+        "Whole runs, all arrivals as recorded. Error of means, and in brackets the spread:",
+        live_tables.means(comparison.loads),
+        live_tables.details("Percentiles", live_tables.percentiles(comparison.loads)),
+        *live_tables.failures(comparison),
+    ]
+    return "\n\n".join(parts)
