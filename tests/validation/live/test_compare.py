@@ -31,7 +31,7 @@ from servesim.validation.live.host import (
 )
 from servesim.validation.live.recorded import from_json
 from servesim.validation.live.spread import Repeated
-from servesim.validation.report import live_tables
+from servesim.validation.report import live_tables as report_tables
 from servesim.validation.report.sections import live as section
 
 
@@ -215,7 +215,7 @@ def test_the_report_shows_recordings_in_the_tree_and_marks_misses(
     assert "![dense-gqa](figures/virtual-machine-dense-gqa.svg)" in exact
     slow = tmp_path / "slow"
     _changed(folder, slow / "virtual-machine", _slower)
-    monkeypatch.setattr(live_tables, "held_out", lambda model: True)
+    monkeypatch.setattr(report_tables, "held_out", lambda model: True)
     missed = shown(slow)
     assert missed is not None
     assert "(missed)" in missed
