@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from servesim.graph.work import AttentionWork
-from servesim.hardware.forms.machine import Machine, blended_max, waves
+from servesim.hardware.forms.machine import Machine, blended_max, step_keys, waves
 from servesim.hardware.shared_keys import near_keys
 
 #: Bytes of a partial output's element: written by a split, and read where they are joined.
@@ -31,6 +31,7 @@ class DecodeForm:
         window: seconds a window adds once contexts exceed it.
         combine, join: seconds to join splits, and for each of them.
         block: keys of a step: a tile goes through whole ones, and a split takes at least one.
+        room: elements of keys that a step has room for (``step_keys``); 0 where it is no matter.
         most_splits: splits that all sequences together may have of a KV head, each at least two;
             0 where they may fill the device.
         segments: splits of every sequence, short ones as well, until tiles alone fill
@@ -69,6 +70,7 @@ class DecodeForm:
     window: float = 0.0
     most_splits: float = 0.0
     segments: float = 0.0
+    room: float = 0.0
 
     def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of the decodes of ``work`` alone; ``resident``: share of the cache's bytes in L2."""
@@ -83,11 +85,12 @@ class DecodeForm:
             mean += self.skew * machine.cores / tiles * (work.decode_keys_max - mean)
         # A window that slid past the first key starts amid a block: half way to it, none has.
         slid = min(1.0, max(0.0, 2.0 * mean / work.window - 1.0)) if work.window else 0.0
-        steps = math.ceil(mean / self.block - 1e-9) + slid
+        block = step_keys(self.block, self.room, work.head_dim)
+        steps = math.ceil(mean / block - 1e-9) + slid
         splits = self._splits(steps, count, tiles, slots)
         key = self._key(work, heads, machine)
         rounds = waves(tiles * splits / slots, self.smoothing)
-        tiled = rounds * (self.tile + steps / splits * self.block * key)
+        tiled = rounds * (self.tile + steps / splits * block * key)
         moved = count * mean * work.kv_bytes_per_token
         memory = moved * (
             (1.0 - resident) / (self.memory * machine.bandwidth)

@@ -34,6 +34,15 @@ def blended_max(a: float, b: float, sharpness: float) -> float:
     return a * math.pow(1.0 + math.pow(b / a, sharpness), 1.0 / sharpness)
 
 
+def step_keys(most: float, room: float, width: int) -> float:
+    """Keys that a tile goes through in a step: at most ``most``.
+
+    With ``room`` for so many elements of them, heads of ``width`` elements leave fewer: the largest
+    power of two that fits.
+    """
+    return min(most, 2.0 ** math.floor(math.log2(room / width))) if room else most
+
+
 def waves(units: float, smoothing: float) -> float:
     """Rounds it takes to work off ``units`` rounds' worth of equal tiles.
 

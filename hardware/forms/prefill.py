@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import AttentionWork
-from servesim.hardware.forms.machine import Machine, blended_max, waves
+from servesim.hardware.forms.machine import Machine, blended_max, step_keys, waves
 
 #: How sharply operands that outgrow the last-level cache fall out of it.
 _SPILL = 6
@@ -43,6 +43,8 @@ class PrefillForm:
         least_group, most_group: heads of a KV head that the kernel is made for, powers of two in
             between (FlashAttention 3: 4, 8, 16); 0 where all groups are alike.
         columns: keys a block takes at a time: it goes through whole ones.
+        room: elements of keys that are taken at a time (``step_keys``); 0 where it is no matter.
+        halves: 1 when a block leaves out the half of its rows that holds no query.
     """
 
     launch: float
@@ -67,6 +69,8 @@ class PrefillForm:
     least_group: float = 0.0
     most_group: float = 0.0
     columns: float = 1.0
+    room: float = 0.0
+    halves: float = 0.0
 
     def seconds(self, work: AttentionWork, machine: Machine) -> float:
         """Time of the prefills of ``work``, with its decodes if they run as blocks as well."""
@@ -76,29 +80,23 @@ class PrefillForm:
         queries, heads = self.rows, float(work.heads)
         if self.packed:
             queries, heads = queries / group, heads / group
+        columns = step_keys(self.columns, self.room, work.head_dim)
         blocks = keys = longest = seen = tallest = 0.0
-        count, through, last = 0, 0.0, 0.0
+        count, through, most = 0, 0.0, 0.0
         before = None
         for prefill in work.prefills:
-            new, context = prefill
             if prefill != before:
-                count = math.ceil(new / queries)
-                last = last_keys(new + context, queries, work.window)
-                through = (count - 1) * last  # all of them, without a causal order
-                if work.causal:
-                    through = block_keys(new, context, count, queries, work.window) - last
-                last = self._whole(last)
-                through += last + (count - 1) * self._spare(queries)
+                count, through, most = self._sequence(*prefill, work, queries, columns)
                 tallest = max(tallest, count)
-                longest = max(longest, last)
+                longest = max(longest, most)
                 before = prefill
             blocks += count
             keys += through
-            seen += min(context, work.window or math.inf)
+            seen += min(prefill[1], work.window or math.inf)
         if self.joint and work.decodes:
             blocks += work.decodes
-            keys += work.decodes * self._whole(work.decode_keys / work.decodes)
-            longest = max(longest, self._whole(work.decode_keys_max))
+            keys += work.decodes * _whole(work.decode_keys / work.decodes, columns)
+            longest = max(longest, _whole(work.decode_keys_max, columns))
             seen += work.decode_keys * self._rereads(work, machine)
         if blocks == 0:
             return 0.0
@@ -123,13 +121,26 @@ class PrefillForm:
             query = self.gather if fits else self.scatter
         return self.launch + (self.group if group > 1.0 else 0.0) + query * elements
 
-    def _whole(self, keys: float) -> float:
-        """``keys`` up to the end of the columns that a block takes at a time."""
-        return self.columns * math.ceil(keys / self.columns)
+    def _sequence(
+        self, new: int, context: int, work: AttentionWork, queries: float, columns: float
+    ) -> tuple[int, float, float]:
+        """Blocks of one sequence and head, the keys they go through, and the most of one of them.
 
-    def _spare(self, queries: float) -> float:
-        """Keys that a block goes through beyond its diagonal, but the last one, on average."""
-        return 0.5 * max(0.0, self.columns - queries)
+        Blocks take whole columns: on average, those but the last go through half of what is left
+        beyond their diagonal, and as much again before their window.
+        """
+        count = math.ceil(new / queries)
+        end, window = new + context, work.window
+        last = last_keys(end, queries, window)
+        through = (count - 1) * last  # all of them, without a causal order
+        if work.causal:
+            through = block_keys(new, context, count, queries, window) - last
+        ragged = count - 1 + max(0, slid_blocks(context, count, queries, window) - 1)
+        through += ragged * 0.5 * max(0.0, columns - queries)
+        most = last = _whole(end, columns) - columns * math.floor((end - last) / columns)
+        if self.halves and 2.0 * (new - (count - 1) * queries) <= queries:
+            last *= 0.5
+        return count, through + last, most if count > 1 else last
 
     def _moved(
         self, work: AttentionWork, seen: float, fresh: int, machine: Machine
@@ -168,6 +179,11 @@ class PrefillForm:
         return 1.0 + missed * (group / together - 1.0)
 
 
+def _whole(keys: float, columns: float) -> float:
+    """``keys`` up to the end of the columns that a block takes at a time."""
+    return columns * math.ceil(keys / columns)
+
+
 def rounds_seconds(
     total: float, blocks: float, longest: float, cores: int, smoothing: float, tail: float
 ) -> float:
@@ -189,9 +205,17 @@ def block_keys(new: int, context: int, blocks: int, queries: float, window: int 
     """Keys of all blocks of one sequence: each goes up to the diagonal of its last query."""
     if window is None or context + new <= window + queries:
         return blocks * context + queries * blocks * (blocks - 1) / 2 + new
-    growing = min(blocks, max(0, math.ceil((window - context) / queries)))
-    full = (blocks - growing) * (window + queries)
+    slid = slid_blocks(context, blocks, queries, window)
+    growing = blocks - slid
+    full = slid * (window + queries)
     return growing * context + queries * growing * (growing + 1) / 2 + full
+
+
+def slid_blocks(context: int, blocks: int, queries: float, window: int | None) -> int:
+    """Those of ``blocks`` that start past a window, and so read no key before it."""
+    if window is None:
+        return 0
+    return blocks - min(blocks, max(0, math.ceil((window - context) / queries)))
 
 
 def decodes_as_blocks(work: AttentionWork) -> bool:

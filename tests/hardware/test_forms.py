@@ -12,7 +12,7 @@ from servesim.graph.work import AttentionWork, GemmWork, MoeWork, RecurrentWork,
 from servesim.hardware.forms.attention import AttentionForm
 from servesim.hardware.forms.decode import DecodeForm
 from servesim.hardware.forms.gemm import GemmForm
-from servesim.hardware.forms.machine import Machine, blended_max, waves
+from servesim.hardware.forms.machine import Machine, blended_max, step_keys, waves
 from servesim.hardware.forms.moe import MoeForm
 from servesim.hardware.forms.prefill import PrefillForm, block_keys
 from servesim.hardware.forms.recurrent import RecurrentForm
@@ -65,6 +65,19 @@ def test_waves_are_whole_without_smoothing_and_proportional_with_it() -> None:
     assert waves(2.1, 0.0) == 3.0
     assert waves(2.1, 1.0) == pytest.approx(2.1)
     assert waves(0.3, 0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("width", "keys"),
+    [(32, 256), (64, 256), (80, 128), (96, 128), (128, 128), (192, 64), (256, 64)],
+)
+def test_wide_heads_leave_room_for_fewer_keys_a_step(width: int, keys: int) -> None:
+    assert step_keys(256.0, 16384.0, width) == keys
+    assert step_keys(128.0, 0.0, width) == 128.0
+    wide = AttentionWork((), 4, 4 * keys, keys, 8, 1, width, width)
+    least = replace(DECODE, block=256.0, room=16384.0)
+    same = replace(DECODE, block=float(keys))
+    assert least.seconds(wide, MACHINE) == same.seconds(wide, MACHINE)
 
 
 @given(a=st.floats(1e-9, 1e3), b=st.floats(1e-9, 1e3), s=st.floats(1.0, 10.0))
@@ -187,6 +200,34 @@ def test_blocks_cover_every_attended_pair(new: int, context: int, window: int) -
         keys = block_keys(new, context, new, 1.0, limit)
         assert keys >= attended_pairs(new, context, limit) - 1e-6
         assert keys <= attended_pairs(new, context, limit) + new
+
+
+def block_seconds(form: PrefillForm, work: AttentionWork) -> float:
+    """What blocks take beside launching, of one head, alone on a core."""
+    return form.seconds(work, replace(MACHINE, cores=1, bandwidth=1e15)) - form.launch
+
+
+def test_blocks_go_through_whole_columns_at_both_ends_of_a_window() -> None:
+    form = replace(PREFILL, columns=128.0, tile=0.0, tail=0.0, smoothing=1.0)
+    key = 2 * 64 * 256 / (0.5 * MACHINE.flops)
+    # Blocks that see 64, 128, 192 keys take 32 more on average, and the last its 256.
+    whole = AttentionWork(((256, 0),), 0, 0, 0, 1, 1, 128, 128)
+    assert block_seconds(form, whole) == pytest.approx((96 + 160 + 224 + 256) * key, rel=1e-3)
+    # With a window of 64 all but the first see 128, and start amid columns as well; the last does
+    # not.
+    window = AttentionWork(((256, 0),), 0, 0, 0, 1, 1, 128, 128, window=64)
+    assert block_seconds(form, window) == pytest.approx(
+        (64 + 32 + 2 * (128 + 64) + 128) * key, 1e-3
+    )
+
+
+def test_the_half_of_a_block_without_queries_is_left_out() -> None:
+    whole = replace(PREFILL, tile=0.0)
+    halves = replace(whole, halves=1.0)
+    for new, share in ((16, 0.5), (32, 0.5), (33, 1.0), (64, 1.0)):
+        work = AttentionWork(((new, 1024),), 0, 0, 0, 1, 1, 128, 128)
+        taken = block_seconds(halves, work) / block_seconds(whole, work)
+        assert taken == pytest.approx(share, rel=1e-2)
 
 
 def test_a_prefill_of_one_round_takes_its_longest_block() -> None:
