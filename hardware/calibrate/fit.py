@@ -54,7 +54,7 @@ class Problem:
         most_rows: rows a fit looks at; more are thinned at random, evenly over regimes.
         surfaces: coefficients fitted to what is left after the others, by name.
         group: forms of one group have ``shared`` coefficients; without a name, it has none.
-        shared: names of ``parameters`` that are the same for all forms of the group.
+        shared: ``parameters`` and ``choices`` that are the same for all forms of the group.
     """
 
     seconds: Seconds
@@ -94,15 +94,23 @@ def fit(problem: Problem, rows: Sequence[Row], seed: int = 0) -> Fit:
     """
     if len(rows) < len(problem.parameters):
         raise InputError(f"{len(rows)} rows are too few for {len(problem.parameters)} coefficients")
-    chosen = thinned(rows, problem.most_rows, seed)
+    fixed, _ = min(scouted(problem, rows, seed), key=lambda scout: scout[1])
+    return _searched(problem, thinned(rows, problem.most_rows, seed), fixed)
+
+
+def scouted(
+    problem: Problem, rows: Sequence[Row], seed: int = 0
+) -> list[tuple[dict[str, float | str], float]]:
+    """All combinations of choices, each with its cost on some of ``rows``; one alone has none."""
     grid = [
         dict(zip(problem.choices, values, strict=True))
         for values in itertools.product(*problem.choices.values())
     ]
-    if len(grid) > 1:
-        scouts = thinned(chosen, max(200, problem.most_rows // 4), seed)
-        grid.sort(key=lambda fixed: _searched(problem, scouts, fixed).cost)
-    return _searched(problem, chosen, grid[0])
+    if len(grid) == 1:
+        return [(grid[0], 0.0)]
+    chosen = thinned(rows, problem.most_rows, seed)
+    scouts = thinned(chosen, max(200, problem.most_rows // 4), seed)
+    return [(fixed, _searched(problem, scouts, fixed).cost) for fixed in grid]
 
 
 def thinned(rows: Sequence[Row], most: int, seed: int) -> list[Row]:

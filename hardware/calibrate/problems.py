@@ -8,7 +8,7 @@ from typing import Any
 
 from servesim.errors import UnknownNameError
 from servesim.graph.work import GemmWork, MoeWork
-from servesim.hardware.calibrate import experts
+from servesim.hardware.calibrate import attention, experts
 from servesim.hardware.calibrate.fit import Parameter, Problem, Seconds, Surface
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.forms import gemm, moe
@@ -72,60 +72,6 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
             for m in ROWS
         },
     },
-    "decode": {
-        "launch": Parameter(7e-6, 5e-7, 5e-5),
-        "batch": Parameter(1e-6, 1e-8, 2e-5),
-        "combine": Parameter(2e-6, 1e-8, 2e-5),
-        "join": Parameter(3e-8, 1e-9, 1e-6),
-        "tile": Parameter(2e-6, 1e-7, 2e-5),
-        "stream": Parameter(4.0, 0.5, 50.0),
-        "compute": Parameter(0.5, 0.05, 1.2),
-        "resident_tiles": Parameter(1.0, 0.5, 4.0),
-        "memory": _MEMORY,
-        "ramp": Parameter(1e-5, 1e-8, 1e-4),
-        "cache": Parameter(2.5, 0.5, 10.0),
-        "sharpness": Parameter(2.5, 1.0, 10.0),
-        "smoothing": Parameter(0.4, 0.02, 1.0),
-        "skew": Parameter(0.15, 0.01, 1.0),
-        "sequence": Parameter(5e-9, 1e-11, 1e-7),
-        "query": Parameter(3e-8, 1e-10, 1e-6),
-        "window": Parameter(1e-6, 1e-9, 1e-5),
-    },
-    "prefill": {
-        "launch": Parameter(4e-6, 5e-7, 5e-5),
-        "tile": Parameter(3e-6, 1e-7, 2e-5),
-        "compute": Parameter(0.65, 0.1, 1.5),
-        "softmax": Parameter(30.0, 1.0, 300.0),
-        "tail": Parameter(0.6, 0.05, 2.0),
-        "smoothing": Parameter(0.25, 0.02, 1.0),
-        "memory": Parameter(0.85, 0.6, 1.0),
-        "sharpness": Parameter(2.5, 1.0, 10.0),
-        "cache": Parameter(2.0, 0.5, 10.0),
-        "held": Parameter(0.6, 0.05, 1.0),
-        "passes": Parameter(1.0, 0.02, 3.0),
-        "store": Parameter(3e-7, 1e-10, 5e-6),
-        "group": Parameter(3e-7, 1e-9, 5e-6),
-        "gather": Parameter(1e-8, 1e-11, 1e-7),
-    },
-    "latent_decode": {
-        "launch": Parameter(3e-5, 1e-6, 1e-4),
-        "doubling": Parameter(4e-6, 1e-8, 2e-5),
-        "query": Parameter(5e-8, 1e-10, 1e-6),
-        "combine": Parameter(5e-6, 1e-8, 3e-5),
-        "tile": Parameter(2e-6, 1e-8, 2e-5),
-        "compute": Parameter(0.4, 0.02, 1.2),
-        "memory": _MEMORY,
-        "sharpness": Parameter(3.0, 1.0, 10.0),
-    },
-    "latent_prefill": {
-        "launch": Parameter(4e-5, 1e-6, 1e-4),
-        "token": Parameter(1e-6, 1e-9, 1e-4),
-        "query": Parameter(2e-7, 1e-9, 1e-5),
-        "tile": Parameter(3e-6, 1e-7, 2e-5),
-        "compute": Parameter(0.7, 0.1, 1.5),
-        "tail": Parameter(0.6, 0.05, 2.0),
-        "smoothing": Parameter(0.25, 0.02, 1.0),
-    },
     "memory": {
         "launch": Parameter(2e-6, 1e-8, 5e-5),
         "row": Parameter(1e-8, 1e-10, 1e-5),
@@ -159,29 +105,11 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
 }
 #: Forms whose kernels start by quantising 16-bit inputs.
 _QUANTISED = ("gemm.fp8", "gemm.nvfp4", "gemm.int8")
-#: Prefills of one kernel with decodes, and of a kernel of their own; what is searched in each.
-_JOINT = {"joint": (1.0,), "columns": (32.0, 64.0, 128.0)}
-_EMPTY = {"empty": Parameter(1e-7, 1e-10, 3e-6)}
-_APART = {"columns": (1.0, 128.0), "least_group": (2.0, 4.0), "most_group": (0.0, 16.0, 64.0)}
-_SCATTER = {"scatter": Parameter(1e-8, 1e-11, 1e-7)}
-#: What 8-bit queries take beside, where heads do not fill a tile.
-_PADDED = {"pad_launch": Parameter(3e-6, 1e-8, 3e-5), "pad": Parameter(5e-8, 1e-10, 1e-6)}
 #: Rows a fit looks at, where fewer than the default tell as much in less time.
 _MOST_ROWS = {"gemm": 1500, "moe": 1500}
 _CHOICES: dict[str, dict[str, tuple[float | str, ...]]] = {
     "gemm": {"ragged": (0.0, 2.5)},
-    "decode": {"block": (64.0, 128.0, 256.0)},
-    "latent_decode": {
-        "rows": (16.0, 64.0, 128.0),
-        "block": (64.0, 256.0),
-        "splits": (0.0, 4.0),
-        "most_splits": (0.0, 32.0),
-        "smoothing": (0.0, 1.0),
-        "apart": (0.0, 1.0),
-    },
-    "latent_prefill": {"rows": (64.0, 128.0), "absorbed": (0.0, 512.0)},
     "recurrent": {"chunk": (8.0, 64.0)},
-    "prefill": {"rows": (64.0, 128.0, 192.0, 256.0), "packed": (0.0, 1.0)},
 }
 
 
@@ -194,28 +122,20 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
         UnknownNameError: no such family.
     """
     family = _kind(form)
+    seconds = predictor(form, machine)
+    if family in attention.KINDS:
+        parameters, choices, group, shared = attention.searched(form, family, joint)
+        return Problem(seconds, parameters, choices, group=group, shared=shared)
     choices = dict(_CHOICES.get(family, {}))
     parameters = dict(_PARAMETERS[family])
     if form.startswith(_QUANTISED):
         parameters["quantise"] = Parameter(1.0, 0.1, 20.0)
-    if family == "latent_decode" and form.startswith("decode.fp8"):
-        parameters |= _PADDED
     if family == "moe":
         tilings = experts.tilings(form)
         choices["tiling"] = tilings
         parameters |= experts.parameters_of(tilings)
-    if family == "prefill":
-        choices |= _JOINT if joint else _APART
-        parameters |= _EMPTY if joint else _SCATTER
-    if family == "decode" and not joint:
-        choices |= {"most_splits": (0.0, 32.0), "segments": (0.0, 16.0)}
-    if family == "decode" and joint:
-        # Not searched, as time jumps where a round more starts. Kernels of a later generation
-        # stay on their core and deal tiles out evenly.
-        del parameters["resident_tiles"]
-        choices["resident_tiles"] = (1.0, 2.0, 4.0)
     most = _MOST_ROWS.get(family, 2000)
-    return Problem(predictor(form, machine), parameters, choices, most, _surfaces(family, machine))
+    return Problem(seconds, parameters, choices, most, _surfaces(family, machine))
 
 
 def _kind(form: str) -> str:

@@ -15,7 +15,7 @@ from servesim.hardware.calibrate.problems import built_form, problem
 from servesim.hardware.calibrate.row import SERVING, Row
 from servesim.hardware.calibrate.split import Split, by_form, is_joint, serving, split
 from servesim.hardware.calibrate.surfaces import describes, with_surfaces
-from servesim.hardware.calibrate.together import Part, fit_together
+from servesim.hardware.calibrate.together import Part, agreed, fit_together
 from servesim.hardware.calibrate.tuned_experts import TUNED
 from servesim.hardware.calibrated import machine_of
 from servesim.hardware.calibration_entry import LIKE
@@ -59,14 +59,13 @@ class FormResult:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A form before its coefficients are final."""
+    """A form before it is fitted, with its rows on the ``scales`` of serving that are known."""
 
     form: str
     asked: Problem
     parts: Split
-    borrowed: Mapping[str, str]
     scales: Mapping[str, Scale]
-    alone: Fit
+    borrowed: Mapping[str, str] = field(default_factory=dict)
 
 
 def calibrate(
@@ -94,7 +93,7 @@ def calibrate(
     chosen = {asked.group or form for form, asked in problems.items() if form.startswith(starts)}
     for form, asked in problems.items():
         if (group := asked.group or form) in chosen:
-            prepared = _prepared(form, asked, believed[form], exclude_models, progress)
+            prepared = _prepared(form, asked, believed[form], exclude_models)
             if prepared is not None:
                 groups.setdefault(group, []).append(prepared)
     results = [result for group in groups.values() for result in _results(group, progress)]
@@ -109,37 +108,48 @@ def _problem(device: Device, form: str, joint: bool) -> Problem:
 
 
 def _prepared(
-    form: str,
-    asked: Problem,
-    rows: Sequence[Row],
-    exclude_models: Collection[str],
-    progress: Callable[[str], None],
+    form: str, asked: Problem, rows: Sequence[Row], exclude_models: Collection[str]
 ) -> _Prepared | None:
-    """The form fitted alone; None when too few rows are left, or they measured something else."""
+    """The form with its rows; None when too few are left."""
     scales = _borrowed_scales(form, rows)
     parts = split(scaled(rows, scales), exclude_models)
-    fitting = parts.fitting
-    if len(fitting) < 2 * len(asked.parameters):
+    if len(parts.fitting) < 2 * len(asked.parameters):
         return None
-    progress(f"{form}: {len(fitting)} kernels")
-    lent = {} if any(map(_unequal, fitting)) else _UNEQUAL
-    asked = _without(asked, lent)
-    alone = fit(asked, fitting)
-    if not describes(asked, with_surfaces(asked, alone, fitting), fitting):
-        progress(f"{form}: left out, its tables measured something else than the form describes")
-        return None
-    borrowed = {name: lent[name][1] for name in lent if name in asked.choices}
-    return _Prepared(form, asked, parts, borrowed, scales, alone)
+    return _Prepared(form, asked, parts, scales)
 
 
 def _results(group: Sequence[_Prepared], progress: Callable[[str], None]) -> list[FormResult]:
     """What ``group`` comes to: the first form in full, the others in what they differ."""
-    fits = [prepared.alone for prepared in group]
+    alone = [(p, fitted) for p in _settled(group) if (fitted := _alone(p, progress))]
+    fits = [fitted for _, fitted in alone]
+    if len(alone) > 1:
+        progress(f"together: {', '.join(p.form for p, _ in alone)}")
+        fits = fit_together([Part(p.asked, p.parts.fitting, fitted) for p, fitted in alone])
+    results: list[FormResult] = []
+    for (prepared, _), fitted in zip(alone, fits, strict=True):
+        results.append(_result(prepared, fitted, results[0] if results else None))
+    return results
+
+
+def _settled(group: Sequence[_Prepared]) -> list[_Prepared]:
+    """``group`` with coefficients that no row of it tells given, and its common choices made."""
+    lent = {} if any(_unequal(row) for p in group for row in p.parts.fitting) else _UNEQUAL
+    problems = [_without(p.asked, lent) for p in group]
     if len(group) > 1:
-        progress(f"together: {', '.join(p.form for p in group)}")
-        fits = fit_together([Part(p.asked, p.parts.fitting, p.alone) for p in group])
-    first = _result(group[0], fits[0], None)
-    return [first, *(_result(p, f, first) for p, f in zip(group[1:], fits[1:], strict=True))]
+        problems = agreed(problems, [p.parts.fitting for p in group])
+    borrowed = {name: form for name, (_, form) in lent.items() if name in problems[0].choices}
+    return [replace(p, asked=a, borrowed=borrowed) for p, a in zip(group, problems, strict=True)]
+
+
+def _alone(prepared: _Prepared, progress: Callable[[str], None]) -> Fit | None:
+    """The form fitted to its own rows alone; None where they measured something else."""
+    form, asked, fitting = prepared.form, prepared.asked, prepared.parts.fitting
+    progress(f"{form}: {len(fitting)} kernels")
+    fitted = fit(asked, fitting)
+    if describes(asked, with_surfaces(asked, fitted, fitting), fitting):
+        return fitted
+    progress(f"{form}: left out, its tables measured something else than the form describes")
+    return None
 
 
 def _result(prepared: _Prepared, found: Fit, like: FormResult | None) -> FormResult:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from servesim.hardware.calibrate.fit import Fit, Problem, Search, solved, thinned
+from servesim.hardware.calibrate.fit import Fit, Problem, Search, scouted, solved, thinned
 from servesim.hardware.calibrate.row import Row
 
 #: Vectors of a form whose residuals are kept: a step of the search asks for one a coefficient,
@@ -33,6 +33,24 @@ class _Placed:
     search: Search
     places: Any
     residuals: Callable[[bytes], Any]
+
+
+def agreed(
+    problems: Sequence[Problem], rows: Sequence[Sequence[Row]], seed: int = 0
+) -> list[Problem]:
+    """``problems`` with one value left of every choice they share: that which costs all least."""
+    names = [name for name in problems[0].choices if name in problems[0].shared]
+    totals: dict[tuple[float | str, ...], float] = {}
+    for problem, seen in zip(problems, rows, strict=True):
+        least: dict[tuple[float | str, ...], float] = {}
+        for fixed, cost in scouted(problem, seen, seed):
+            values = tuple(fixed[name] for name in names)
+            least[values] = min(cost, least.get(values, cost))
+        for values, cost in least.items():
+            totals[values] = totals.get(values, 0.0) + cost
+    best = min(totals, key=lambda values: totals[values])
+    left = {name: (value,) for name, value in zip(names, best, strict=True)}
+    return [replace(problem, choices={**problem.choices, **left}) for problem in problems]
 
 
 def fit_together(parts: Sequence[Part], seed: int = 0) -> list[Fit]:

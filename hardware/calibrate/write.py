@@ -88,7 +88,7 @@ def _value(value: Any) -> str:
         return "[" + ", ".join(map(_value, value)) + "]"
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e12):
         return str(int(value))
-    return f"{value:.4g}"
+    return f"{value:.5g}"
 
 
 def _key(key: str) -> str:

@@ -9,11 +9,11 @@ import pytest
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import MemoryWork
-from servesim.hardware.calibrate.fit import Problem, fit
+from servesim.hardware.calibrate.fit import Parameter, Problem, fit
 from servesim.hardware.calibrate.problems import problem
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.calibrate.run import as_table, calibrate
-from servesim.hardware.calibrate.together import Part, fit_together
+from servesim.hardware.calibrate.together import Part, agreed, fit_together
 from servesim.hardware.calibration_entry import completed
 from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.forms.machine import Machine
@@ -59,6 +59,24 @@ def test_shared_coefficients_are_the_same_and_the_others_each_forms_own() -> Non
         for row in part.rows:
             predicted = part.problem.seconds(fitted.coefficients, row)
             assert predicted == pytest.approx(row.seconds, rel=0.05)
+
+
+def test_choices_that_are_shared_cost_all_forms_least() -> None:
+    choices = {"memory": (0.4, 0.8), "cache": (2.0, 4.0)}
+    problems = [
+        replace(
+            problem(form, lambda _: MACHINE),
+            parameters={"launch": Parameter(3e-6, 1e-6, 1e-5)},
+            choices={"row": (1e-8,), "traffic": (t,), "held": (0.5,), **choices},
+            group="all",
+            shared=("memory", "traffic"),
+        )
+        for form, t in (("memory.norm", 1.0), ("memory.rope", 1.0))
+    ]
+    norm, other = agreed(problems, [rows("norm", NORM), rows("rope", NORM)])
+    for left in (norm, other):
+        assert left.choices["memory"] == (0.8,)
+        assert left.choices["cache"] == (2.0, 4.0)
 
 
 def test_nothing_shared_is_fitted_as_alone() -> None:
