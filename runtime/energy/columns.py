@@ -12,7 +12,8 @@ from servesim.runtime.steps import StepRecords
 
 Values = npt.NDArray[np.float64]
 
-#: The sums over a batch that contextual operators are linear in.
+#: The sums over a batch that contextual operators are linear in, beside whether there is anything
+#: to prefill or to decode: those that have weights (MLA's) read them once.
 SUMS = (
     "prefill_tokens",
     "prefills",
@@ -61,18 +62,19 @@ class StepColumns:
         return self.prefills + self.decodes
 
     def features(self, window: float | None) -> Values:
-        """(rows, 6): what contextual operators are linear in, contexts clipped to ``window``.
+        """(rows, 8): what contextual operators are linear in, contexts clipped to ``window``.
 
-        Clipping takes the mean context of a row's sequences.
+        The last two say whether there are prefills, and decodes. Clipping takes the mean context
+        of a row's sequences.
         """
         decode, prefill, pairs = self.decode_context, self.prefill_context, self.prefill_pairs
         if window is not None:
             decode = np.minimum(decode, self.decodes * (window - 1))
             pairs = np.minimum(pairs, self.prefill_tokens * window)
             prefill = np.minimum(prefill, self.prefills * window)
-        return np.column_stack(
-            (self.prefill_tokens, self.prefills, self.decodes, decode, prefill, pairs)
-        )
+        sums = (self.prefill_tokens, self.prefills, self.decodes, decode, prefill, pairs)
+        there = (np.minimum(self.prefills, 1.0), np.minimum(self.decodes, 1.0))
+        return np.column_stack((*sums, *there))
 
 
 def sums_of(batch: BatchShape) -> tuple[float, ...]:
@@ -88,11 +90,12 @@ def sums_of(batch: BatchShape) -> tuple[float, ...]:
     )
 
 
-def clipped(sums: tuple[float, ...], window: float | None) -> tuple[float, ...]:
+def features_of(sums: tuple[float, ...], window: float | None = None) -> tuple[float, ...]:
     """``StepColumns.features`` of one row: ``sums`` with contexts clipped to ``window``."""
-    if window is None:
-        return sums
     tokens, prefills, decodes, decode, prefill, pairs = sums
+    there = (min(prefills, 1.0), min(decodes, 1.0))
+    if window is None:
+        return *sums, *there
     return (
         tokens,
         prefills,
@@ -100,4 +103,5 @@ def clipped(sums: tuple[float, ...], window: float | None) -> tuple[float, ...]:
         min(decode, decodes * (window - 1)),
         min(prefill, prefills * window),
         min(pairs, tokens * window),
+        *there,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from servesim.graph.batch import BatchShape
 from servesim.graph.op import CONTEXT, SEQUENCES
-from servesim.runtime.energy.columns import SUMS, clipped, sums_of
+from servesim.runtime.energy.columns import SUMS, features_of, sums_of
 from servesim.runtime.energy.use import COMPUTE, MEMORY, OpUse
 
 
@@ -18,7 +18,7 @@ class StepUse:
         self._repeating = [one for one in uses if one.depends == CONTEXT and one.repeated.any()]
         for one in uses:
             if one.depends == CONTEXT:
-                before = self._rates.get(one.window, [(0.0, 0.0)] * len(SUMS))
+                before = self._rates.get(one.window, [(0.0, 0.0)] * len(one.coefficients))
                 self._rates[one.window] = [
                     (memory + more[MEMORY], compute + more[COMPUTE])
                     for (memory, compute), more in zip(
@@ -34,7 +34,9 @@ class StepUse:
             memory += near * float(one.repeated[MEMORY])
         sums = sums_of(batch)
         for window, rates in self._rates.items():
-            for count, (of_memory, of_compute) in zip(clipped(sums, window), rates, strict=True):
+            for count, (of_memory, of_compute) in zip(
+                features_of(sums, window), rates, strict=True
+            ):
                 memory += count * of_memory
                 compute += count * of_compute
         return memory, compute

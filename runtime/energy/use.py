@@ -22,7 +22,7 @@ from servesim.graph.work import AttentionWork, CollectiveWork, Work
 from servesim.hardware.device import Device
 from servesim.hardware.placement import Placement
 from servesim.hardware.shared_keys import near_bytes, share_found
-from servesim.runtime.energy.columns import StepColumns, Values, sums_of
+from servesim.runtime.energy.columns import StepColumns, Values, features_of, sums_of
 
 #: Family of weights that a device reads over the link to its host.
 HOST_READS = "experts from host"
@@ -87,12 +87,12 @@ class OpUse:
 
     @cached_property
     def coefficients(self) -> Values:
-        """(6, 3): use of contextual operators for each of ``StepColumns.features``; found from
+        """(8, 3): use of contextual operators for each of ``StepColumns.features``; found from
         batches whose contexts no window clips.
         """
         inside = int(min(self.window or 64, 64)) // 4
         batches = [_probe(*sizes) for sizes in _probes(inside)]
-        features = np.array([sums_of(batch) for batch in batches])
+        features = np.array([features_of(sums_of(batch)) for batch in batches])
         found = np.array([self.at(batch)[:3] for batch in batches])
         scale = features.max(axis=0)
         solution = np.linalg.lstsq(features / scale, found, rcond=None)[0]

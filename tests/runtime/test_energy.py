@@ -13,6 +13,10 @@ from runtime_runs import request, run
 from test_step_model import GPU, graph
 
 from servesim.graph.batch import BatchShape
+from servesim.graph.op import Op
+from servesim.graph.opgraph import Block
+from servesim.graph.ops.batched_gemm import BatchedGemm
+from servesim.graph.ops.latent_expand import LatentExpand
 from servesim.hardware.device import MemoryTier
 from servesim.hardware.placement import Placement
 from servesim.hardware.power.accelerator import AcceleratorPower
@@ -31,6 +35,14 @@ from servesim.runtime.steps import StepRecords
 PLAIN = AcceleratorPower(10.0, 20.0, 5.0, 100.0, 0.0, 0.0, 400.0)
 POWER = AcceleratorPower(50.0, 90.0, 2.0, 200.0, 100.0, 300.0, 350.0)
 PLACEMENT = Placement.tensor_parallel(graph(), GPU)
+
+
+def latent() -> Placement:
+    """With operators that read weights once if there are prefills, and others for decodes."""
+    ops = (Op("kv_b_proj", LatentExpand(256, 64, 4)), Op("q_absorb", BatchedGemm(4, 64, 32)))
+    plain = graph()
+    blocks = (*plain.blocks, Block("latent", ops, (3,)))
+    return Placement.tensor_parallel(replace(plain, blocks=blocks), GPU)
 
 
 def two_bursts():
@@ -158,16 +170,17 @@ def row_of(batch: BatchShape) -> StepColumns:
     return StepColumns(*(np.array([value]) for value in (*sums_of(batch), *shared)))
 
 
-@given(BATCHES)
-def test_use_is_that_of_the_operators(batch) -> None:
+@pytest.mark.parametrize("placement", [PLACEMENT, latent()], ids=["plain", "latent"])
+@given(batch=BATCHES)
+def test_use_is_that_of_the_operators(placement, batch) -> None:
     memory = compute = link = 0.0
-    for op, count in PLACEMENT.graph.weighted_ops():
+    for op, count in placement.graph.weighted_ops():
         if op.runs(batch):
             more = use_of(op.work(batch), GPU)
             memory, compute, link = (
                 old + count * new for old, new in zip((memory, compute, link), more, strict=True)
             )
-    uses = compile_use(PLACEMENT)
+    uses = compile_use(placement)
     rows = row_of(batch)
     together = sum(one.use(rows) for one in uses)
     assert together[0] == pytest.approx([memory, compute, link], rel=1e-6)
