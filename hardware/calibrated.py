@@ -10,6 +10,7 @@ from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
+from servesim.hardware.bounds import bounded_seconds
 from servesim.hardware.calibration_entry import Entry, completed, read_entry
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
@@ -54,8 +55,8 @@ _MATRIX_STATES = ("gated_delta", "linear_attention", "ssd")
 class CalibratedCost:
     """Seconds by the forms in ``entries``, of ``device`` itself or borrowed.
 
-    Never faster than the device's peak arithmetic. Families without an entry are left to
-    ``fallback``.
+    Never faster than the device's peak arithmetic, nor than its memory delivers what exceeds its
+    cache. Families without an entry are left to ``fallback``.
 
     Attributes:
         entries: by family, then by key (number format, head width, kernel).
@@ -111,9 +112,7 @@ class CalibratedCost:
         if found is None:
             return self.fallback.cost(work)
         seconds, source = found
-        if work.flops and work.family != "memory":
-            seconds = max(seconds, work.flops / self.device.flops_for(work.dtype))
-        return Cost(seconds, source)
+        return Cost(bounded_seconds(work, self.device, seconds), source)
 
     def _form_cost(self, work: Work, resident: float) -> tuple[float, Source] | None:
         if isinstance(work, GemmWork):

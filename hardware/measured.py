@@ -18,6 +18,7 @@ from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
+from servesim.hardware.bounds import bounded_seconds
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
 from servesim.hardware.shapes import (
@@ -30,7 +31,7 @@ from servesim.hardware.shapes import (
     shape_of,
     size_terms,
 )
-from servesim.hardware.shared_keys import near_bytes, with_near_keys
+from servesim.hardware.shared_keys import with_near_keys
 from servesim.hardware.tables.grid import Curve
 
 #: Families whose shapes have a curve each, and those that have a sum.
@@ -136,11 +137,7 @@ class MeasuredCost:
         return with_near_keys(work, self.device.cache_bytes)
 
     def _bounded(self, work: Work, seconds: float, source: Source) -> Cost:
-        if work.flops and work.family != "memory":
-            seconds = max(seconds, work.flops / self.device.flops_for(work.dtype))
-        moved = work.bytes_read + work.bytes_written
-        far = moved - near_bytes(work, self.device.cache) - self.device.cache_bytes
-        return Cost(max(seconds, far / self.device.memory.bandwidth), source)
+        return Cost(bounded_seconds(work, self.device, seconds), source)
 
 
 def summed(coefficients: Terms, terms: Terms) -> float:
