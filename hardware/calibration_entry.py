@@ -39,14 +39,13 @@ class Entry:
     def source_for(self, sizes: Mapping[str, float]) -> Source:
         """``source``, or EXTRAPOLATED when a size lies beyond the fitted range.
 
-        Smaller work than was measured still lies between that and no work at all.
+        Smaller work than was measured still lies between that and no work at all. What is lent
+        was measured on its lender, and no further.
         """
-        if self.source is not Source.CALIBRATED:
-            return self.source
         for name, (low, high) in self.ranges.items():
             if sizes.get(name, low) > high * _MARGIN:
                 return Source.EXTRAPOLATED
-        return Source.CALIBRATED
+        return self.source
 
 
 def completed(tables: Mapping[str, Mapping[str, Any]], key: str, where: str) -> Mapping[str, Any]:

@@ -69,6 +69,21 @@ def test_bytes_beyond_the_cache_move_at_memory_speed() -> None:
     assert costs.cost(norm(20_000)).seconds == pytest.approx(2e-6 + 1.25e-6 + 15e6 / 0.8e12)
 
 
+@pytest.mark.parametrize("name", ["tpu_v6e", "tpu_v5e", "h100_sxm", "rtx_3090"])
+@pytest.mark.parametrize("kernel", ["norm", "rotary", "embedding", "sampler", "activation"])
+def test_what_exceeds_the_cache_moves_no_faster_than_memory(name: str, kernel: str) -> None:
+    device = load_device(name)
+    work = MemoryWork(kernel, 120_000, 4e9, 4e9, 1e9)
+    least = (8e9 - device.cache_bytes) / device.memory.bandwidth
+    assert least <= device.cost_model.cost(work).seconds < 3 * least
+
+
+def test_what_fits_the_cache_may_move_faster_than_memory() -> None:
+    work = MemoryWork("norm", 2048, 33.5e6, 33.5e6, 5e7)  # measured on it, fused by XLA
+    device = load_device("tpu_v6e")
+    assert device.cost_model.cost(work).seconds < 67e6 / device.memory.bandwidth
+
+
 def test_another_kernel_of_the_family_is_analytical() -> None:
     costs = model(memory={"norm": MEMORY})
     assert costs.cost(MemoryWork("router", 1, 1.0, 1.0)).source is Source.ANALYTICAL
@@ -83,7 +98,7 @@ def test_families_without_coefficients_fall_back_to_the_roofline() -> None:
 @pytest.mark.parametrize(("recurrence", "stands_in"), [("ssd", True), ("selective_scan", False)])
 def test_recurrences_stand_in_for_those_of_their_kind(recurrence: str, stands_in: bool) -> None:
     device = load_device("h200_sxm")
-    work = RecurrentWork(recurrence, 0, 0, 16, 5120, 16, 1, 737280.0, 41024.0, 327680.0)
+    work = RecurrentWork(recurrence, 0, 0, 16, 48, 128, 128, 737280.0, 41024.0, 327680.0)
     found = device.cost_model.cost(work)
     assert found.source is Source.ANALYTICAL
     assert (found != RooflineCost(device).cost(work)) == stands_in
@@ -178,6 +193,15 @@ def test_attention_of_another_width_is_nearer_than_another_device() -> None:
     assert borrower.cost(work).source is Source.ANALYTICAL
     latent = [key for key in borrower.entries["decode"] if key.endswith("latent")]
     assert latent  # a kind of attention it has none of is lent
+
+
+@pytest.mark.parametrize("name", ["mi300x", "tpu_v5e"])
+def test_beyond_what_the_lender_was_measured_on_borrowed_costs_are_extrapolated(name: str) -> None:
+    costs = load_device(name).cost_model
+    assert costs.cost(GemmWork(512, 6144, 4096)).source is Source.ANALYTICAL
+    assert costs.cost(GemmWork(200_000, 6144, 4096)).source is Source.EXTRAPOLATED
+    long = AttentionWork(((2048, 1_000_000),), 0, 0, 0, 32, 8, 128, 128)
+    assert costs.cost(long).source is Source.EXTRAPOLATED
 
 
 def test_families_may_come_from_different_devices() -> None:
