@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from servesim.errors import InputError
 from servesim.graph.work import Work
 
 #: Seconds from one kernel's end to the next one's start, in a CUDA graph and launched into a
@@ -29,6 +31,24 @@ class Cost:
 
     seconds: float
     source: Source
+
+
+def usable(found: object, device: str, work: Work) -> Cost:
+    """``found``, which the cost model of ``device`` says ``work`` costs, if it is a cost.
+
+    Raises:
+        InputError: it is none, takes a time that cannot be, or has no known source.
+    """
+    if not isinstance(found, Cost):
+        raise InputError(f"{device}: {work} costs {found!r}, which is no Cost")
+    if not isinstance(found.source, Source):
+        known = ", ".join(f"Source.{source.name}" for source in Source)
+        raise InputError(
+            f"{device}: {work} has the unknown source {found.source!r} (known: {known})"
+        )
+    if not 0.0 <= found.seconds < math.inf:
+        raise InputError(f"{device}: {work} takes {found.seconds} s")
+    return found
 
 
 class CostModel(Protocol):

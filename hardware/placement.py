@@ -13,7 +13,7 @@ from servesim.graph.op import STREAM, Op
 from servesim.graph.opgraph import Block, OpGraph
 from servesim.graph.work import CollectiveWork, Work
 from servesim.hardware.collective_tables import collective_cost
-from servesim.hardware.cost import Cost, CostModel
+from servesim.hardware.cost import Cost, CostModel, usable
 from servesim.hardware.device import Device
 from servesim.hardware.load import load_device
 from servesim.hardware.topology import Topology
@@ -129,10 +129,14 @@ class Placement:
         return self.costs.get(name) or self.devices[name].cost_model
 
     def cost(self, name: str, work: Work) -> Cost:
-        """The cost of ``work`` on the device called ``name``; collectives go to its peer link."""
+        """The cost of ``work`` on the device called ``name``; collectives go to its peer link.
+
+        Raises:
+            InputError: what the cost model says is no cost.
+        """
         if isinstance(work, CollectiveWork):
-            return self._collectives.cost(work)
-        return self.cost_model(name).cost(work)
+            return usable(self._collectives.cost(work), name, work)
+        return usable(self.cost_model(name).cost(work), name, work)
 
     @cached_property
     def transfers(self) -> tuple[Transfer, ...]:
