@@ -1,11 +1,16 @@
-"""Devices by name: TOML data sheets in ``devices/``, a file of the user's, or a dotted path."""
+"""Devices by name (a file in ``devices/``), by the path of a file, or by a dotted path.
+
+A file is a data sheet in TOML, or Python that defines ``device``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +23,7 @@ from servesim.hardware.link import Link
 T = TypeVar("T")
 
 DEVICES = Path(__file__).parent / "devices"
+_SUFFIXES = (".toml", ".py")
 _PARTS: dict[str, type] = {
     "memory": MemoryTier,
     "cache": MemoryTier,
@@ -27,31 +33,34 @@ _PARTS: dict[str, type] = {
     "host": HostTime,
 }
 _NOT_IN_FILES = {"costs"}
+#: What a device file in Python calls the device it defines.
+_ATTRIBUTE = "device"
 
 
 def device_names() -> tuple[str, ...]:
     """Names of the devices servesim knows, without their aliases, sorted."""
-    return tuple(sorted(path.stem for path in DEVICES.glob("*.toml")))
+    return tuple(sorted(path.stem for path in _files()))
 
 
 def load_device(name_or_path: str) -> Device:
-    """The device called so, described by a TOML file, or made by ``module:attribute``.
+    """The device called so, described by a file, or made by ``module:attribute``.
 
-    Names ignore case, ``-``, ``_`` and spaces; device files give aliases. The attribute of a
-    dotted path is a ``Device`` or a function without arguments that returns one.
+    Names ignore case, ``-``, ``_`` and spaces; data sheets give aliases. The attribute of a
+    dotted path, like ``device`` of a file in Python, is a ``Device`` or a function without
+    arguments that returns one; a few dozen of its costs are held to the contract of devices.
 
     Raises:
         UnknownNameError: no such device, or a key of the file is unknown.
-        InputError: the file cannot be read or lacks a value.
+        InputError: the file cannot be read or lacks a value, or costs break the contract.
     """
-    if name_or_path.endswith(".toml"):
-        return _from_file(Path(name_or_path))
+    if name_or_path.endswith(_SUFFIXES):
+        return _from_path(Path(name_or_path))
     if ":" in name_or_path:
         return _from_python(name_or_path)
-    stem = _stems().get(_plain(name_or_path))
-    if stem is None:
+    path = _named().get(_plain(name_or_path))
+    if path is None:
         raise UnknownNameError("device", name_or_path, device_names())
-    return _from_file(DEVICES / f"{stem}.toml")
+    return _from_path(path)
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -103,7 +112,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not TOML: {error}") from error
 
 
-def _from_file(path: Path) -> Device:
+def _from_path(path: Path) -> Device:
+    return _from_python_file(path) if path.suffix == ".py" else _from_sheet(path)
+
+
+def _from_sheet(path: Path) -> Device:
     table = read_toml(path)
     table.pop("aliases", None)
     table.setdefault("name", path.stem)
@@ -152,10 +165,35 @@ def _from_python(path: str) -> Device:
         made = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"device {path!r} cannot be loaded: {error}") from error
+    return _trusted(made, path)
+
+
+def _from_python_file(path: Path) -> Device:
+    name = f"{__name__}.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look names up
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, _ATTRIBUTE)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise InputError(f"device file {path} cannot be loaded: {error}") from error
+    return _trusted(made, str(path))
+
+
+def _trusted(made: Any, path: str) -> Device:
+    """The device that ``made`` is or returns, once the contract of devices was tried on it."""
+    from servesim.hardware.contract import ContractError, check_quickly
+
     if callable(made) and not isinstance(made, Device):
         made = made()
     if not isinstance(made, Device):
         raise InputError(f"device {path!r} is a {type(made).__name__}, not a Device")
+    try:
+        check_quickly(made)
+    except ContractError as error:
+        raise InputError(f"device {path!r} breaks the contract of devices: {error}") from error
     return made
 
 
@@ -163,16 +201,21 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
+def _files() -> Iterator[Path]:
+    return (path for path in sorted(DEVICES.iterdir()) if path.suffix in _SUFFIXES)
+
+
 @cache
-def _stems() -> Mapping[str, str]:
-    """File stem by plain name and plain alias.
+def _named() -> Mapping[str, Path]:
+    """Device file by plain name and plain alias.
 
     Raises:
         InputError: two device files claim one name.
     """
-    stems: dict[str, str] = {}
-    for path in sorted(DEVICES.glob("*.toml")):
-        for name in (path.stem, *read_toml(path).get("aliases", ())):
-            if stems.setdefault(_plain(name), path.stem) != path.stem:
-                raise InputError(f"{path.name}: the name {name!r} belongs to {stems[_plain(name)]}")
-    return stems
+    named: dict[str, Path] = {}
+    for path in _files():
+        aliases = read_toml(path).get("aliases", ()) if path.suffix == ".toml" else ()
+        for name in (path.stem, *aliases):
+            if (owner := named.setdefault(_plain(name), path)) != path:
+                raise InputError(f"{path.name}: the name {name!r} belongs to {owner.name}")
+    return named
