@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from drawn_requests import requests_that_share
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_runs import Given, everything, request
@@ -211,19 +212,6 @@ def run(
     return simulate(Given(requests), [instance], options=EngineOptions(visit_all=visit_all))
 
 
-@st.composite
-def workloads(draw: st.DrawFn) -> list[RequestSpec]:
-    now, requests = 0.0, []
-    for number in range(draw(st.integers(1, 14))):
-        now += draw(st.sampled_from([0.0, 0.01, 0.05]))
-        prompt, output = draw(st.integers(1, 60)), draw(st.integers(1, 30))
-        shared = draw(st.integers(0, (prompt + output) // SIZE))
-        first = 1000 * draw(st.integers(0, 2))
-        ids = tuple(range(first, first + shared))
-        requests.append(RequestSpec(number, now, prompt, output, ids, SIZE))
-    return requests
-
-
 LAYOUTS = [
     (WINDOW,),
     (FULL, WINDOW),
@@ -237,7 +225,7 @@ LAYOUTS = [
 
 @settings(max_examples=120, deadline=None)
 @given(
-    workloads(),
+    requests_that_share(14, (0.0, 0.01, 0.05), SIZE),
     st.sampled_from(LAYOUTS),
     st.sampled_from([80, 100, 400]),
     st.booleans(),
