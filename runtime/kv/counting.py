@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from collections.abc import Sequence as Listed
 
 from servesim.runtime.kv.cache import blocks_for
+from servesim.runtime.kv.whole import WholeCache
 from servesim.runtime.sequence import Sequence
 
 
-class CountingCache:
+class CountingCache(WholeCache):
     """Blocks without identity."""
-
-    groups = 1
-    moving: Listed[int] = ()
-
-    def __init__(self, total: int, block_size: int) -> None:
-        self.total = self.free = total
-        self.block_size = block_size
-        self.epoch = 0
 
     @property
     def filled(self) -> int:
         """Blocks held."""
         return self.total - self.free
 
-    def blocks_of(self, tokens: int) -> int:
-        """Blocks that hold ``tokens``."""
-        return blocks_for(tokens, self.block_size)
-
-    def start_step(self) -> None:
-        """Nothing: blocks only change with their sequences."""
-
-    def cut(self, seq: Sequence, computed: int, new: int) -> int:
-        """All."""
-        return new
-
     def find(self, seq: Sequence) -> list[int]:
         """Nothing: no block outlives its sequence."""
         return []
 
-    def recall(self, seq: Sequence, computed: int) -> int:
-        """Nothing: there is no memory below."""
-        return 0
-
     def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
         """Take blocks for ``tokens`` if those for ``reserve`` are free."""
         return blocks_for(reserve, self.block_size) <= self.free and self.grow(seq, tokens)
-
-    def settle(self, seq: Sequence, tokens: int) -> None:
-        """Nothing: later tokens see all of them."""
 
     def grow(self, seq: Sequence, tokens: int) -> bool:
         """Take the blocks that are missing for ``tokens``, if free."""

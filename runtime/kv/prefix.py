@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from collections.abc import Sequence as Listed
 from itertools import chain
 
 from servesim.runtime.kv.cache import blocks_for
 from servesim.runtime.kv.pool import FreeList
+from servesim.runtime.kv.whole import WholeCache
 from servesim.runtime.sequence import Sequence
 
 
-class PrefixCache:
+class PrefixCache(WholeCache):
     """Blocks that keep their content after release until they are taken for something else.
 
     A sequence's blocks are released last block first, so that the front of a prefix, which most
@@ -21,13 +21,8 @@ class PrefixCache:
     preempted and will look for them: until then ``Sequence.registered`` is all that is kept.
     """
 
-    groups = 1
-    moving: Listed[int] = ()
-
     def __init__(self, total: int, block_size: int) -> None:
-        self.total = self.free = total
-        self.block_size = block_size
-        self.epoch = 0
+        super().__init__(total, block_size)
         self._pool = FreeList(total)
         self._more_holders: dict[int, int] = {}  # of the blocks that several sequences hold
         self._index: dict[int, int] = {}  # identity -> the block to reuse
@@ -37,17 +32,6 @@ class PrefixCache:
     def filled(self) -> int:
         """Blocks held, and free ones that keep content."""
         return self.total - self.free + len(self._pool.cached)
-
-    def blocks_of(self, tokens: int) -> int:
-        """Blocks that hold ``tokens``."""
-        return blocks_for(tokens, self.block_size)
-
-    def start_step(self) -> None:
-        """Nothing: blocks only change with their sequences."""
-
-    def cut(self, seq: Sequence, computed: int, new: int) -> int:
-        """All."""
-        return new
 
     def find(self, seq: Sequence) -> list[int]:
         """Cached blocks from the start of ``seq``, leaving at least one token to compute."""
@@ -59,10 +43,6 @@ class PrefixCache:
                 break
             found.append(block)
         return found
-
-    def recall(self, seq: Sequence, computed: int) -> int:
-        """Nothing: there is no memory below."""
-        return 0
 
     def admit(self, seq: Sequence, found: list[int], tokens: int, reserve: int) -> bool:
         """Share ``found`` and take new blocks for the rest of ``tokens``."""
@@ -78,9 +58,6 @@ class PrefixCache:
         seq.blocks = list(found)
         seq.registered = len(found)
         return self.grow(seq, tokens)
-
-    def settle(self, seq: Sequence, tokens: int) -> None:
-        """Nothing: later tokens see all of them."""
 
     def grow(self, seq: Sequence, tokens: int) -> bool:
         """Take the blocks that are missing for ``tokens``, if free."""
