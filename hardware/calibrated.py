@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,12 +73,17 @@ class CalibratedCost:
     )
 
     @classmethod
-    def from_coefficients(cls, device: Device, coefficients: Mapping[str, Any]) -> CostModel:
+    def from_coefficients(
+        cls,
+        device: Device,
+        coefficients: Mapping[str, Any],
+        families: Collection[str] = tuple(FORMS),
+    ) -> CostModel:
         """The cost model of a device file's ``[calibration]`` table.
 
         ``borrow`` names a device whose coefficients serve where there are none, or one for each
         family (``other`` for those not named): they are relative to peaks, so they carry over to
-        this device's own.
+        this device's own. Of other ``families`` nothing is read.
 
         Raises:
             InputError: a table lacks a coefficient or names an unknown one.
@@ -91,12 +96,12 @@ class CalibratedCost:
                 continue
             if family not in FORMS:
                 raise UnknownNameError("calibration table", family, [*FORMS, *_HEAD])
-            for key in tables:
+            for key in tables if family in families else ():
                 form = VARIANTS.get(form_kind(family, key), FORMS[family])
                 where = f"{device.name}: {family}.{key}"
                 entries[family][key] = read_entry(form, completed(tables, key, where), where)
         if "borrow" in coefficients:
-            _borrow(entries, coefficients["borrow"], device)
+            _borrow(entries, coefficients["borrow"], device, families)
         return cls(device, entries, RooflineCost(device))
 
     def cost(self, work: Work, resident: float = 0.0) -> Cost:
@@ -191,8 +196,13 @@ def machine_of(device: Device, dtype: str) -> Machine:
     )
 
 
-def _borrow(entries: dict[str, dict[str, Entry]], borrow: Any, device: Device) -> None:
-    """Fill the gaps of ``entries`` with those of the device, or the devices by family, named."""
+def _borrow(
+    entries: dict[str, dict[str, Entry]], borrow: Any, device: Device, families: Collection[str]
+) -> None:
+    """Fill the gaps of ``entries`` with those of the device, or the devices by family, named.
+
+    Two devices may each lend what the other lacks: of a lender only what it lends is read.
+    """
     lenders = borrow if isinstance(borrow, Mapping) else {_OTHER: borrow}
     for family in lenders:
         if family not in (*FORMS, _OTHER):
@@ -200,23 +210,30 @@ def _borrow(entries: dict[str, dict[str, Entry]], borrow: Any, device: Device) -
     for name in lenders.values():
         if not isinstance(name, str):
             raise InputError(f"{device.name}: borrow takes names of devices, not {name!r}")
-    models = {name: _lender(name, device) for name in dict.fromkeys(lenders.values())}
-    for family, mine in entries.items():
+    asked: dict[str, list[str]] = {}
+    for family in entries:
         name = lenders.get(family, lenders.get(_OTHER))
-        if name is not None:
-            lender = models[name]
-            cores = 0 if lender.device.kind == device.kind else lender.device.cores
-            _lend(family, mine, lender.entries[family], cores)
+        if name is not None and family in families:
+            asked.setdefault(name, []).append(family)
+    for name, lent in asked.items():
+        lender = _lender(name, device, lent)
+        cores = 0 if lender.device.kind == device.kind else lender.device.cores
+        for family in lent:
+            _lend(family, entries[family], lender.entries[family], cores)
 
 
-def _lender(name: str, borrower: Device) -> CalibratedCost:
+def _lender(name: str, borrower: Device, families: Collection[str]) -> CalibratedCost:
     """The costs that the device ``name`` lends."""
-    from servesim.hardware.load import load_device
+    from servesim.hardware.load import load_sheet
 
-    try:
-        model = load_device(name).cost_model
-    except RecursionError as error:
-        raise InputError(f"{borrower.name}: borrow {name!r} leads back to itself") from error
+    sheet = load_sheet(name)
+    model = sheet.costs
+    if model is None and (tables := {**sheet.calibration}):
+        tables.pop("collective", None)
+        try:
+            model = CalibratedCost.from_coefficients(sheet, tables, families)
+        except RecursionError as error:
+            raise InputError(f"{borrower.name}: borrow {name!r} leads back to itself") from error
     if not isinstance(model, CalibratedCost):
         raise InputError(f"calibration borrows from {name}, which has no calibration")
     return model

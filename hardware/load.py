@@ -116,7 +116,22 @@ def _from_path(path: Path) -> Device:
     return _from_python_file(path) if path.suffix == ".py" else _from_sheet(path)
 
 
+def load_sheet(name_or_path: str) -> Device:
+    """As ``load_device``, but of a data sheet nothing beyond what it says: no costs.
+
+    Raises:
+        UnknownNameError, InputError: as ``load_device``.
+    """
+    path = _named().get(_plain(name_or_path), Path(name_or_path))
+    return _sheet(path) if path.suffix == ".toml" else load_device(name_or_path)
+
+
 def _from_sheet(path: Path) -> Device:
+    device = _sheet(path)
+    return _with_pim(device) if device.pim else _with_measured(_with_calibration(device))
+
+
+def _sheet(path: Path) -> Device:
     table = read_toml(path)
     table.pop("aliases", None)
     table.setdefault("name", path.stem)
@@ -125,8 +140,7 @@ def _from_sheet(path: Path) -> Device:
             if not isinstance(table[key], dict):
                 raise InputError(f"{path.name}: {key} must be a table, not {table[key]!r}")
             table[key] = build(cls, table[key], f"{path.name} [{key}]")
-    device = build(Device, table, path.name)
-    return _with_pim(device) if device.pim else _with_measured(_with_calibration(device))
+    return build(Device, table, path.name)
 
 
 def _with_pim(device: Device) -> Device:

@@ -152,6 +152,19 @@ def test_who_borrows_from_itself_is_refused(tmp_path: Path) -> None:
         load_device(str(path))
 
 
+def test_devices_of_one_chip_lend_each_other_what_one_of_them_was_measured_for() -> None:
+    h100, h200 = (load_device(name).cost_model for name in ("h100_sxm", "h200_sxm"))
+    assert isinstance(h100, CalibratedCost)
+    assert isinstance(h200, CalibratedCost)
+    own, lent = h200.entries["moe"]["mxfp4"], h100.entries["moe"]["mxfp4"]
+    assert own.source is Source.CALIBRATED
+    assert lent.source is Source.ANALYTICAL
+    assert lent.form == own.form
+    own, lent = h100.entries["prefill"]["bf16_128"], h200.entries["prefill"]["bf16_128"]
+    assert own.source is Source.CALIBRATED
+    assert lent.form == own.form
+
+
 def test_borrowed_coefficients_are_relative_to_the_borrowers_peaks() -> None:
     lender = load_device("rtx_pro_6000")
     half = Device(
