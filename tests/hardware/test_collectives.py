@@ -11,7 +11,7 @@ import pytest
 
 from servesim.errors import InputError, UnknownNameError, UnsupportedError
 from servesim.graph.work import CollectiveWork, GemmWork
-from servesim.hardware.all_reduce import CUSTOM_LIMIT, limits_of
+from servesim.hardware.all_reduce import CUSTOM, CUSTOM_LIMIT, SYMMETRIC, limits_of
 from servesim.hardware.calibrate.collective_fit import fit_collectives, fitted_form, to_toml
 from servesim.hardware.calibrate.collectives import CollectiveSample, read_kernel_tables
 from servesim.hardware.collective_tables import collective_cost, read_curves
@@ -388,8 +388,8 @@ def test_calibrated_collectives_match_what_was_measured(name):
         found = costs.curves[s.operation].at(s.ranks, s.payload_bytes)
         errors.setdefault(s.operation, []).append(abs(found / s.seconds - 1))
     assert len(errors) == 5 + load_device(name).peer_link.multicast
-    for off in errors.values():
-        assert np.median(off) < 0.04
+    for operation, off in errors.items():
+        assert np.median(off) < (0.02 if operation in (CUSTOM, SYMMETRIC) else 0.04)
         assert np.quantile(off, 0.9) < 0.15
     fits = fit_collectives(samples, load_device(name).peer_link.bandwidth)
     for fit in fits:
@@ -402,6 +402,25 @@ def test_calibrated_collectives_match_what_was_measured(name):
     assert abs(np.median(held_out)) < 0.01
     by_ranks = np.concatenate([fit.held_out_ranks_error for fit in fits])
     assert np.median(np.abs(by_ranks)) < 0.06
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_all_reduces_are_as_the_engine_measured_whichever_kernel_it_took(name):
+    """Also of payloads that the engine leaves to NCCL, none of which was fitted."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    folder = SHARED / "ops" / {"rtx_pro_6000": "rtx_pro_6000_server"}.get(name, name)
+    tables = sorted(folder.glob("vllm-*/custom_allreduce_perf.parquet"))
+    if not tables:
+        pytest.skip("no shared measurements")
+    costs, _ = bridged(name)
+    off = []
+    for row in pq.read_table(tables[0]).to_pylist():
+        payload = row["message_size"] * 2
+        if row["backend"] == "vllm_graph" and payload <= 2**29:
+            found = costs.cost(all_reduce(payload, row["num_gpus"])).seconds
+            off.append(abs(found / row["latency"] * 1e3 - 1))
+    assert np.median(off) < 0.02
+    assert np.quantile(off, 0.9) < (0.15 if name == "rtx_pro_6000" else 0.065)
 
 
 @pytest.mark.parametrize(("name", "node"), [("a100_sxm", "A100"), ("h200_sxm", "H200")])
