@@ -53,8 +53,10 @@ class Problem:
         choices: coefficients of few possible values, all of them tried.
         most_rows: rows a fit looks at; more are thinned at random, evenly over regimes.
         surfaces: coefficients fitted to what is left after the others, by name.
+        needs: values of choices, one of which a parameter needs to mean anything; by its name.
         group: forms of one group have ``shared`` coefficients; without a name, it has none.
-        shared: ``parameters`` and ``choices`` that are the same for all forms of the group.
+        shared: ``parameters``, ``choices`` or ``surfaces`` (all of them) that are the same for all
+            forms of the group.
     """
 
     seconds: Seconds
@@ -62,8 +64,27 @@ class Problem:
     choices: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
     most_rows: int = 2000
     surfaces: Mapping[str, Surface] = field(default_factory=dict)
+    needs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     group: str = ""
     shared: Sequence[str] = ()
+
+    def searched(self, fixed: Mapping[str, float | str]) -> dict[str, Parameter]:
+        """The parameters that have a meaning with the choices ``fixed``."""
+        chosen = fixed.values()
+        return {
+            name: parameter
+            for name, parameter in self.parameters.items()
+            if name not in self.needs or any(value in self.needs[name] for value in chosen)
+        }
+
+    def grid(self) -> list[dict[str, float | str]]:
+        """All combinations of the choices."""
+        combinations = itertools.product(*self.choices.values())
+        return [dict(zip(self.choices, values, strict=True)) for values in combinations]
+
+    def size(self) -> int:
+        """The most coefficients that are searched under any choices."""
+        return max(len(self.searched(fixed)) for fixed in self.grid())
 
 
 class Scale(NamedTuple):
@@ -92,8 +113,8 @@ def fit(problem: Problem, rows: Sequence[Row], seed: int = 0) -> Fit:
     Raises:
         InputError: fewer rows than coefficients.
     """
-    if len(rows) < len(problem.parameters):
-        raise InputError(f"{len(rows)} rows are too few for {len(problem.parameters)} coefficients")
+    if len(rows) < problem.size():
+        raise InputError(f"{len(rows)} rows are too few for {problem.size()} coefficients")
     fixed, _ = min(scouted(problem, rows, seed), key=lambda scout: scout[1])
     return _searched(problem, thinned(rows, problem.most_rows, seed), fixed)
 
@@ -102,10 +123,7 @@ def scouted(
     problem: Problem, rows: Sequence[Row], seed: int = 0
 ) -> list[tuple[dict[str, float | str], float]]:
     """All combinations of choices, each with its cost on some of ``rows``; one alone has none."""
-    grid = [
-        dict(zip(problem.choices, values, strict=True))
-        for values in itertools.product(*problem.choices.values())
-    ]
+    grid = problem.grid()
     if len(grid) == 1:
         return [(grid[0], 0.0)]
     chosen = thinned(rows, problem.most_rows, seed)
@@ -147,7 +165,7 @@ class Search:
     the one that stands for serving.
 
     Attributes:
-        names: coefficients searched, in the vector's order.
+        names: coefficients searched, in the vector's order: those that have a meaning.
         start, low, high: where the search starts, and bounds.
     """
 
@@ -155,9 +173,10 @@ class Search:
         self, problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float | str]
     ) -> None:
         known = sorted({row.origin for row in rows}, key=lambda origin: (origin != SERVING, origin))
-        parameters = problem.parameters.values()
+        searched = problem.searched(fixed)
+        parameters = searched.values()
         wide = np.tile([_MOST_FACTOR, _MOST_OFFSET / _OFFSET_WIDTH], len(known) - 1)
-        self.names = list(problem.parameters)
+        self.names = list(searched)
         self.start = np.array([*(math.log(p.start) for p in parameters), *(0.0 * wide)])
         self.low = np.array([*(math.log(p.low) for p in parameters), *-wide])
         self.high = np.array([*(math.log(p.high) for p in parameters), *wide])

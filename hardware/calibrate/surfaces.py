@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 
-from servesim.hardware.calibrate.fit import Fit, Problem, scaled, thinned
+from servesim.hardware.calibrate.fit import Fit, Problem, Surface, scaled, thinned
 from servesim.hardware.calibrate.row import Row
 
 Floats = npt.NDArray[np.float64]
@@ -35,26 +35,45 @@ def with_surfaces(problem: Problem, fitted: Fit, rows: Sequence[Row]) -> Fit:
     Each is a log of time. Together they take away the median of what is left, so that the form
     has no bias on ``rows``.
     """
-    if not problem.surfaces:
-        return fitted
+    return with_common_surfaces([(problem, fitted, rows)])[0]
+
+
+def with_common_surfaces(parts: Sequence[tuple[Problem, Fit, Sequence[Row]]]) -> list[Fit]:
+    """The fits of ``parts``, all with the same surfaces, fitted to what all of them leave.
+
+    The surfaces are those of the first problem, which all others have too.
+    """
+    surfaces = parts[0][0].surfaces
+    if not surfaces:
+        return [fitted for _, fitted, _ in parts]
+    left, basis = zip(*(_left(surfaces, *part) for part in parts), strict=True)
+    y, whole = np.concatenate(left), np.concatenate(basis)
+    shapes = len({(i, row.shape) for i, (_, _, rows) in enumerate(parts) for row in rows})
+    values = _damped(whole, y, min(_MOST_PULL, _PULL * len(y) / shapes))
+    sizes = [surface.size for surface in surfaces.values()]
+    values[: sizes[0]] += np.median(y - whole @ values)
+    starts = np.cumsum([0, *sizes])
+    found = {
+        name: tuple(round(float(v), _DIGITS) for v in values[start : start + size])
+        for name, start, size in zip(surfaces, starts, sizes, strict=False)
+    }
+    return [replace(fit, coefficients=fit.coefficients | found) for _, fit, _ in parts]
+
+
+def _left(
+    surfaces: Mapping[str, Surface], problem: Problem, fitted: Fit, rows: Sequence[Row]
+) -> tuple[Floats, Floats]:
+    """Logs of what ``fitted`` leaves of times, and how much each value counts for a row."""
     chosen = scaled(thinned(rows, _MOST_ROWS, seed=0), fitted.origins)
     times = [problem.seconds(fitted.coefficients, row) for row in chosen]
     left = np.array([math.log(r.seconds / t) for r, t in zip(chosen, times, strict=True)])
-    sizes = [surface.size for surface in problem.surfaces.values()]
-    starts = np.cumsum([0, *sizes])
+    starts = np.cumsum([0, *(surface.size for surface in surfaces.values())])
     basis = np.zeros((len(chosen), starts[-1]))
-    for start, surface in zip(starts, problem.surfaces.values(), strict=False):
+    for start, surface in zip(starts, surfaces.values(), strict=False):
         for i, row in enumerate(chosen):
             for place, weight in surface.weights(row):
                 basis[i, start + place] += weight
-    shapes = len({row.shape for row in chosen})
-    values = _damped(basis, left, min(_MOST_PULL, _PULL * len(chosen) / shapes))
-    values[: sizes[0]] += np.median(left - basis @ values)
-    found = {
-        name: tuple(round(float(v), _DIGITS) for v in values[start : start + size])
-        for name, start, size in zip(problem.surfaces, starts, sizes, strict=False)
-    }
-    return replace(fitted, coefficients=fitted.coefficients | found)
+    return left, basis
 
 
 def describes(problem: Problem, fitted: Fit, rows: Sequence[Row]) -> bool:

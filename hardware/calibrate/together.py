@@ -61,7 +61,7 @@ def fit_together(parts: Sequence[Part], seed: int = 0) -> list[Fit]:
     """
     searches = [_search(part, seed) for part in parts]
     alone = [search.at(part.alone) for search, part in zip(searches, parts, strict=True)]
-    shared = _shared(parts)
+    shared = _shared(parts, searches)
     placed = _placed(searches, shared)
     size = max(int(p.places.max()) for p in placed) + 1
     low, high = np.full(size, -np.inf), np.full(size, np.inf)
@@ -84,24 +84,26 @@ def _search(part: Part, seed: int) -> Search:
     return Search(part.problem, thinned(part.rows, part.problem.most_rows, seed), fixed)
 
 
-def _shared(parts: Sequence[Part]) -> Mapping[str, int]:
-    """Place of each shared coefficient in the group's vector."""
-    names = dict.fromkeys(
-        name for part in parts for name in part.problem.shared if name in part.problem.parameters
-    )
-    return {name: place for place, name in enumerate(names)}
+def _shared(parts: Sequence[Part], searches: Sequence[Search]) -> list[dict[str, int]]:
+    """Places in the group's vector of the coefficients that each part shares."""
+    mine = [
+        [name for name in part.problem.shared if name in search.names]
+        for part, search in zip(parts, searches, strict=True)
+    ]
+    places = {name: i for i, name in enumerate(dict.fromkeys(n for names in mine for n in names))}
+    return [{name: places[name] for name in names} for names in mine]
 
 
-def _placed(searches: Sequence[Search], shared: Mapping[str, int]) -> list[_Placed]:
+def _placed(searches: Sequence[Search], shared: Sequence[Mapping[str, int]]) -> list[_Placed]:
     """Each search with its places: those of what is shared, then its own behind all before it."""
     found = []
-    free = len(shared)
-    for search in searches:
+    free = len({name for mine in shared for name in mine})
+    for search, mine in zip(searches, shared, strict=True):
         places = []
         for i in range(len(search.start)):
             name = search.names[i] if i < len(search.names) else ""
-            places.append(shared.get(name, free))
-            free += name not in shared
+            places.append(mine.get(name, free))
+            free += name not in mine
         found.append(_Placed(search, np.array(places), _remembered(search)))
     return found
 
