@@ -125,7 +125,7 @@ class CalibratedCost:
         if isinstance(work, MemoryWork):
             return self._plain("memory", work.kernel, work, work.rows == 0)
         if isinstance(work, MoeWork):
-            return self._plain("moe", moe_key(work), work, work.tokens == 0)
+            return self._plain("moe", moe_key(work), work, work.tokens == 0, resident)
         if isinstance(work, RecurrentWork):
             empty = work.prefill_tokens + work.decodes == 0
             return self._plain("recurrent", work.recurrence, work, empty)
@@ -248,8 +248,14 @@ def _lend(family: str, mine: dict[str, Entry], lent: Mapping[str, Entry], cores:
     known = {form_kind(family, key) for key in mine} if family in _ATTENTION else set()
     for key, entry in lent.items():
         if form_kind(family, key) not in known:
-            of = entry.cores or cores
-            mine.setdefault(key, dataclasses.replace(entry, source=Source.ANALYTICAL, cores=of))
+            mine.setdefault(key, as_lent(entry, cores))
+
+
+def as_lent(entry: Entry, cores: int = 0) -> Entry:
+    """``entry`` as it serves another device; fitted on so many ``cores`` if on another kind."""
+    form = entry.form.lent() if isinstance(entry.form, MoeForm) else entry.form
+    of = entry.cores or cores
+    return dataclasses.replace(entry, form=form, source=Source.ANALYTICAL, cores=of)
 
 
 def _nearest(entries: Mapping[str, Entry], key: str) -> Entry | None:

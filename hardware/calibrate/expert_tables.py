@@ -8,13 +8,17 @@ from typing import Any
 from servesim.graph.work import MoeWork
 from servesim.hardware.calibrate.expected import rank_load
 from servesim.hardware.calibrate.formats import BLOCK, FORMATS
-from servesim.hardware.calibrate.row import Row
+from servesim.hardware.calibrate.row import Row, resident_share
 from servesim.hardware.forms.keys import moe_key
 
 #: (hidden, width of an expert) of models whose experts have no gate: Nemotron 3.
 _UNGATED = {(2688, 1856), (4096, 2688), (1024, 2688), (2048, 5120)}
 #: Older benchmarks ran all experts with a gate; the kernel's name tells them.
 _ALWAYS_GATED = ("vllm_fused_moe", "vllm_marlin_int4_moe", "vllm_flashinfer_trtllm_moe_fp4")
+#: vLLM's Triton kernel, and the first version whose default settings go by tokens alone.
+_TRITON, _BY_TOKENS = "vllm_fused_moe", (0, 17)
+#: Parts of kernels' names that are names of tilings.
+_NAMED = ("marlin", "trtllm")
 _SAME_BUT_RANKS = (
     *("moe_dtype", "hidden_size", "inter_size", "topk", "num_experts"),
     *("moe_tp_size", "distribution"),
@@ -25,9 +29,12 @@ _FEW_PAIRS = 32
 
 
 def moe_rows(table: list[dict[str, Any]], origin: str, cache_bytes: float = 0.0) -> list[Row]:
-    """Routed experts: num_tokens, hidden_size, inter_size, topk, num_experts, moe_tp/ep_size."""
+    """Routed experts: num_tokens, hidden_size, inter_size, topk, num_experts, moe_tp/ep_size.
+
+    The benchmark runs the same experts over and over, without others in between.
+    """
     old = all(str(r["distribution"]).startswith("power_law") for r in table)
-    return [_row(r, origin, old) for r in _with_honest_ranks(table)]
+    return [_row(r, origin, old, cache_bytes) for r in _with_honest_ranks(table)]
 
 
 def _with_honest_ranks(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -49,7 +56,7 @@ def _with_honest_ranks(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [r for r in table if r["moe_ep_size"] == 1 or r["moe_dtype"] not in whole]
 
 
-def _row(r: dict[str, Any], origin: str, old: bool) -> Row:
+def _row(r: dict[str, Any], origin: str, old: bool, cache_bytes: float) -> Row:
     dtype, weight = FORMATS[str(r["moe_dtype"])]
     experts, tokens, top_k = int(r["num_experts"]), int(r["num_tokens"]), int(r["topk"])
     hidden, whole, ranks = int(r["hidden_size"]), int(r["inter_size"]), int(r["moe_ep_size"])
@@ -72,6 +79,7 @@ def _row(r: dict[str, Any], origin: str, old: bool) -> Row:
         scale_bytes_per_expert=4.0 * matrices * hidden * width / BLOCK if block_scaled else 0.0,
         distribution=spread,
     )
+    resident = resident_share(work.touched * work.expert_bytes, cache_bytes)
     uncertain = old and ranks > 1 and load.pairs < _FEW_PAIRS
     return Row(
         work,
@@ -79,14 +87,28 @@ def _row(r: dict[str, Any], origin: str, old: bool) -> Row:
         f"moe.{moe_key(work)}",
         f"{hidden}x{whole}:{experts}/{top_k}",
         origin,
-        regime=_regime(work, ranks, uncertain),
+        regime=_regime(work, ranks, uncertain, resident),
         ranks=ranks,
+        resident=resident,
+        tiling=_tiling(str(r.get("kernel_source", "")), weight, origin),
     )
 
 
-def _regime(work: MoeWork, ranks: int, uncertain: bool) -> str:
+def _regime(work: MoeWork, ranks: int, uncertain: bool, resident: float) -> str:
     if uncertain:
         return "outside serving sizes (few pairs, dealt in an unknown way)"
     if work.intermediate % 64 or ranks > 32:
         return "outside serving sizes (odd widths, over 32 ranks)"
+    if 0.02 < resident < 0.98:
+        return "weights partly in cache"
     return "serving" if work.tokens <= 8192 else "over 8192 tokens"
+
+
+def _tiling(kernel: str, weight: str, origin: str) -> str:
+    """What chose the tiles of ``kernel``, in the vLLM of ``origin`` (``vllm-0.19.0``); or empty."""
+    if kernel != _TRITON:
+        return next((name for name in _NAMED if name in kernel), "")
+    if weight == "fp8_block":
+        return "triton_block"
+    version = [int(part) for part in origin.removeprefix("vllm-").split(".") if part.isdecimal()]
+    return "triton_early" if version and tuple(version[:2]) < _BY_TOKENS else "triton"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from servesim.errors import InputError
@@ -11,7 +12,7 @@ from servesim.hardware.calibrate.fit import Scale, scaled, thinned
 from servesim.hardware.calibrate.problems import form_seconds
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.calibrate.split import serving, split
-from servesim.hardware.calibrated import CalibratedCost, machine_of
+from servesim.hardware.calibrated import CalibratedCost, as_lent, machine_of
 from servesim.hardware.device import Device
 from servesim.hardware.forms.keys import form_kind
 
@@ -124,7 +125,11 @@ def _own(device: Device, lender: Device) -> CalibratedCost:
     tables = {k: v for k, v in lender.calibration.items() if k not in _NOT_OWN}
     costs = CalibratedCost.from_coefficients(device, tables)
     assert isinstance(costs, CalibratedCost)
-    return costs
+    lent = {
+        family: {key: as_lent(entry) for key, entry in entries.items()}
+        for family, entries in costs.entries.items()
+    }
+    return replace(costs, entries=lent)
 
 
 def _lent_error(costs: CalibratedCost, family: str, rows: Sequence[Row]) -> ErrorLine | None:

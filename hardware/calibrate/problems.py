@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -131,11 +132,12 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
     if form.startswith(_QUANTISED):
         parameters["quantise"] = Parameter(1.0, 0.1, 20.0)
     if family == "moe":
-        tilings = experts.tilings(form)
-        choices["tiling"] = tilings
-        parameters |= experts.parameters_of(tilings)
+        choices["tiling"] = experts.tilings(form)
     most = _MOST_ROWS.get(family, 2000)
-    return Problem(seconds, parameters, choices, most, _surfaces(family, machine))
+    asked = Problem(seconds, parameters, choices, most, _surfaces(family, machine))
+    if family == "moe":
+        return replace(asked, needs=experts.NEEDS, group="moe", shared=experts.shared(form))
+    return asked
 
 
 def _kind(form: str) -> str:
@@ -207,6 +209,6 @@ def predictor(form: str, machine: MachineFor) -> Seconds:
 
 def form_seconds(family: str, form: Any, row: Row, machine: Machine) -> float:
     """Time of a row by a form object of ``family``, with what its benchmark left in the cache."""
-    if family in ("gemm", "decode"):
+    if family in ("gemm", "decode", "moe"):
         return float(form.seconds(row.work, machine, row.resident))
     return float(form.seconds(row.work, machine))

@@ -26,6 +26,7 @@ class Row:
         resident: share of weights or cache the benchmark left in the last-level cache.
         regime: the part of the error table it belongs to.
         ranks: devices that share the experts, of which this is one.
+        tiling: what chose the tiles of experts, where the table names kernels that tell.
     """
 
     work: Work
@@ -37,6 +38,7 @@ class Row:
     resident: float = 0.0
     regime: str = ""
     ranks: int = 1
+    tiling: str = ""
 
 
 def held_out(shape: str, share: float = 0.2) -> bool:

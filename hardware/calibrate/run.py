@@ -14,7 +14,7 @@ from servesim.hardware.calibrate.fit import Fit, Problem, Scale, fit, scaled
 from servesim.hardware.calibrate.problems import built_form, problem
 from servesim.hardware.calibrate.row import SERVING, Row
 from servesim.hardware.calibrate.split import Split, by_form, is_joint, serving, split
-from servesim.hardware.calibrate.surfaces import describes, with_surfaces
+from servesim.hardware.calibrate.surfaces import describes, with_common_surfaces, with_surfaces
 from servesim.hardware.calibrate.together import Part, agreed, fit_together
 from servesim.hardware.calibrate.tuned_experts import TUNED
 from servesim.hardware.calibrated import machine_of
@@ -88,7 +88,7 @@ def calibrate(
     """
     groups: dict[str, list[_Prepared]] = {}
     believed = by_form(device, rows, joint)
-    problems = {form: _problem(device, form, joint) for form in believed}
+    problems = {form: _problem(device, form, joint, found) for form, found in believed.items()}
     starts = tuple(only) or ("",)
     chosen = {asked.group or form for form, asked in problems.items() if form.startswith(starts)}
     for form, asked in problems.items():
@@ -102,8 +102,11 @@ def calibrate(
     return sorted(results, key=lambda result: result.form)
 
 
-def _problem(device: Device, form: str, joint: bool) -> Problem:
+def _problem(device: Device, form: str, joint: bool, rows: Sequence[Row]) -> Problem:
     asked = problem(form, lambda dtype: machine_of(device, dtype), is_joint(form, joint))
+    named = sorted({row.tiling for row in rows})
+    if len(named) == 1 and named[0]:
+        asked = replace(asked, choices={**asked.choices, "tiling": named})
     return with_tuned(asked, TUNED.get(device.name, {}).get(form, ""))
 
 
@@ -113,7 +116,7 @@ def _prepared(
     """The form with its rows; None when too few are left."""
     scales = _borrowed_scales(form, rows)
     parts = split(scaled(rows, scales), exclude_models)
-    if len(parts.fitting) < 2 * len(asked.parameters):
+    if len(parts.fitting) < 2 * asked.size():
         return None
     return _Prepared(form, asked, parts, scales)
 
@@ -125,6 +128,7 @@ def _results(group: Sequence[_Prepared], progress: Callable[[str], None]) -> lis
     if len(alone) > 1:
         progress(f"together: {', '.join(p.form for p, _ in alone)}")
         fits = fit_together([Part(p.asked, p.parts.fitting, fitted) for p, fitted in alone])
+    fits = _with_surfaces([p for p, _ in alone], fits)
     results: list[FormResult] = []
     for (prepared, _), fitted in zip(alone, fits, strict=True):
         results.append(_result(prepared, fitted, results[0] if results else None))
@@ -152,9 +156,16 @@ def _alone(prepared: _Prepared, progress: Callable[[str], None]) -> Fit | None:
     return None
 
 
-def _result(prepared: _Prepared, found: Fit, like: FormResult | None) -> FormResult:
+def _with_surfaces(group: Sequence[_Prepared], fits: Sequence[Fit]) -> list[Fit]:
+    """``fits`` of ``group`` with their surfaces: the same for all where they are shared."""
+    parts = [(p.asked, f, p.parts.fitting) for p, f in zip(group, fits, strict=True)]
+    if parts and all(set(asked.surfaces) <= set(asked.shared) for asked, _, _ in parts):
+        return with_common_surfaces(parts)
+    return [with_surfaces(*part) for part in parts]
+
+
+def _result(prepared: _Prepared, fitted: Fit, like: FormResult | None) -> FormResult:
     asked, parts = prepared.asked, prepared.parts
-    fitted = with_surfaces(asked, found, parts.fitting)
     tested = scaled(parts.tested, fitted.origins)
 
     def predict(row: Row) -> float:

@@ -40,6 +40,8 @@ def agreed(
 ) -> list[Problem]:
     """``problems`` with one value left of every choice they share: that which costs all least."""
     names = [name for name in problems[0].choices if name in problems[0].shared]
+    if not names:
+        return list(problems)
     totals: dict[tuple[float | str, ...], float] = {}
     for problem, seen in zip(problems, rows, strict=True):
         least: dict[tuple[float | str, ...], float] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from servesim.errors import InputError, UnknownNameError
@@ -11,9 +11,8 @@ from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import MoeWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
 from servesim.hardware.forms.surface import Knots
-from servesim.hardware.forms.tiling import TILINGS, blocks
+from servesim.hardware.forms.tiling import TILE_COLUMNS, TILINGS, blocks, dealt_rows
 
-TILE_COLUMNS = 128
 #: Rows below which a tile counts as narrow.
 NARROW = 16
 #: Powers of two of tokens and of the width of an expert at which ``MoeForm.by_tokens`` is given.
@@ -32,21 +31,24 @@ class MoeForm:
     Attributes:
         launch: seconds of routing, sorting and two empty grouped products.
         pair: seconds a core spends on a (token, expert) pair beside its products (gather,
-            activation, weighted sum), for a kilobyte of hidden state.
+            activation, weighted sum), for a kilobyte of what lies between them in 16 bits.
         memory: share of peak bandwidth that streaming the touched experts' weights reaches.
         compute: share of peak arithmetic inside a tile.
         feed: bytes/s at which all cores load operands, as a multiple of bandwidth.
         tile: seconds a tile takes beside its main loop.
+        sharpness: how sharply products hide the streaming of weights, or it them.
+        tiling: what chooses the rows and columns of a tile, one of ``TILINGS``.
+        store: seconds a core takes to store a row of ``TILE_COLUMNS``, of a tile or of zeros.
         expert: seconds each touched expert adds over all cores.
-        sharpness, smoothing: as for dense products.
-        tiling: what chooses the rows of a tile, one of ``TILINGS``.
-        elsewhere: seconds a core spends on a row of a tile whose expert another rank holds: kernels
-            that know the experts of all ranks write zeros for it.
+        alone: shares of a core's time that a tile takes at least: with no others on its core, it
+            hides its loads less.
+        smoothing: as for dense products.
         least: rows that a tile of fewer computes all the same.
         narrow, crowd: of the time of other tiles, what one of fewer than ``NARROW`` rows takes, and
             what each pair of its expert adds.
         tuned: time of a tile's main loop where a library has settings tuned on the device, of that
-            with its defaults.
+            with its defaults. There, tiles have the rows that an expert gets, not those that the
+            tiling chooses.
         tuned_for: where it has: experts on a rank x their width, with spaces between.
         spill: time that loading a row takes more once inputs exceed the last-level cache, of that
             before; grows with the share that does.
@@ -63,11 +65,12 @@ class MoeForm:
     compute: float
     feed: float
     tile: float
-    expert: float
     sharpness: float
-    smoothing: float
     tiling: str = "fixed_64"
-    elsewhere: float = 0.0
+    store: float = 0.0
+    expert: float = 0.0
+    alone: float = 1.0
+    smoothing: float = 0.0
     least: float = 0.0
     narrow: float = 1.0
     crowd: float = 0.0
@@ -82,54 +85,67 @@ class MoeForm:
         TOKENS.require("by_tokens", self.by_tokens)
         _sizes(self.tuned_for)
 
-    def seconds(self, work: MoeWork, machine: Machine) -> float:
-        """Time of ``work``."""
+    def lent(self) -> MoeForm:
+        """The form on another device: a library looks tuned settings up by the device's name."""
+        return replace(self, tuned_for="")
+
+    def seconds(self, work: MoeWork, machine: Machine, resident: float = 0.0) -> float:
+        """Time of ``work``.
+
+        ``resident`` is the share of the touched weights found in the last-level cache: 0 in
+        serving, where other layers ran in between.
+        """
         if work.pairs <= 0.0 or work.touched <= 0.0:
             return 0.0
-        streamed = work.touched * work.expert_bytes / machine.bandwidth
+        weights = work.touched * work.expert_bytes
+        far = (1.0 - resident) * weights / machine.bandwidth
+        near = resident * weights / (machine.cache_bandwidth or machine.bandwidth)
         dealt = work.tokens * work.top_k  # on every rank: those of other ranks' experts count too
-        width = bytes_per_element(work.dtype)
-        moving = dealt * self.pair * work.hidden * width / 1024.0 / machine.cores
+        between = 2.0 * (work.hidden + (work.matrices - 1) * work.intermediate)
+        moving = dealt * self.pair * between / 1024.0 / machine.cores
         fixed = self.launch + moving + work.touched * self.expert
-        products = blended_max(self._tiles(work, machine), streamed / self.memory, self.sharpness)
-        time = fixed + products
+        tiles = self._tiles(work, machine)
+        time = fixed + blended_max(tiles, far / self.memory + near, self.sharpness)
         if not self.by_tokens:
             return time
         # However the surface goes on beyond what was measured, memory is no faster than its peak.
-        floor = streamed - machine.cache_bytes / machine.bandwidth
+        floor = far - machine.cache_bytes / machine.bandwidth
         return max(floor, time * math.exp(TOKENS.at(self.by_tokens, *surface_sizes(work))))
 
     def _tiles(self, work: MoeWork, machine: Machine) -> float:
-        """Seconds of the tiles of both products."""
+        """Seconds of the tiles of both products, and of zeros for experts elsewhere."""
+        tiling = TILINGS[self.tiling]
+        tuned = (work.experts, work.intermediate) in _sizes(self.tuned_for)
+        rows, columns = tiling.rows(work), tiling.columns(work)
+        if tuned:
+            rows = dealt_rows(work, NARROW)
         load = work.pairs / work.touched
-        rows = TILINGS[self.tiling](work)
         tall = work.touched * blocks(load, rows, work.distribution)
-        zeros = tall * max(0.0, work.tokens * work.top_k / work.pairs - 1.0)
-        step = self._step(work, machine, rows)
-        if (work.experts, work.intermediate) in _sizes(self.tuned_for):
-            step *= self.tuned
+        zeros = tall * max(0.0, work.tokens * work.top_k / work.pairs - 1.0) * tiling.zeros
+        step = self._step(work, machine, rows, columns) * (self.tuned if tuned else 1.0)
         if rows < NARROW:
             step *= self.narrow + self.crowd * load
+        store = rows * self.store / TILE_COLUMNS  # for a column
         time = 0.0
         for n, k in (
             ((work.matrices - 1) * work.intermediate, work.hidden),
             (work.hidden, work.intermediate),
         ):
-            wide = math.ceil(n / TILE_COLUMNS)
-            rounds = waves(tall * wide / machine.cores, self.smoothing)
-            time += rounds * (step * k + self.tile)
-            time += zeros * rows * wide * self.elsewhere / machine.cores
+            units = tall * math.ceil(n / columns) / machine.cores
+            rounds = max(self.alone, waves(units, self.smoothing))
+            time += rounds * (step * k + self.tile + store * columns)
+            time += zeros * store * n / machine.cores
         return time
 
-    def _step(self, work: MoeWork, machine: Machine, rows: int) -> float:
+    def _step(self, work: MoeWork, machine: Machine, rows: int, columns: int) -> float:
         """Seconds of a tile for each element of its inner dimension."""
-        flops = 2.0 * max(rows, self.least) * TILE_COLUMNS
+        flops = 2.0 * max(rows, self.least) * columns
         width = bytes_per_element(work.dtype)
         loaded = rows * width
         if self.spill:
             inputs = work.tokens * work.hidden * width
             loaded *= 1.0 + self.spill * max(0.0, 1.0 - machine.cache_bytes / inputs)
-        loaded += TILE_COLUMNS * bytes_per_element(work.weight)
+        loaded += columns * bytes_per_element(work.weight)
         arithmetic = flops / (self.compute * machine.flops)
         loads = loaded / (self.feed * machine.bandwidth)
         return machine.cores * blended_max(arithmetic, loads, _OVERLAP)

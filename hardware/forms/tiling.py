@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from servesim.graph.work import MoeWork
 
+#: Columns of a tile where nothing else is known, and to which times of tiles refer.
+TILE_COLUMNS = 128
+_MOST_ROWS = 128
 _HEAVY_FULL, _HEAVY_ROUND = 0.7, 0.03  # of a power law's loads: see ``_heavy``
 
 
@@ -15,8 +19,22 @@ def _step(value: float, steps: Sequence[tuple[float, int]], last: int) -> int:
     return next((rows for most, rows in steps if value <= most), last)
 
 
+def _power_of_two(value: float) -> int:
+    """The least power of two that is no less than ``value``."""
+    return 1 << max(0, math.ceil(math.log2(value) - 1e-9))
+
+
+def dealt_rows(work: MoeWork, least: int) -> int:
+    """Rows of a tile that holds what an expert gets on average, if all ``top_k`` fall here."""
+    return min(max(_power_of_two(work.tokens * work.top_k / work.experts), least), _MOST_ROWS)
+
+
 def _triton(work: MoeWork) -> int:
     return _step(work.tokens, ((32, 16), (96, 32), (512, 64)), 128)
+
+
+def _triton_columns(work: MoeWork) -> int:
+    return 64 if work.tokens <= 64 else 128
 
 
 def _triton_block(work: MoeWork) -> int:
@@ -27,29 +45,47 @@ def _triton_early(work: MoeWork) -> int:
     return 16 if work.tokens <= work.experts else 64
 
 
+def _triton_early_columns(work: MoeWork) -> int:
+    return 32 if work.tokens <= work.experts else 64
+
+
 def _marlin(work: MoeWork) -> int:
     dealt = work.tokens * work.top_k / work.experts
     return next((rows for rows in (8, 16, 32, 48) if dealt / rows < 0.9), 64)
 
 
 def _trtllm(work: MoeWork) -> int:
-    tuned = min(1 << (work.tokens.bit_length() - 1), 4096)
-    dealt = max(1.0, tuned * work.top_k / work.experts)
-    return min(max(1 << math.ceil(math.log2(dealt) - 1e-9), 8), 128)
+    half = _power_of_two(work.tokens * work.top_k / work.experts) // 2
+    return min(max(half, 8), _MOST_ROWS)
 
 
-#: Rows of a tile by what chooses them: vLLM's own settings of its Triton kernel (since 0.17; with a
-#: scale for each block; up to 0.14), those of its Marlin kernel, powers of two as TensorRT-LLM's
-#: kernels are tuned for, or always the same.
-TILINGS: dict[str, Callable[[MoeWork], int]] = {
-    "triton": _triton,
-    "triton_block": _triton_block,
-    "triton_early": _triton_early,
-    "marlin": _marlin,
-    "trtllm": _trtllm,
-    "fixed_32": lambda _: 32,
-    "fixed_64": lambda _: 64,
-    "fixed_128": lambda _: 128,
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """What chooses the tiles of a library's kernels.
+
+    Attributes:
+        rows, columns: of a tile.
+        zeros: whether kernels know the experts of all ranks, and write zeros for those elsewhere.
+    """
+
+    rows: Callable[[MoeWork], int]
+    columns: Callable[[MoeWork], int] = lambda _: TILE_COLUMNS
+    zeros: bool = False
+
+
+#: By what chooses: vLLM's own settings of its Triton kernel (since 0.17; with a scale for each
+#: block; up to 0.14), those of its Marlin kernel, TensorRT-LLM's kernels, which FlashInfer tries
+#: from half of what each expert of the rank would get (the least of those tried wins), or always
+#: the same rows, as CUTLASS.
+TILINGS: dict[str, Tiling] = {
+    "triton": Tiling(_triton, _triton_columns, zeros=True),
+    "triton_block": Tiling(_triton_block, zeros=True),
+    "triton_early": Tiling(_triton_early, _triton_early_columns, zeros=True),
+    "marlin": Tiling(_marlin),
+    "trtllm": Tiling(_trtllm),
+    "fixed_32": Tiling(lambda _: 32),
+    "fixed_64": Tiling(lambda _: 64),
+    "fixed_128": Tiling(lambda _: 128),
 }
 
 

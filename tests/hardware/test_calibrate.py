@@ -116,7 +116,7 @@ def test_a_power_law_deals_no_expert_more_tokens_than_there_are() -> None:
 
 def expert_rows(factor: Callable[[MoeWork], float]) -> list[Row]:
     """Experts as a library with tiles of 64 rows runs them, times ``factor``."""
-    form = MoeForm(2e-5, 1e-8, 0.8, 0.5, 20.0, 1e-8, 1e-10, 6.0, 0.5, tiling="fixed_64")
+    form = MoeForm(2e-5, 1e-8, 0.8, 0.5, 20.0, 1e-8, 6.0, tiling="fixed_64")
     works = [
         MoeWork(2**t, 8.0 * 2**t, min(8.0 * 2**t, 64), 64, 8, hidden, width)
         for t in range(11)
@@ -179,6 +179,36 @@ def test_experts_of_a_benchmark_that_ran_all_of_them_on_every_rank_count_unshard
         ("moe.bf16", 4),
         ("moe.mxfp4", 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "version", "tiling"),
+    [
+        ("vllm_fused_moe", "fp8", "0.19.0", "triton"),
+        ("vllm_fused_moe", "bfloat16", "0.14.0", "triton_early"),
+        ("vllm_fused_moe", "fp8_block", "0.19.0", "triton_block"),
+        ("vllm_marlin_int4_moe", "int4_wo", "0.19.0", "marlin"),
+        ("vllm_flashinfer_trtllm_moe_fp4", "nvfp4", "0.19.0", "trtllm"),
+        ("vllm_flashinfer_cutlass_flashinferexperts", "bfloat16", "0.24.0", ""),
+    ],
+)
+def test_names_of_kernels_tell_what_chose_their_tiles(
+    kernel: str, dtype: str, version: str, tiling: str
+) -> None:
+    sizes = {"hidden_size": 4096, "inter_size": 1024, "topk": 4, "num_experts": 32}
+    run = {"num_tokens": 64, "moe_tp_size": 1, "moe_ep_size": 1, "distribution": "balanced"}
+    row = {"moe_dtype": dtype, "kernel_source": kernel, "latency": 1.0, **sizes, **run}
+    assert [r.tiling for r in moe_rows([row], f"vllm-{version}")] == [tiling]
+
+
+def test_experts_that_stay_in_a_cache_are_marked_and_those_that_do_in_part_left_out() -> None:
+    sizes = {"hidden_size": 4096, "inter_size": 1024, "topk": 1, "num_experts": 64}
+    run = {"moe_tp_size": 1, "moe_ep_size": 1, "distribution": "balanced", "latency": 1.0}
+    table = [{"moe_dtype": "bfloat16", "num_tokens": t, **sizes, **run} for t in (1, 4, 64)]
+    expert = 3 * 4096 * 1024 * 2
+    rows = moe_rows(table, "table", cache_bytes=4 * expert / 0.9)
+    assert [row.resident for row in rows] == pytest.approx([1.0, 0.5, 0.0], abs=1e-3)
+    assert [row.regime for row in rows] == ["serving", "weights partly in cache", "serving"]
 
 
 def test_kernels_faster_than_the_device_are_not_believed() -> None:

@@ -20,7 +20,7 @@ from servesim.hardware.forms.moe import MoeForm
 from servesim.hardware.forms.tiling import TILINGS, blocks
 
 MACHINE = Machine(flops=100e12, bandwidth=1e12, cache_bytes=0.0, cores=100)
-FORM = MoeForm(2e-5, 1e-8, 0.8, 0.5, 20.0, 1e-8, 1e-10, 6.0, 1.0, tiling="fixed_32")
+FORM = MoeForm(2e-5, 1e-8, 0.8, 0.5, 20.0, 1e-8, 6.0, tiling="fixed_32", smoothing=1.0)
 
 
 def work(tokens: int, experts: int = 64, distribution: str = "balanced") -> MoeWork:
@@ -36,12 +36,12 @@ def work(tokens: int, experts: int = 64, distribution: str = "balanced") -> MoeW
         ("triton_block", [64, 65], [16, 64]),
         ("triton_early", [64, 65], [16, 64]),  # up to as many tokens as experts
         ("marlin", [57, 58, 115, 230, 345, 346, 461], [8, 16, 16, 32, 48, 64, 64]),
-        ("trtllm", [1, 64, 127, 128, 1024, 8192], [8, 8, 8, 16, 128, 128]),
+        ("trtllm", [1, 128, 129, 256, 1024, 1025, 8192], [8, 8, 16, 16, 64, 128, 128]),
         ("fixed_64", [1, 8192], [64, 64]),
     ],
 )
 def test_tilings(tiling: str, tokens: list[int], rows: list[int]) -> None:
-    assert [TILINGS[tiling](work(t)) for t in tokens] == rows
+    assert [TILINGS[tiling].rows(work(t)) for t in tokens] == rows
 
 
 def test_an_unknown_tiling_is_refused() -> None:
@@ -55,20 +55,37 @@ def test_a_surface_of_the_wrong_size_is_refused() -> None:
 
 
 def test_settings_tuned_for_a_size_speed_up_its_tiles_only() -> None:
-    tuned = replace(FORM, tuned=0.5, tuned_for="8x1024 64x1024")
-    busy = work(16384)
-    fixed = FORM.launch + 16384 * 8 * FORM.pair * 8 / 100 + 64 * FORM.expert
-    tiles = FORM.seconds(busy, MACHINE) - fixed
+    tuned = replace(FORM, tuned=0.5, tuned_for="8x1024 64x1024", tiling="fixed_128")
+    busy = work(16384)  # 2048 rows an expert: tiles of 128 either way
+    plain = replace(tuned, tuned_for="")
+    fixed = FORM.launch + 16384 * 8 * FORM.pair * 2 * (4096 + 2 * 1024) / 1024 / 100
+    tiles = plain.seconds(busy, MACHINE) - fixed
     assert tuned.seconds(busy, MACHINE) - fixed == pytest.approx(tiles / 2, rel=0.01)
     with pytest.raises(InputError, match="not '8y1024'"):
         replace(FORM, tuned_for="8y1024")
     other = work(16384, experts=32)
-    assert tuned.seconds(other, MACHINE) == FORM.seconds(other, MACHINE)
+    assert tuned.seconds(other, MACHINE) == plain.seconds(other, MACHINE)
+
+
+def test_tuned_settings_have_tiles_of_what_an_expert_gets() -> None:
+    tuned = replace(FORM, tuned_for="64x1024", tiling="fixed_128")
+    for tokens, rows in ((32, 16), (256, 32), (512, 64)):
+        small = replace(FORM, tiling=f"fixed_{max(rows, 32)}")
+        if rows >= 32:
+            expected = small.seconds(work(tokens), MACHINE)
+            assert tuned.seconds(work(tokens), MACHINE) == pytest.approx(expected)
+        assert tuned.seconds(work(tokens), MACHINE) <= small.seconds(work(tokens), MACHINE)
+
+
+def test_tuned_settings_are_not_lent() -> None:
+    tuned = replace(FORM, tuned=0.5, tuned_for="64x1024")
+    assert tuned.lent() == replace(tuned, tuned_for="")
+    assert tuned.lent().seconds(work(4096), MACHINE) > tuned.seconds(work(4096), MACHINE)
 
 
 def test_a_fit_tells_what_tuned_settings_save() -> None:
     sizes = "64x512 64x1024"
-    true = replace(FORM, pair=1e-9, expert=1e-9, tuned=0.6, tuned_for=sizes)
+    true = replace(FORM, pair=1e-9, tuned=0.6, tuned_for=sizes, tiling="triton", smoothing=0.0)
     works = [
         replace(work(2**t), hidden=hidden, intermediate=width)
         for t in range(3, 15)
@@ -79,12 +96,36 @@ def test_a_fit_tells_what_tuned_settings_save() -> None:
         Row(w, true.seconds(w, MACHINE), "moe.bf16", f"{w.hidden}x{w.intermediate}") for w in works
     ]
     asked = with_tuned(problem("moe.bf16", lambda _: MACHINE), sizes)
-    assert set(asked.parameters) - set(problem("moe.bf16", lambda _: MACHINE).parameters) == {
-        "tuned"
-    }
     found = fit(asked, rows).coefficients
-    assert found["tuned_for"] == sizes
+    assert (found["tiling"], found["tuned_for"]) == ("triton", sizes)
     assert found["tuned"] == pytest.approx(0.6, rel=0.1)
+
+
+def test_a_fit_finds_nothing_that_the_kernels_do_not_have() -> None:
+    asked = problem("moe.bf16", lambda _: MACHINE)
+    assert {"alone", "expert"} <= set(asked.searched({"tiling": "fixed_64"}))
+    assert not {"alone", "spill", "least"} & set(asked.searched({"tiling": "triton"}))
+    assert "spill" in asked.searched({"tiling": "triton_early"})
+
+
+def test_weights_a_benchmark_left_in_the_cache_come_faster() -> None:
+    streaming = replace(FORM, feed=1e6, compute=1e3, launch=0.0, pair=0.0, memory=1.0)
+    machine = replace(MACHINE, cache_bytes=1e9, cache_bandwidth=5e12)
+    few = work(1)
+    far, near = (streaming.seconds(few, machine, resident) for resident in (0.0, 1.0))
+    assert far == pytest.approx(few.touched * few.expert_bytes / 1e12, rel=0.01)
+    assert near == pytest.approx(far / 5, rel=0.01)
+    assert streaming.seconds(few, replace(machine, cache_bandwidth=0.0), 1.0) == far
+
+
+def test_a_tile_alone_on_its_core_takes_longer() -> None:
+    alone = replace(FORM, alone=3.0, smoothing=0.0)
+    few, many = work(1, experts=8), work(4096)
+    plain = replace(alone, alone=1.0)
+    narrow = replace(few, hidden=128, intermediate=128)
+    tiles = plain.seconds(narrow, MACHINE) - plain.launch
+    assert alone.seconds(narrow, MACHINE) - plain.launch > 1.5 * tiles
+    assert alone.seconds(many, MACHINE) == plain.seconds(many, MACHINE)
 
 
 def test_inputs_beyond_the_cache_are_loaded_more_slowly() -> None:
@@ -127,12 +168,17 @@ def test_tiles_hold_every_pair(load: float, rows: int) -> None:
 
 
 def test_rows_of_other_ranks_experts_cost_what_zeros_take() -> None:
-    half = replace(work(512), experts=32, pairs=2048.0, touched=32.0)
-    zeros = 32 * 2 * 32 * (2 * 1024 / 128 + 4096 / 128)  # 64 pairs an expert: tiles, rows, columns
-    extra = replace(FORM, elsewhere=1e-7).seconds(half, MACHINE) - FORM.seconds(half, MACHINE)
-    whole = replace(work(512), pairs=4096.0)
-    assert 0 < extra <= zeros * 1e-7 / 100 * 1.001
-    assert replace(FORM, elsewhere=1e-7).seconds(whole, MACHINE) == FORM.seconds(whole, MACHINE)
+    half = replace(work(1024), experts=32, pairs=4096.0, touched=32.0)
+    knowing, silent = (
+        replace(FORM, tiling=tiling, store=1e-7, pair=0.0) for tiling in ("triton", "trtllm")
+    )
+    whole = replace(half, top_k=4)  # as many pairs, all of them here
+    # 128 pairs an expert: a tile of 128 rows, for each of 32 experts elsewhere one of zeros.
+    zeros = 32 * 128 * (2 * 1024 + 4096) / 128 * 1e-7 / 100
+    extra = knowing.seconds(half, MACHINE) - knowing.seconds(whole, MACHINE)
+    assert extra == pytest.approx(zeros, rel=0.01)
+    eight = replace(half, tokens=2048, top_k=4)  # tiles of 128 rows by the same rule
+    assert silent.seconds(half, MACHINE) == silent.seconds(eight, MACHINE)
 
 
 def test_narrow_tiles_take_longer_with_each_pair() -> None:

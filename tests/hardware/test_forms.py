@@ -256,9 +256,7 @@ def test_experts_stream_what_is_touched_and_skip_the_rest() -> None:
         compute=0.5,
         feed=20.0,
         tile=1e-8,
-        expert=1e-10,
         sharpness=6.0,
-        smoothing=0.5,
         tiling="triton",
     )
     work = MoeWork(8, 64, 60.0, 128, 8, 4096, 1536)
