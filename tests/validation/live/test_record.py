@@ -136,7 +136,7 @@ def test_experts_counted_before_a_run_are_those_it_is_simulated_with(
     run = load(file)
     assert run.experts == tuple(map(tuple, favourites))
     config = json.loads((tmp_path / "moe" / "config.json").read_text(encoding="utf-8"))
-    config |= {"num_experts_per_tok": 1, "moe_intermediate_size": 16384}  # weights that take long
+    config |= {"num_experts_per_tok": 1, "moe_intermediate_size": 65536}  # weights that take long
 
     def experts_s(run: LiveRun) -> float:
         rows = serve_live(run, config, "h100_sxm").step_model.cost_breakdown(SHAPE)
