@@ -9,7 +9,7 @@ from servesim.errors import InputError
 from servesim.hardware.collectives import link_limits
 from servesim.hardware.link import Link
 
-_NCCL, _CUSTOM = "nccl_perf.parquet", "custom_allreduce_perf.parquet"
+_NCCL, _CUSTOM = COLLECTIVE_TABLES = "nccl_perf.parquet", "custom_allreduce_perf.parquet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork
 from servesim.hardware.calibrate import experts
 from servesim.hardware.calibrate.errors import ErrorLine, error_line, error_lines, note
@@ -30,6 +30,9 @@ _BENCHMARK_SCALES = {"gemm": Scale(1.0, -2.4e-6)}
 #: Coefficients of decodes that only batches of unequal contexts tell: value and source where a
 #: device has none.
 _UNEQUAL = {"skew": (0.2, "decode.bf16_128 of rtx_pro_6000")}
+
+
+_SOMETHING_ELSE = "its tables measured something else than the form describes"
 
 
 @dataclass(frozen=True)
@@ -84,21 +87,31 @@ def calibrate(
     with them; all without any.
 
     Raises:
-        InputError: no row is left to fit.
+        UnknownNameError: one of ``only`` starts no form of what was measured.
+        InputError: no form can be fitted.
     """
     groups: dict[str, list[_Prepared]] = {}
+    left: dict[str, str] = {}
     believed = by_form(device, rows, joint)
+    for prefix in only:
+        if not any(form.startswith(prefix) for form in believed):
+            raise UnknownNameError("form to fit", prefix, believed)
     problems = {form: _problem(device, form, joint, found) for form, found in believed.items()}
     starts = tuple(only) or ("",)
     chosen = {asked.group or form for form, asked in problems.items() if form.startswith(starts)}
     for form, asked in problems.items():
         if (group := asked.group or form) in chosen:
             prepared = _prepared(form, asked, believed[form], exclude_models)
-            if prepared is not None:
+            if isinstance(prepared, str):
+                left[form] = prepared
+                progress(f"{form}: left out, {prepared}")
+            else:
                 groups.setdefault(group, []).append(prepared)
     results = [result for group in groups.values() for result in _results(group, progress)]
     if not results:
-        raise InputError(f"{device.name}: no table has enough kernels to fit a form")
+        left |= {p.form: _SOMETHING_ELSE for group in groups.values() for p in group}
+        reasons = "; ".join(f"{form}: {why}" for form, why in left.items())
+        raise InputError(f"{device.name}: no form can be fitted: {reasons}")
     return sorted(results, key=lambda result: result.form)
 
 
@@ -112,12 +125,15 @@ def _problem(device: Device, form: str, joint: bool, rows: Sequence[Row]) -> Pro
 
 def _prepared(
     form: str, asked: Problem, rows: Sequence[Row], exclude_models: Collection[str]
-) -> _Prepared | None:
-    """The form with its rows; None when too few are left."""
+) -> _Prepared | str:
+    """The form with its rows, or why it cannot be fitted to them."""
+    if not rows:
+        return "too many of its kernels are faster than the device's peaks"
     scales = _borrowed_scales(form, rows)
     parts = split(scaled(rows, scales), exclude_models)
-    if len(parts.fitting) < 2 * asked.size():
-        return None
+    there, needed = len(parts.fitting), 2 * asked.size()
+    if there < needed:
+        return f"{needed} kernels are needed, beside those held out, and {there} are there"
     return _Prepared(form, asked, parts, scales)
 
 
@@ -152,7 +168,7 @@ def _alone(prepared: _Prepared, progress: Callable[[str], None]) -> Fit | None:
     fitted = fit(asked, fitting)
     if describes(asked, with_surfaces(asked, fitted, fitting), fitting):
         return fitted
-    progress(f"{form}: left out, its tables measured something else than the form describes")
+    progress(f"{form}: left out, {_SOMETHING_ELSE}")
     return None
 
 

@@ -6,12 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from servesim.errors import InputError
+from servesim.hardware.calibrate.collectives import COLLECTIVE_TABLES
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.kernel_tables import kernel_rows
 from servesim.hardware.calibrate.latent_tables import latent_rows
 from servesim.hardware.calibrate.layer_tables import layer_rows
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.cost import CostModel
+
+
+def has_tables(folder: Path) -> bool:
+    """Whether there are tables of kernels or layers below ``folder``."""
+    if any(any(folder.rglob(f"{name}.csv*")) for name in ("attention", "mlp")):
+        return True
+    return any(path.name not in COLLECTIVE_TABLES for path in folder.rglob("*_perf.*"))
 
 
 def measured_rows(
@@ -23,8 +31,13 @@ def measured_rows(
     model's sizes by id. ``costs`` of what tables of whole modules time beside attention.
 
     Raises:
-        InputError: there are no tables.
+        InputError: there are no tables, or some that no fit reads.
     """
+    for mlp in sorted(folder.rglob("mlp.csv*")):
+        raise InputError(
+            f"{mlp.parent}: a profile of Vidur is not fitted, but used as measured: simulate with "
+            f"--profile {mlp.parent}"
+        )
     rows: list[Row] = []
     for attention in sorted([*folder.rglob("attention.csv"), *folder.rglob("attention.csv.gz")]):
         place = attention.parent

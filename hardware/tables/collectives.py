@@ -93,6 +93,12 @@ def load_collectives(path: Path, link: Link, fallback: CostModel) -> CollectiveT
     return CollectiveTable(curves, fallback, link_limits(link))
 
 
+def has_runs(path: Path) -> bool:
+    """Whether ``path`` is, or holds, outputs of ``nccl-tests``."""
+    files = path.iterdir() if path.is_dir() else (path,)
+    return any(file.is_file() and _lists_ranks(file) for file in files)
+
+
 def _of_tables(path: Path, link: Link) -> _Points:
     try:
         samples = read_kernel_tables(path, link)

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=Path,
         metavar="FOLDER",
-        help="kernel tables (AIConfigurator) or layer tables (LLMServingSim); may be repeated",
+        help="kernel tables (AIConfigurator), layer tables (LLMServingSim) or collectives"
+        " (AIConfigurator, nccl-tests); may be repeated",
     )
     parser.add_argument(
         "--exclude-model",
@@ -78,28 +79,56 @@ def run(args: argparse.Namespace) -> int:
     from servesim.hardware.load import load_device
 
     device = load_device(args.device)
+    _require_writable(args)
     if args.lent:
         return _lent(args, device)
     rows: list[Row] = []
     results = []
-    if args.only != [COLLECTIVE]:
+    if _only_collectives(args):
+        args.only = [COLLECTIVE]
+    else:
+        only = [form for form in args.only if form != COLLECTIVE]
         excluded = _excluded(args)
         rows = _rows(args.data, device)
-        results = calibrate(device, rows, excluded, args.joint_attention, args.only, _progress)
+        results = calibrate(device, rows, excluded, args.joint_attention, only, _progress)
     tables = {r.form: as_table(r, args.source or ", ".join(r.sources)) for r in results}
     fits = _collective_fits(args, device)
     text = _calibration(args, device, rows, tables, fits)
     collectives = _collectives(args, fits)
+    report = report_text(device.name, results)
+    if args.report:
+        args.report.write_text(report, encoding="utf-8")
     if args.out:
         replace_calibration(args.out, text, collectives)
     else:
         sys.stdout.write(f"{text}\n{collectives}" if collectives else text)
-    report = report_text(device.name, results)
-    if args.report:
-        args.report.write_text(report, encoding="utf-8")
-    else:
+    if not args.report:
         sys.stdout.write(report)
     return 0
+
+
+def _require_writable(args: argparse.Namespace) -> None:
+    """Find out before minutes of fitting whether all that is asked for can be written."""
+    from servesim.hardware.load import read_toml
+    from servesim.scenario.files import require_writable_file
+
+    if args.out:
+        read_toml(args.out)  # a data sheet to write the coefficients into
+    for path in (args.out, args.report, args.lent):
+        if path:
+            require_writable_file(path)
+            if not path.parent.is_dir():
+                raise InputError(f"cannot write {path}: {path.parent} does not exist")
+
+
+def _only_collectives(args: argparse.Namespace) -> bool:
+    """Whether nothing but collectives is to be fitted; as where nothing else was measured."""
+    from servesim.hardware.calibrate.collective_sources import has_samples
+    from servesim.hardware.calibrate.sources import has_tables
+
+    if args.only:
+        return set(args.only) == {COLLECTIVE}
+    return any(map(has_samples, args.data)) and not any(map(has_tables, args.data))
 
 
 def _lent(args: argparse.Namespace, device: Device) -> int:
@@ -176,34 +205,46 @@ def _family_errors(
 
 
 def _rows(folders: Sequence[Path], device: Device) -> list[Row]:
-    from servesim.hardware.calibrate.sources import measured_rows
+    from servesim.hardware.calibrate.collective_sources import has_samples
+    from servesim.hardware.calibrate.sources import has_tables, measured_rows
 
     cache = device.cache.capacity_bytes if device.cache else 0.0
     costs = device.cost_model
-    return [row for folder in folders for row in measured_rows(folder, cache, _geometry, costs)]
+    places = [place for place in folders if has_tables(place) or not has_samples(place)]
+    return [row for place in places for row in measured_rows(place, cache, _geometry, costs)]
 
 
 def _collective_fits(args: argparse.Namespace, device: Device) -> list[CollectiveFit]:
-    """Fitted collectives; none where there are no tables of them, or other forms are asked for."""
-    from servesim.hardware.calibrate.collective_fit import fit_collectives
-    from servesim.hardware.calibrate.collectives import has_collectives, read_kernel_tables
+    """Fitted collectives; none where none were measured, or other forms are asked for.
 
-    folders = [folder for folder in args.data if has_collectives(folder)]
+    Raises:
+        InputError: they are asked for, and none were measured or the device has no link.
+    """
+    from servesim.hardware.calibrate.collective_fit import fit_collectives
+    from servesim.hardware.calibrate.collective_sources import collective_samples, has_samples
+
     if args.only and COLLECTIVE not in args.only:
         return []
-    link = device.peer_link
-    if link is None:
+    places, link = [place for place in args.data if has_samples(place)], device.peer_link
+    if places and link is not None:
+        samples = [s for place in places for s in collective_samples(place, link, device)]
+        return fit_collectives(samples, link.bandwidth)
+    if COLLECTIVE not in args.only:
         return []
-    samples = [s for folder in folders for s in read_kernel_tables(folder, link)]
-    return fit_collectives(samples, link.bandwidth)
+    if places:
+        raise InputError(f"{device.name} has no link to fit: neither scale_up nor host_link")
+    raise InputError(
+        f"{', '.join(map(str, args.data))}: no collectives (nccl_perf.parquet, "
+        "custom_allreduce_perf.parquet or outputs of nccl-tests)"
+    )
 
 
 def _collectives(args: argparse.Namespace, fits: Sequence[CollectiveFit]) -> str:
     """The fitted collectives as TOML; empty without any."""
     from servesim.hardware.calibrate.collective_fit import to_toml
-    from servesim.hardware.calibrate.collectives import has_collectives
+    from servesim.hardware.calibrate.collective_sources import has_samples
 
-    folders = (folder.name for folder in args.data if has_collectives(folder))
+    folders = (folder.name for folder in args.data if has_samples(folder))
     source = args.source or ", ".join(folders)
     return to_toml(fits, source) if fits else ""
 
