@@ -133,7 +133,7 @@ def _prepared(
     parts = split(scaled(rows, scales), exclude_models)
     there, needed = len(parts.fitting), 2 * asked.size()
     if there < needed:
-        return f"{needed} kernels are needed, beside those held out, and {there} are there"
+        return f"{needed} kernels are needed; of {len(rows)}, {there} may be fitted (neither held out nor outside serving)"
     return _Prepared(form, asked, parts, scales)
 
 
