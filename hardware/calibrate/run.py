@@ -133,7 +133,8 @@ def _prepared(
     parts = split(scaled(rows, scales), exclude_models)
     there, needed = len(parts.fitting), 2 * asked.size()
     if there < needed:
-        return f"{needed} kernels are needed; of {len(rows)}, {there} may be fitted (neither held out nor outside serving)"
+        which = "neither held out nor outside sizes of serving"
+        return f"{needed} kernels are needed, and {there} of {len(rows)} are {which}"
     return _Prepared(form, asked, parts, scales)
 
 
