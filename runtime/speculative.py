@@ -33,7 +33,7 @@ def new_decodes(config: EngineConfig, drafts: Drafts | None) -> DecodeSet:
 
 
 class SpeculativeDecodes(DecodeSet):
-    """Decoding sequences that gain different numbers of tokens: visited, not counted.
+    """Decoding sequences that gain different numbers of tokens: each has its own.
 
     Their ``known`` tokens are those that are sure to be once the step under way has ended, and
     their ``computed`` ones all of these but the latest. Their ``offset`` is a number of tokens for
