@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from servesim.errors import InputError
+from servesim.hardware.calibrate.records import (
+    read_frame,
+    require_columns,
+    require_counts,
+    require_times,
+)
 from servesim.hardware.collectives import link_limits
 from servesim.hardware.link import Link
 
@@ -43,26 +50,34 @@ def read_kernel_tables(folder: Path, link: Link) -> list[CollectiveSample]:
     measured in ``nccl_perf``.
 
     Raises:
-        InputError: there are no such tables.
+        InputError: there are no such tables, or one cannot be read, lacks a column or holds a bad
+            value.
+        ImportError: the library that reads parquet is missing.
     """
-    import pyarrow.parquet as pq
-
     if not has_collectives(folder):
         raise InputError(f"{folder}: no collective tables ({_NCCL} or {_CUSTOM})")
     names, limits = {"alltoall": "all_to_all"}, link_limits(link)
     samples = []
     for path in _tables(folder, _NCCL):
-        for row in pq.read_table(path).to_pylist():
+        for row in _records(path, "nccl_dtype", "op_name"):
             if row["nccl_dtype"] == "half":
                 operation = names.get(row["op_name"], row["op_name"])
                 samples.append(_sample(operation, row))
     for path in _tables(folder, _CUSTOM):
-        for row in pq.read_table(path).to_pylist():
+        for row in _records(path, "backend"):
             kernel = limits.kernel(int(row["num_gpus"]), row["message_size"] * 2)
             used = row["num_gpus"] == 2 or link.peer_access
             if row["backend"] == "vllm_graph" and kernel and used:
                 samples.append(_sample(kernel, row))
     return samples
+
+
+def _records(path: Path, *named: str) -> list[dict[str, Any]]:
+    table = read_frame(path)
+    require_columns(table, (*named, "num_gpus", "message_size"), path)
+    require_times(table, "latency", path)
+    require_counts(table, ("num_gpus", "message_size"), path, least=1)
+    return cast("list[dict[str, Any]]", table.to_dict("records"))
 
 
 def _sample(operation: str, row: dict[str, float]) -> CollectiveSample:

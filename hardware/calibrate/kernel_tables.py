@@ -11,6 +11,12 @@ from servesim.errors import InputError
 from servesim.graph.work import AttentionWork, GemmWork, RecurrentWork
 from servesim.hardware.calibrate.expert_tables import moe_rows
 from servesim.hardware.calibrate.formats import BLOCK, FORMATS
+from servesim.hardware.calibrate.records import (
+    read_frame,
+    require_counts,
+    require_names,
+    require_times,
+)
 from servesim.hardware.calibrate.row import Row, resident_share
 from servesim.hardware.forms.keys import attention_key, gemm_key
 
@@ -18,6 +24,13 @@ Table = list[dict[str, Any]]
 
 #: Matrices a GEMM benchmark cycles through between two uses of one.
 GEMM_COPIES = 6
+#: Columns that count at least one of something, of any table.
+_COUNTS = (
+    *("m", "n", "k", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts"),
+    *("moe_tp_size", "moe_ep_size", "batch_size", "isl", "num_heads"),
+    *("num_key_value_heads", "head_dim", "seq_len", "d_model", "d_conv", "num_k_heads"),
+    *("head_k_dim", "num_v_heads", "head_v_dim", "tp_size"),
+)
 _TABLES = (
     "gemm_perf",
     "generation_attention_perf",
@@ -36,7 +49,7 @@ def kernel_rows(folder: Path, cache_bytes: float) -> list[Row]:
     """All rows of the ``*_perf`` tables below ``folder``.
 
     Raises:
-        InputError: no table there, or one lacks a column.
+        InputError: no table there, or one cannot be read, lacks a column or holds a bad value.
     """
     readers = {
         "gemm_perf": gemm_rows,
@@ -53,7 +66,7 @@ def kernel_rows(folder: Path, cache_bytes: float) -> list[Row]:
         try:
             rows += readers[path.stem](read_records(path), path.parent.name, cache_bytes)
         except KeyError as error:
-            raise InputError(f"{path}: column {error} is missing or unusable") from error
+            raise InputError(f"{path}: no column {error}") from error
     return rows
 
 
@@ -61,11 +74,14 @@ def read_records(path: Path) -> Table:
     """The rows of a table file; of equal measurements the median.
 
     Raises:
-        KeyError: it has no ``latency``.
+        InputError: the file cannot be read, has no rows or holds a bad value.
     """
-    import pandas as pd
-
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    table = read_frame(path)
+    require_times(table, "latency", path)
+    require_counts(table, _COUNTS, path, least=1)
+    require_counts(table, ("step", "window_size"), path)
+    for column in ("gemm_dtype", "moe_dtype"):
+        require_names(table, column, FORMATS, path)
     ignored = {"latency", "framework", "version", "device", "op_name"}
     keys = [c for c in table.columns if c not in ignored]
     medians = table.groupby(keys, dropna=False)["latency"].median().reset_index()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from servesim.errors import InputError
 from servesim.graph.batch import BatchShape
 from servesim.graph.ops.norm import Norm
 from servesim.graph.ops.pointwise import Pointwise
@@ -36,6 +37,9 @@ def latent_rows(folder: Path, cache_bytes: float, costs: CostModel) -> list[Row]
 
     A benchmark runs one module over and over: where its weights and latents stay in the
     last-level cache, it takes less than the module of a model.
+
+    Raises:
+        InputError: a table cannot be read, lacks a column or holds a bad value.
     """
     readers = {
         "mla_generation_module_perf": decode_module_rows,
@@ -45,7 +49,11 @@ def latent_rows(folder: Path, cache_bytes: float, costs: CostModel) -> list[Row]
     rows: list[Row] = []
     for path in sorted(folder.rglob("*_perf.*")):
         if path.stem in readers:
-            rows += readers[path.stem](read_records(path), path.parent.name, cache_bytes, costs)
+            table = read_records(path)
+            try:
+                rows += readers[path.stem](table, path.parent.name, cache_bytes, costs)
+            except KeyError as error:
+                raise InputError(f"{path}: no column {error}") from error
     return rows
 
 

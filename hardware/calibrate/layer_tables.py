@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, cast
 
+from servesim.errors import InputError
 from servesim.graph.batch import BatchShape
 from servesim.graph.ops.embedding import Embedding
 from servesim.graph.ops.norm import Norm
@@ -15,6 +16,7 @@ from servesim.graph.ops.sampler import Sampler
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, Work
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.kernel_tables import gemm_regime
+from servesim.hardware.calibrate.records import read_frame, require_counts, require_times
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.cost import GRAPH_GAP_S
 from servesim.hardware.forms.keys import attention_key, gemm_key
@@ -38,6 +40,12 @@ _V0 = _Layout("layer_name", "input", "latency(ns)", 1e-9, 0.0)
 _V1 = _Layout("layer", "tokens", "time_us", 1e-6, GRAPH_GAP_S)
 _V1_SEQUENCES = _Layout("layer", "sequences", "time_us", 1e-6, GRAPH_GAP_S)
 
+#: Columns of times and of counts, of any file.
+_TIMES = ("latency(ns)", "time_us", "p50_ns", "t_mean_us", "t_max_us", "t_skew_us")
+_COUNTS = (
+    *("input", "tokens", "sequences", "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"),
+    *("pc", "n", "nb", "kp", "kvs", "kv_big", "batch_size", "kv_cache_size", "prefill_chunk_size"),
+)
 #: Keys of all decodes of a batch together, over KV heads, that a device's memory can hold.
 _MOST_KEYS = 5_000_000
 #: ``skew.csv`` gives the sum of this many launches: its uniform batches take three times what
@@ -46,7 +54,18 @@ _SKEW_REPEATS = 3
 
 
 def layer_rows(folder: Path, model: str, geometry: Geometry, ranks: int) -> list[Row]:
-    """All rows of one ``tp<ranks>`` folder, in either version of the layout."""
+    """All rows of one ``tp<ranks>`` folder, in either version of the layout.
+
+    Raises:
+        InputError: a file cannot be read, lacks a column or holds a bad value.
+    """
+    try:
+        return _layer_rows(folder, model, geometry, ranks)
+    except KeyError as error:
+        raise InputError(f"{folder}: a table has no column {error}") from error
+
+
+def _layer_rows(folder: Path, model: str, geometry: Geometry, ranks: int) -> list[Row]:
     works = _layers(geometry, ranks)
     shard = f"{model} tp{ranks}"
     rows: list[Row] = []
@@ -67,9 +86,17 @@ def layer_rows(folder: Path, model: str, geometry: Geometry, ranks: int) -> list
 
 
 def _csv(path: Path) -> Table:
-    import pandas as pd
+    """The rows of a file whose times and counts are such.
 
-    return cast("Table", pd.read_csv(path).to_dict("records"))
+    Raises:
+        InputError: it cannot be read, has no rows or holds a bad value.
+    """
+    table = read_frame(path)
+    for column in _TIMES:
+        if column in table.columns:
+            require_times(table, column, path)
+    require_counts(table, _COUNTS, path)
+    return cast("Table", table.to_dict("records"))
 
 
 def _layers(g: Geometry, ranks: int) -> Mapping[str, Callable[[int], Work]]:

@@ -141,7 +141,7 @@ def _outputs(path: Path) -> list[Path]:
 
 def _lists_ranks(file: Path) -> bool:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         return False
     return any(line.split()[:2] == ["#", "Rank"] for line in lines)

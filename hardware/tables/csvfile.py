@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from servesim.errors import InputError
 
 T = TypeVar("T")
 Row = Mapping[str, str]
+#: Most columns that a message lists.
+_MOST_COLUMNS = 16
 
 
 def read_csv(path: Path, convert: Callable[[Row], T]) -> list[T]:
@@ -24,19 +27,52 @@ def read_csv(path: Path, convert: Callable[[Row], T]) -> list[T]:
     try:
         text = (
             gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        ).decode()
+        ).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     found: list[T] = []
     reader = csv.DictReader(io.StringIO(text))
     for row in reader:
+        if None in row or None in row.values():
+            columns = len(reader.fieldnames or ())
+            raise InputError(f"{path}, line {reader.line_num}: not {columns} values; cut off?")
         try:
             found.append(convert(row))
         except KeyError as error:
-            columns = ", ".join(reader.fieldnames or ())
-            raise InputError(f"{path}: no column {error} (there: {columns})") from error
-        except (TypeError, ValueError) as error:
+            there = listed(reader.fieldnames or ())
+            raise InputError(f"{path}: no column {error} (there: {there})") from error
+        except ValueError as error:
             raise InputError(f"{path}, line {reader.line_num}: {error}") from error
     if not found:
         raise InputError(f"{path}: no measurements in it")
     return found
+
+
+def listed(columns: Sequence[str]) -> str:
+    """The names of ``columns``, the first ones when there are many."""
+    shown = ", ".join(columns[:_MOST_COLUMNS])
+    return f"{shown} and {more} more" if (more := len(columns) - _MOST_COLUMNS) > 0 else shown
+
+
+def seconds(text: str, unit: float) -> float:
+    """A time given in multiples of ``unit`` seconds.
+
+    Raises:
+        ValueError: it is no positive, finite number.
+    """
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(f"a time must be positive and finite, not {text}")
+    return value * unit
+
+
+def count(text: str, least: int = 0) -> int:
+    """A number of things.
+
+    Raises:
+        ValueError: it is no whole number of at least ``least``.
+    """
+    value = float(text)
+    if not (least <= value < math.inf and value == int(value)):
+        raise ValueError(f"a count must be a whole number from {least}, not {text}")
+    return int(value)

@@ -17,7 +17,7 @@ from servesim.errors import InputError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, Work
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.tables.attention import AttentionGrid, Point
-from servesim.hardware.tables.csvfile import Row, read_csv
+from servesim.hardware.tables.csvfile import Row, count, read_csv, seconds
 from servesim.hardware.tables.grid import Curve
 from servesim.hardware.tables.mixed import AttentionTable
 from servesim.hardware.tables.older_layers import existing, phase_grid, v0_curves, vidur_curves
@@ -108,13 +108,13 @@ def load_layer_profile(
     return LayerProfile(curves, _attention(place), fallback, True, bandwidth)
 
 
-def _curves(path: Path, count: str) -> dict[str, Curve]:
-    """Seconds by layer over ``count``."""
+def _curves(path: Path, counted: str) -> dict[str, Curve]:
+    """Seconds by layer over tokens or sequences, as the column ``counted`` is called."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for layer, x, seconds in read_csv(
-        path, lambda row: (row["layer"], float(row[count]), _positive(row["time_us"]))
+    for layer, x, t in read_csv(
+        path, lambda row: (row["layer"], count(row[counted], 1), seconds(row["time_us"], 1e-6))
     ):
-        points.setdefault(layer, []).append((x, seconds))
+        points.setdefault(layer, []).append((x, t))
     return {layer: Curve.of(found) for layer, found in points.items()}
 
 
@@ -175,22 +175,14 @@ def _attention(place: Path) -> AttentionTable:
     keys = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
 
     def point(row: Row) -> tuple[Point, float]:
-        chunk, before, decodes, context = (int(row[key]) for key in keys)
-        return (chunk, before, decodes, context), _positive(row["time_us"])
+        chunk, before, decodes, context = (count(row[key]) for key in keys)
+        return (chunk, before, decodes, context), seconds(row["time_us"], 1e-6)
 
     def sample(row: Row) -> SkewSample:
-        times = (_positive(row[key]) for key in ("t_mean_us", "t_max_us", "t_skew_us"))
-        return SkewSample(int(row["pc"]), int(row["n"]), int(row["kv_big"]), *times)
+        times = (seconds(row[key], 1e-6) for key in ("t_mean_us", "t_max_us", "t_skew_us"))
+        return SkewSample(count(row["pc"]), count(row["n"], 1), count(row["kv_big"], 1), *times)
 
-    seconds = dict(read_csv(place / "attention.csv", point))
+    measured = dict(read_csv(place / "attention.csv", point))
     uneven = place / "skew.csv"
     skew = Skew.of(read_csv(uneven, sample)) if uneven.is_file() else None
-    return AttentionTable(AttentionGrid.of(seconds), skew)
-
-
-def _positive(microseconds: str) -> float:
-    """Microseconds as seconds."""
-    value = float(microseconds)
-    if not value > 0:
-        raise ValueError(f"a time must be positive, not {microseconds}")
-    return value * 1e-6
+    return AttentionTable(AttentionGrid.of(measured), skew)

@@ -9,10 +9,15 @@ from pathlib import Path
 
 from servesim.errors import InputError
 from servesim.hardware.collectives import WIRE
+from servesim.hardware.tables.csvfile import seconds
 from servesim.hardware.tables.grid import Curve
 
 #: Operations by the benchmark's names for them.
 _NAMES = {name: name for name in WIRE} | {"alltoall": "all_to_all", "sendrecv": "send"}
+
+
+#: How the line starts that closes an output, and the columns up to the first bandwidth on the bus.
+_END, _COLUMNS = "# Avg bus bandwidth", 8
 
 
 @dataclass(frozen=True)
@@ -37,21 +42,41 @@ def read_nccl_tests(path: Path) -> NcclTest:
     time (µs) and more.
 
     Raises:
-        InputError: the file cannot be read or is not the output of ``nccl-tests``.
+        InputError: the file cannot be read, is not the output of ``nccl-tests`` or is cut off.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    lines = _lines(path)
     ranks = sum(line.split()[:2] == ["#", "Rank"] for line in lines)
-    rows = [line.split() for line in lines if line[:20].strip()[:1].isdigit()]
-    try:
-        points = [(float(row[0]), float(row[5]) * 1e-6) for row in rows if float(row[0]) > 0]
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{path}: not the output of nccl-tests ({error})") from error
+    points = [
+        point
+        for number, line in enumerate(lines, 1)
+        if line[:20].strip()[:1].isdigit()
+        for point in [_point(line, f"{path}, line {number}")]
+        if point[0] > 0
+    ]
+    if not any(line.startswith(_END) for line in lines):
+        sizes = f"sizes to {max(points)[0]:.0f} bytes" if points else "no size"
+        raise InputError(f"{path}: cut off: {sizes}, but no line {_END!r}, with which outputs end")
     if ranks < 2 or len(points) < 2:
         raise InputError(f"{path}: {ranks} ranks and {len(points)} sizes; need two of each")
     return NcclTest(_operation(lines, path), ranks, Curve.of(points))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def _point(line: str, where: str) -> tuple[float, float]:
+    """Bytes and out-of-place seconds of a row."""
+    values = line.split()
+    if len(values) < _COLUMNS:
+        raise InputError(f"{where}: cut off or no row of nccl-tests: {line.strip()!r}")
+    try:
+        return float(values[0]), seconds(values[5], 1e-6)
+    except ValueError as error:
+        raise InputError(f"{where}: not a row of nccl-tests: {error}") from error
 
 
 def _operation(lines: Iterable[str], path: Path) -> str:

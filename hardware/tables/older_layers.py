@@ -13,7 +13,7 @@ from pathlib import Path
 
 from servesim.errors import InputError
 from servesim.hardware.tables.attention import PhaseGrid
-from servesim.hardware.tables.csvfile import Row, read_csv
+from servesim.hardware.tables.csvfile import Row, count, read_csv, seconds
 from servesim.hardware.tables.grid import Curve
 
 #: What the layouts call the parts of each serving kernel; parts run one after the other.
@@ -52,11 +52,11 @@ def existing(place: Path, name: str) -> Path:
 def v0_curves(place: Path) -> dict[str, Curve]:
     """Seconds by serving name over tokens, from ``layers.csv``."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for layer, tokens, seconds in read_csv(
+    for layer, tokens, t in read_csv(
         existing(place, "layers.csv"),
-        lambda row: (row["layer_name"], float(row["input"]), float(row["latency(ns)"]) * 1e-9),
+        lambda row: (row["layer_name"], count(row["input"], 1), seconds(row["latency(ns)"], 1e-9)),
     ):
-        points.setdefault(layer, []).append((tokens, seconds))
+        points.setdefault(layer, []).append((tokens, t))
     return _joined({name: Curve.of(found) for name, found in points.items()}, V0_PARTS)
 
 
@@ -67,45 +67,48 @@ def vidur_curves(place: Path, tensor_parallel_size: int) -> dict[str, Curve]:
         InputError: the degree was not measured.
     """
     path = existing(place, "mlp.csv")
-    rows = read_csv(path, lambda row: (int(row["num_tensor_parallel_workers"]), row))
-    chosen = [row for ranks, row in rows if ranks == tensor_parallel_size]
+    rows = read_csv(path, _vidur_row)
+    chosen = [(tokens, times) for ranks, tokens, times in rows if ranks == tensor_parallel_size]
     if not chosen:
-        known = ", ".join(map(str, sorted({ranks for ranks, _ in rows})))
+        known = ", ".join(map(str, sorted({ranks for ranks, _, _ in rows})))
         raise InputError(
             f"{path}: no rows for tensor_parallel_size {tensor_parallel_size} (there: {known})"
         )
+    points: dict[str, list[tuple[float, float]]] = {}
+    for tokens, times in chosen:
+        for part, t in times.items():
+            points.setdefault(part, []).append((tokens, t))
+    return _joined({part: Curve.of(found) for part, found in points.items()}, VIDUR_PARTS)
+
+
+def _vidur_row(row: Row) -> tuple[int, int, dict[str, float]]:
+    """Tensor-parallel degree, tokens, and seconds by part as far as they are given."""
     parts = sorted({part for names in VIDUR_PARTS.values() for part in names})
-    curves = {}
-    for part in parts:
-        column = f"time_stats.{part}.median"
-        points = [
-            (float(r["num_tokens"]), float(r[column]) * 1e-3) for r in chosen if r.get(column)
-        ]
-        if points:
-            curves[part] = Curve.of(points)
-    return _joined(curves, VIDUR_PARTS)
+    given = {part: row.get(f"time_stats.{part}.median") for part in parts}
+    times = {part: seconds(text, 1e-3) for part, text in given.items() if text}
+    return count(row["num_tensor_parallel_workers"], 1), count(row["num_tokens"], 1), times
 
 
 def phase_grid(place: Path, tensor_parallel_size: int) -> PhaseGrid:
     """Attention from ``attention.csv`` of either layout."""
     decode: dict[tuple[int, int], float] = {}
     prefill: dict[tuple[int, int], float] = {}
-    for is_prefill, key, seconds in read_csv(existing(place, "attention.csv"), _attention_point):
+    for is_prefill, key, t in read_csv(existing(place, "attention.csv"), _attention_point):
         if key[0] == tensor_parallel_size:
-            (prefill if is_prefill else decode)[key[1:]] = seconds
+            (prefill if is_prefill else decode)[key[1:]] = t
     return PhaseGrid.of(decode, prefill)
 
 
 def _attention_point(row: Row) -> tuple[bool, tuple[int, int, int], float]:
     """Whether a prefill, (degree, chunk or decodes, context), seconds; batches of one prefill."""
     is_prefill = row["is_prefill"].lower() == "true"
-    first = int(row["prefill_chunk_size" if is_prefill else "batch_size"])
+    first = count(row["prefill_chunk_size" if is_prefill else "batch_size"], 1)
     if "p50_ns" in row:
-        seconds = float(row["p50_ns"]) * 1e-9
+        t = seconds(row["p50_ns"], 1e-9)
     else:
-        seconds = float(row[_PREFILL if is_prefill else _DECODE]) * 1e-3
-    ranks = int(row.get("num_tensor_parallel_workers") or 1)
-    return is_prefill, (ranks, first, int(row["kv_cache_size"])), seconds
+        t = seconds(row[_PREFILL if is_prefill else _DECODE], 1e-3)
+    ranks = count(row.get("num_tensor_parallel_workers") or "1", 1)
+    return is_prefill, (ranks, first, count(row["kv_cache_size"])), t
 
 
 def _joined(curves: Mapping[str, Curve], kernels: Mapping[str, Sequence[str]]) -> dict[str, Curve]:

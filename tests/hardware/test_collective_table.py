@@ -44,7 +44,7 @@ def output(path: Path, ranks: int, rows: dict[int, float], operation: str | None
         f"{size:12d} {size // 4:13d}  float  sum  -1  {us:.2f}  0.1  0.1  0  {us:.2f}  0.1  0.1  0"
         for size, us in rows.items()
     ]
-    path.write_text("\n".join([*lines, "# Out of bounds values : 0 OK", "#", ""]), encoding="utf-8")
+    path.write_text("\n".join([*lines, "# Avg bus bandwidth : 0.1", "#", ""]), encoding="utf-8")
     return path
 
 

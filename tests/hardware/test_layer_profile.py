@@ -102,7 +102,7 @@ def test_several_models_or_formats_must_be_told_apart(tmp_path):
     [
         ({"dense.csv": "layer,tokens\nqkv_proj,1\n"}, "no column 'time_us'"),
         ({"dense.csv": "layer,tokens,time_us\nqkv_proj,one,10\n"}, "line 2"),
-        ({"dense.csv": "layer,tokens,time_us\nqkv_proj,1,-10\n"}, "positive, not -10"),
+        ({"dense.csv": "layer,tokens,time_us\nqkv_proj,1,-10\n"}, "finite, not -10"),
         ({"per_sequence.csv": "layer,sequences,time_us\n"}, "no measurements"),
         ({"attention.csv": FILES["attention.csv"].split("16,0,0,0")[0]}, "prefill measurements"),
     ],

@@ -34,13 +34,28 @@ def test_times_by_size(tmp_path):
     assert run.curve.at(2048.0) == pytest.approx(20e-6)
 
 
+END = "# Avg bus bandwidth    : 0.1\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(HEAD, "2 ranks and 0 sizes"), (HEAD + "1024 word\n", "not the output")],
+    [
+        (HEAD + END, "2 ranks and 0 sizes"),
+        (HEAD + "1024 word\n" + END, "line 10: cut off or no row of nccl-tests: '1024 word'"),
+        (HEAD + ROWS.replace("10.00", "-1.00"), "line 10: .* positive and finite, not -1.00"),
+        (HEAD + ROWS.replace("30.00", "nan"), "line 11: .* finite, not nan"),
+        (HEAD + ROWS.replace(END, ""), "cut off: sizes to 3072 bytes, but no line '# Avg"),
+        (HEAD + ROWS[:120], "line 11: cut off"),
+    ],
 )
 def test_what_is_refused(tmp_path, text, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         read_nccl_tests(write(tmp_path, text))
+    assert "all_reduce_2.txt" in str(error.value)
+
+
+def test_a_byte_order_mark(tmp_path):
+    assert read_nccl_tests(write(tmp_path, "\ufeff" + HEAD + ROWS)).ranks == 2
 
 
 def test_a_file_that_is_not_there(tmp_path):

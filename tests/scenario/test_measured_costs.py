@@ -45,7 +45,8 @@ def gemm_table(folder: Path, milliseconds: float) -> Path:
 def all_reduce(path: Path, microseconds: float) -> Path:
     lines = [f"#  Rank  {rank} Group  0 Pid 1 on host device  {rank} X" for rank in range(2)]
     lines += [f"{size} {size // 2} half sum -1 {microseconds} 0 0 0" for size in (1024, 2**20)]
-    path.write_text("\n".join(["# Collective test starting: all_reduce_perf", *lines]))
+    head, end = "# Collective test starting: all_reduce_perf", "# Avg bus bandwidth : 1"
+    path.write_text("\n".join([head, *lines, end]))
     return path
 
 
