@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ _PARTS: dict[str, type] = {
     "efficiency": Efficiency,
     "host": HostTime,
 }
+#: Words before the device's own name.
+_MAKERS = {"nvidia", "geforce", "tesla", "quadro", "amd", "instinct", "intel", "google"}
 _NOT_IN_FILES = {"costs"}
 #: What a device file in Python calls the device it defines.
 _ATTRIBUTE = "device"
@@ -61,6 +64,20 @@ def load_device(name_or_path: str) -> Device:
     if path is None:
         raise UnknownNameError("device", name_or_path, device_names())
     return _from_path(path)
+
+
+def known_device(name: str) -> str | None:
+    """The device that a driver's name for it begins with, e.g. ``NVIDIA H100 80GB HBM3``.
+
+    The longest run of leading words that is a device's name or alias decides; None without any.
+    """
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    while words and words[0] in _MAKERS:
+        words = words[1:]
+    for count in range(len(words), 0, -1):
+        if (path := _named().get("".join(words[:count]))) is not None:
+            return path.stem
+    return None
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:

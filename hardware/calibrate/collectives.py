@@ -31,7 +31,12 @@ class CollectiveSample:
 
 def has_collectives(folder: Path) -> bool:
     """Whether there are tables for :func:`read_kernel_tables`."""
-    return bool(_tables(folder, _NCCL) or _tables(folder, _CUSTOM))
+    return bool(collective_files(folder))
+
+
+def collective_files(folder: Path) -> list[Path]:
+    """The tables that :func:`read_kernel_tables` reads."""
+    return [*_tables(folder, _NCCL), *_tables(folder, _CUSTOM)]
 
 
 def _tables(place: Path, name: str) -> list[Path]:

@@ -9,12 +9,17 @@ from pathlib import Path
 from servesim.errors import InputError, UnsupportedError
 from servesim.graph.work import CollectiveWork, Work
 from servesim.hardware.all_reduce import PLAIN, Limits, counted
-from servesim.hardware.calibrate.collectives import has_collectives, read_kernel_tables
+from servesim.hardware.calibrate.collectives import (
+    collective_files,
+    has_collectives,
+    read_kernel_tables,
+)
 from servesim.hardware.collectives import WIRE, RankCurves, chosen, link_limits
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.link import Link
 from servesim.hardware.tables.grid import Curve
 from servesim.hardware.tables.nccl_tests import read_nccl_tests
+from servesim.hardware.tables.origin import device_names, require_device
 from servesim.hardware.tables.profile import NEEDS_PYARROW
 
 #: Seconds of an operation: ranks -> (payload in bytes, seconds).
@@ -67,7 +72,9 @@ def _nearest(curves: RankCurves, work: CollectiveWork) -> CollectiveWork:
     return replace(work, ranks=ranks, payload_bytes=min(work.payload_bytes, largest))
 
 
-def load_collectives(path: Path, link: Link, fallback: CostModel) -> CollectiveTable:
+def load_collectives(
+    path: Path, link: Link, fallback: CostModel, device: str | None = None
+) -> CollectiveTable:
     """What was measured of the collectives among devices that ``link`` joins.
 
     Args:
@@ -75,14 +82,16 @@ def load_collectives(path: Path, link: Link, fallback: CostModel) -> CollectiveT
             ``nccl_perf.parquet`` or ``custom_allreduce_perf.parquet``, or the folder of a device
             that holds them.
         fallback: the cost model of what was not measured.
+        device: name of the devices; what was measured among others is refused.
 
     Raises:
-        InputError: there is nothing of the kind, or a file is malformed.
+        InputError: there is nothing of the kind, a file is malformed, or what is there was
+            measured on another device, or on several.
         UnsupportedError: the library that reads parquet is missing.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    points = _of_tables(path, link) if has_collectives(path) else _of_runs(path)
+    points = _of_tables(path, link, device) if has_collectives(path) else _of_runs(path, device)
     curves = {
         operation: RankCurves(
             counted(operation),
@@ -99,8 +108,9 @@ def has_runs(path: Path) -> bool:
     return any(file.is_file() and _lists_ranks(file) for file in files)
 
 
-def _of_tables(path: Path, link: Link) -> _Points:
+def _of_tables(path: Path, link: Link, device: str | None) -> _Points:
     try:
+        require_device(device_names(collective_files(path)), device, path)
         samples = read_kernel_tables(path, link)
     except ImportError as error:
         raise UnsupportedError(f"{path}: {NEEDS_PYARROW}") from error
@@ -111,11 +121,12 @@ def _of_tables(path: Path, link: Link) -> _Points:
     return points
 
 
-def _of_runs(path: Path) -> _Points:
+def _of_runs(path: Path, device: str | None) -> _Points:
     """Of outputs of ``nccl-tests``; equal runs are averaged."""
     points: _Points = {}
-    for file in _outputs(path):
-        run = read_nccl_tests(file)
+    runs = [(file, read_nccl_tests(file)) for file in _outputs(path)]
+    require_device({name for _, run in runs for name in run.devices}, device, path)
+    for file, run in runs:
         if run.operation not in WIRE:
             what = repr(run.operation) if run.operation else "none"
             raise InputError(

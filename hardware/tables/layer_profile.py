@@ -9,19 +9,28 @@ and optionally ``skew.csv`` (see ``Skew``). The layouts of ``older_layers`` are 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, Work
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.tables.attention import AttentionGrid, Point
+from servesim.hardware.tables.bundle import find_bundle
 from servesim.hardware.tables.csvfile import Row, count, read_csv, seconds
 from servesim.hardware.tables.grid import Curve
 from servesim.hardware.tables.mixed import AttentionTable
 from servesim.hardware.tables.older_layers import existing, phase_grid, v0_curves, vidur_curves
 from servesim.hardware.tables.skew import Skew, SkewSample
+
+#: Layers by the serving names of their operators (``graph/passes/naming.py``).
+LAYERS = (
+    *("embedding", "position_embedding", "layernorm", "qkv_proj", "qk_norm", "rotary_emb"),
+    *("attention", "o_proj", "gate_up_proj", "up_proj", "act_fn", "down_proj", "residual_add"),
+    *("gate", "router", "experts", "in_proj", "out_proj", "fused_qkv_a_proj", "q_a_layernorm"),
+    *("q_b_proj", "kv_a_layernorm", "kv_b_proj", "final_layernorm", "lm_head", "sampler"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ def load_layer_profile(
     model: str | None = None,
     dtype: str | None = None,
     bandwidth: float = math.inf,
+    layers: Collection[str] = (),
 ) -> LayerProfile:
     """The bundle at ``folder`` for one tensor-parallel degree.
 
@@ -80,11 +90,13 @@ def load_layer_profile(
         folder: the hardware, model or dtype folder of a bundle.
         tensor_parallel_size: which ``tp<N>`` to take.
         fallback: cost model for work the bundle does not name.
-        model, dtype: which of several profiles in ``folder``.
+        model, dtype: which of several profiles in ``folder``; one of another model is refused.
         bandwidth: of the device's memory, in bytes per second.
+        layers: operators of the model that have no name of ``LAYERS``.
 
     Raises:
         InputError: no bundle there, several to choose from, no such degree, or a malformed file.
+        UnknownNameError: no model has such a layer.
     """
     found = find_bundle(Path(folder), model, dtype)
     if existing(found, "mlp.csv").is_file():
@@ -99,8 +111,8 @@ def load_layer_profile(
         grid = phase_grid(place, tensor_parallel_size)
         attention = AttentionTable(grid)
         return LayerProfile(v0_curves(place), attention, fallback, bandwidth=bandwidth)
-    curves = _curves(place / "dense.csv", "tokens")
-    curves |= _curves(place / "per_sequence.csv", "sequences")
+    curves = _curves(place / "dense.csv", "tokens", layers)
+    curves |= _curves(place / "per_sequence.csv", "sequences", layers)
     # Measured on one layer, ``layernorm`` averages a plain norm and one that adds the residual.
     # In a whole model all but the first add it, as the final one does.
     if "layernorm" in curves:
@@ -108,67 +120,18 @@ def load_layer_profile(
     return LayerProfile(curves, _attention(place), fallback, True, bandwidth)
 
 
-def _curves(path: Path, counted: str) -> dict[str, Curve]:
+def _curves(path: Path, counted: str, layers: Collection[str]) -> dict[str, Curve]:
     """Seconds by layer over tokens or sequences, as the column ``counted`` is called."""
     points: dict[str, list[tuple[float, float]]] = {}
     for layer, x, t in read_csv(
         path, lambda row: (row["layer"], count(row[counted], 1), seconds(row["time_us"], 1e-6))
     ):
         points.setdefault(layer, []).append((x, t))
+    known = {*LAYERS, *layers}
+    for layer in points:
+        if layer.removeprefix("shared_experts.") not in known and layer not in known:
+            raise UnknownNameError(f"layer in {path}:", layer, known)
     return {layer: Curve.of(found) for layer, found in points.items()}
-
-
-def find_bundle(folder: Path, model: str | None = None, dtype: str | None = None) -> Path:
-    """The folder that holds ``tp<N>`` folders (Vidur: ``mlp.csv``), at or below ``folder``.
-
-    Args:
-        model: Hugging Face id of the model wanted, when ``folder`` holds several.
-        dtype: number format wanted, when the model has several.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    found = _bundles(folder)
-    if not found:
-        raise InputError(
-            f"{folder}: no layer profile (tp<N>/dense.csv, tp<N>/layers.csv or mlp.csv) in it"
-        )
-    for wanted in (model, dtype):
-        named = [path for path in found if wanted and f"/{wanted}/" in f"/{path.as_posix()}/"]
-        if len(found) > 1 and wanted:
-            if not named:
-                there = _names(folder, found)
-                raise InputError(f"{folder}: no profile of {wanted} (there: {there})")
-            found = named
-    if len(found) > 1:
-        raise InputError(f"{folder}: several profiles, name one of: {_names(folder, found)}")
-    return found[0]
-
-
-def has_layer_profile(folder: Path) -> bool:
-    """Whether there is a bundle at or below ``folder``."""
-    return folder.is_dir() and bool(_bundles(folder))
-
-
-def _bundles(folder: Path) -> list[Path]:
-    if folder.name.startswith("tp") and _is_measured(folder):
-        return [folder.parent]
-    found = sorted({path.parent.parent for path in folder.rglob("tp*/*") if _marks(path)})
-    return found + sorted({path.parent for path in folder.rglob("mlp.csv*")})
-
-
-def _marks(path: Path) -> bool:
-    return path.name in {"dense.csv", "layers.csv", "layers.csv.gz"}
-
-
-def _is_measured(folder: Path) -> bool:
-    return any(_marks(path) for path in folder.iterdir())
-
-
-def _names(folder: Path, found: list[Path]) -> str:
-    return ", ".join(path.relative_to(folder).as_posix() for path in found)
 
 
 def _attention(place: Path) -> AttentionTable:

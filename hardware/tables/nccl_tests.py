@@ -28,11 +28,13 @@ class NcclTest:
         operation: as the output, of nccl-tests 2.17 on, or else the file's name says; empty if
             neither does.
         curve: out-of-place seconds over bytes.
+        devices: their names, as the driver calls them.
     """
 
     operation: str
     ranks: int
     curve: Curve
+    devices: frozenset[str] = frozenset()
 
 
 def read_nccl_tests(path: Path) -> NcclTest:
@@ -58,7 +60,9 @@ def read_nccl_tests(path: Path) -> NcclTest:
         raise InputError(f"{path}: cut off: {sizes}, but no line {_END!r}, with which outputs end")
     if ranks < 2 or len(points) < 2:
         raise InputError(f"{path}: {ranks} ranks and {len(points)} sizes; need two of each")
-    return NcclTest(_operation(lines, path), ranks, Curve.of(points))
+    named = (re.match(r"#\s+Rank .* device\s+\d+ \[[^]]*\] (.+?)\s*$", line) for line in lines)
+    devices = frozenset(one[1] for one in named if one)
+    return NcclTest(_operation(lines, path), ranks, Curve.of(points), devices)
 
 
 def _lines(path: Path) -> list[str]:

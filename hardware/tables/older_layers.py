@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from servesim.errors import InputError
+from servesim.errors import InputError, UnknownNameError
 from servesim.hardware.tables.attention import PhaseGrid
 from servesim.hardware.tables.csvfile import Row, count, read_csv, seconds
 from servesim.hardware.tables.grid import Curve
@@ -40,6 +40,8 @@ VIDUR_PARTS: Mapping[str, Sequence[str]] = {
     "down_proj": ("mlp_down_proj",),
     "final_layernorm": ("input_layernorm", "add"),
 }
+#: Layers of LLMServingSim v0 that no operator is measured by.
+_V0_OTHERS = ("attn", "post_layernorm")
 _PREFILL, _DECODE = "time_stats.attn_prefill.median", "time_stats.attn_decode.median"
 
 
@@ -50,12 +52,19 @@ def existing(place: Path, name: str) -> Path:
 
 
 def v0_curves(place: Path) -> dict[str, Curve]:
-    """Seconds by serving name over tokens, from ``layers.csv``."""
+    """Seconds by serving name over tokens, from ``layers.csv``.
+
+    Raises:
+        UnknownNameError: the layout has no such layer.
+    """
+    path, known = existing(place, "layers.csv"), _parts(V0_PARTS) | {*_V0_OTHERS}
     points: dict[str, list[tuple[float, float]]] = {}
     for layer, tokens, t in read_csv(
-        existing(place, "layers.csv"),
+        path,
         lambda row: (row["layer_name"], count(row["input"], 1), seconds(row["latency(ns)"], 1e-9)),
     ):
+        if layer not in known:
+            raise UnknownNameError(f"layer in {path}:", layer, known)
         points.setdefault(layer, []).append((tokens, t))
     return _joined({name: Curve.of(found) for name, found in points.items()}, V0_PARTS)
 
@@ -81,10 +90,13 @@ def vidur_curves(place: Path, tensor_parallel_size: int) -> dict[str, Curve]:
     return _joined({part: Curve.of(found) for part, found in points.items()}, VIDUR_PARTS)
 
 
+def _parts(layout: Mapping[str, Sequence[str]]) -> set[str]:
+    return {part for names in layout.values() for part in names}
+
+
 def _vidur_row(row: Row) -> tuple[int, int, dict[str, float]]:
     """Tensor-parallel degree, tokens, and seconds by part as far as they are given."""
-    parts = sorted({part for names in VIDUR_PARTS.values() for part in names})
-    given = {part: row.get(f"time_stats.{part}.median") for part in parts}
+    given = {part: row.get(f"time_stats.{part}.median") for part in sorted(_parts(VIDUR_PARTS))}
     times = {part: seconds(text, 1e-3) for part, text in given.items() if text}
     return count(row["num_tensor_parallel_workers"], 1), count(row["num_tokens"], 1), times
 

@@ -11,6 +11,7 @@ from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
 from servesim.hardware.tables.collectives import load_collectives
 from servesim.hardware.tables.profile import load_profile
+from servesim.models.config import builtin_names
 from servesim.scenario.sections import HardwareSection
 from servesim.scenario.system import topology_collectives
 
@@ -24,13 +25,11 @@ def measured_costs(
         ServesimError: a profile, table, link or topology cannot be used.
     """
     kernels: CostModel | None = None
+    if section.profile is None and section.profile_model is not None:
+        raise InputError("[hardware] profile_model: there is no profile to take it from")
     if section.profile is not None:
         kernels = load_profile(
-            section.profile,
-            graph.tensor_parallel_size,
-            device.cost_model,
-            model=graph.model,
-            bandwidth=device.memory.bandwidth,
+            section.profile, graph, device, section.profile_model, builtin_names()
         )
     return kernels, _collectives(section, device)
 
@@ -50,4 +49,4 @@ def _collectives(section: HardwareSection, device: Device) -> CostModel | None:
     if link is None:
         raise InputError("[hardware] collectives need a link: the device has none of its own")
     fallback = given or collective_cost(device, hardware.load_device)
-    return load_collectives(section.collectives, link, fallback)
+    return load_collectives(section.collectives, link, fallback, device.name)

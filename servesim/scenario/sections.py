@@ -42,6 +42,7 @@ class HardwareSection:
         device: a known device's name or a device file (TOML).
         profile: a folder of measured layer latencies or kernel tables, used where it has a
             measurement.
+        profile_model: the model whose layer latencies are meant, when not the one served.
         collectives: what was measured of collectives among the devices: output of ``nccl-tests``
             (a file, or a folder of several) or AIConfigurator's tables.
         link: between the devices of an instance, in place of the device's own: a table with
@@ -58,6 +59,7 @@ class HardwareSection:
 
     device: NameOrPath = ""
     profile: Path | None = None
+    profile_model: str | None = None
     collectives: Path | None = None
     link: Mapping[str, Any] | None = None
     topology: Mapping[str, Any] | None = None

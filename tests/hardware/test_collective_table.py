@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from servesim.errors import InputError, UnsupportedError
+from servesim.graph.opgraph import OpGraph
 from servesim.graph.work import CollectiveWork, GemmWork
 from servesim.hardware.collectives import CollectiveCost
 from servesim.hardware.cost import Cost, Source
@@ -103,7 +104,7 @@ def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UnsupportedError, match="needs pyarrow: pip install"):
         load_collectives(tmp_path, LINK, PerByte())
     with pytest.raises(UnsupportedError, match="needs pyarrow: pip install"):
-        load_profile(tmp_path, 1, PerByte())
+        load_profile(tmp_path, OpGraph("m", (), (), 0, 0, 0.0, 8, 8, 8), load_device("h100_sxm"))
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from servesim.errors import InputError
 from servesim.graph.work import AttentionWork, CollectiveWork, GemmWork, MemoryWork
 from servesim.hardware.cost import Cost, Source
+from servesim.hardware.tables.bundle import find_bundle
 from servesim.hardware.tables.grid import Curve
-from servesim.hardware.tables.layer_profile import find_bundle, load_layer_profile
+from servesim.hardware.tables.layer_profile import load_layer_profile
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "profiles" / "RTXPRO6000"
 FILES = {

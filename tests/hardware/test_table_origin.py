@@ -1,0 +1,161 @@
+"""Tables of another device or model than the one simulated are refused, in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from servesim.errors import InputError, UnknownNameError
+from servesim.graph.opgraph import OpGraph
+from servesim.hardware.link import Link
+from servesim.hardware.load import known_device, load_device
+from servesim.hardware.tables.bundle import find_bundle
+from servesim.hardware.tables.collectives import load_collectives
+from servesim.hardware.tables.layer_profile import load_layer_profile
+from servesim.hardware.tables.origin import require_device
+from servesim.hardware.tables.profile import load_profile
+
+LINK = Link("wire", 1e9, 1e-6)
+FILES = {
+    "dense.csv": "layer,tokens,time_us\nqkv_proj,1,10\nqkv_proj,100,30\n",
+    "per_sequence.csv": "layer,sequences,time_us\nlm_head,1,100\nlm_head,64,163\n",
+    "attention.csv": (
+        "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,1,16,8\n16,0,0,0,8\n"
+    ),
+}
+OLDER = (
+    "prefill_chunk_size,kv_cache_size,batch_size,is_prefill,p50_ns\n"
+    "32,0,1,True,1000\n0,32,1,False,500\n"
+)
+RUN = """# Collective test starting: all_reduce_perf
+#  Rank  0 Group  0 Pid  9 on   host device  0 [0x0f] {device}
+#  Rank  1 Group  0 Pid  9 on   host device  1 [0x10] {device}
+1024 256 float sum -1 1.00 0.1 0.1 0
+2048 512 float sum -1 2.00 0.1 0.1 0
+# Avg bus bandwidth : 0.1
+"""
+H100, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"
+META = "profiler_version: 1.0.0\ngpu: {gpu}\nmodel: {model}\nvariant: bf16\n"
+
+
+def graph(model: str = "org/model", hidden: int = 8) -> OpGraph:
+    return OpGraph(model, (), (), 0, 0, 0.0, hidden, 8, 8)
+
+
+def bundle(root: Path, **replaced: str) -> Path:
+    place = root / "org/model/bf16/tp1"
+    place.mkdir(parents=True)
+    for name, text in {**FILES, **replaced}.items():
+        (place / name).write_text(text)
+    return root
+
+
+def gemm_table(folder: Path, *devices: str) -> Path:
+    rows = [f"{device},bfloat16,{m},8,8,1" for device in devices for m in (1, 2)]
+    folder.mkdir(exist_ok=True)
+    (folder / "gemm_perf.csv").write_text("\n".join(["device,gemm_dtype,m,n,k,latency", *rows]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        (H100, "h100_sxm"),
+        (A100, "a100_sxm"),
+        ("NVIDIA A100-SXM4-40GB", "a100_sxm_40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100_pcie"),
+        ("NVIDIA H100 PCIe", "h100_pcie"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx_pro_6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "rtx_pro_6000_workstation"),
+        ("NVIDIA GeForce RTX 4090", "rtx_4090"),
+        ("TPU-v6e-1", "tpu_v6e"),
+        ("NVIDIA A10G", None),  # another chip than A10
+        ("something", None),
+    ],
+)
+def test_drivers_names(name: str, stem: str | None) -> None:
+    assert known_device(name) == stem
+
+
+def test_devices_of_tables() -> None:
+    where = Path("tables")
+    require_device([H100, "h100_sxm", ""], "h100_sxm", where)
+    require_device([H100], None, where)
+    require_device([H100], "mine", where)
+    require_device(["X"], "h100_sxm", where)
+    with pytest.raises(InputError, match=r"tables: measured on NVIDIA A100.* \(a100_sxm\), not on"):
+        require_device([A100], "h100_sxm", where)
+    for several in ([H100, A100], [H100, "X"], ["X", "Y"]):
+        with pytest.raises(InputError, match="measured on several devices"):
+            require_device(several, None, where)
+
+
+def test_kernel_tables_of_another_device(tmp_path: Path) -> None:
+    device = load_device("rtx_pro_6000")
+    with pytest.raises(InputError, match=f"measured on {H100} .*not on rtx_pro_6000"):
+        load_profile(gemm_table(tmp_path / "a", H100), graph(), device)
+    with pytest.raises(InputError, match="measured on several devices"):
+        load_profile(gemm_table(tmp_path / "b", H100, A100), graph(), device)
+    load_profile(gemm_table(tmp_path / "c", "NVIDIA RTX PRO 6000"), graph(), device)
+
+
+def test_collectives_of_another_device(tmp_path: Path) -> None:
+    path, costs = tmp_path / "run.txt", load_device("h100_sxm").cost_model
+    path.write_text(RUN.format(device=H100))
+    load_collectives(path, LINK, costs, "h100_sxm")
+    with pytest.raises(InputError, match=f"measured on {H100}"):
+        load_collectives(path, LINK, costs, "b200_sxm")
+
+
+def test_layers_of_another_device(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "A100")
+    load_profile(folder, graph(), load_device("a100_sxm"))
+    with pytest.raises(InputError, match="measured on A100"):
+        load_profile(folder, graph(), load_device("h100_sxm"))
+    (folder / "org/model/bf16/meta.yaml").write_text(META.format(gpu=H100, model="org/model"))
+    load_profile(folder, graph(), load_device("h100_sxm"))
+
+
+def test_layers_of_another_model(tmp_path: Path) -> None:
+    folder = bundle(tmp_path)
+    find_bundle(folder, "else/Model-Instruct")  # the same architecture, tuned to chat
+    with pytest.raises(
+        InputError, match=r"latencies of org/model, not of org/model-8B .*profile_m"
+    ):
+        find_bundle(folder, "org/model-8B")
+    # Folders above the one that is named may be called anything, ...
+    direct = folder / "org/model"
+    find_bundle(direct, "org/model-8B")
+    with pytest.raises(InputError, match="not of org/model-8B"):  # ... unless as models are,
+        find_bundle(direct, "org/model-8B", known_models=("org/model",))
+    (direct / "bf16/meta.yaml").write_text(META.format(gpu="X", model="org/model"))
+    with pytest.raises(InputError, match="not of org/model-8B"):  # ... or the bundle says so.
+        find_bundle(direct, "org/model-8B")
+    load_profile(folder, graph("org/model-8B"), load_device("h100_sxm"), "org/model")
+
+
+def test_layers_of_other_widths(tmp_path: Path) -> None:
+    (tmp_path / "mlp.csv").write_text(
+        "n_head,n_embd,num_tokens,num_tensor_parallel_workers,time_stats.emb.median\n"
+        "2,16,1,1,0.01\n2,16,9,1,0.02\n"
+    )
+    (tmp_path / "attention.csv").write_text(OLDER)
+    load_profile(tmp_path, graph(hidden=16), load_device("h100_sxm"))
+    with pytest.raises(InputError, match="hidden = 16, but org/model has 8"):
+        load_profile(tmp_path, graph(), load_device("h100_sxm"))
+    load_profile(tmp_path, graph(), load_device("h100_sxm"), "another/model")
+
+
+def test_misspelt_layers(tmp_path: Path) -> None:
+    dense = "layer,tokens,time_us\n{},1,10\n{},9,10\n"
+    with pytest.raises(UnknownNameError, match=r"'gate_upproj'; did you mean 'gate_up_proj'"):
+        load_layer_profile(
+            bundle(tmp_path / "a", **{"dense.csv": dense.format("gate_upproj", "o_proj")}), 1, None
+        )
+    own = bundle(tmp_path / "b", **{"dense.csv": dense.format("dt_proj", "o_proj")})
+    load_layer_profile(own, 1, None, layers=("dt_proj",))  # of this model
+    older = tmp_path / "c/tp1"
+    older.mkdir(parents=True)
+    (older / "layers.csv").write_text("layer_name,input,latency(ns)\ndown_prj,1,33\n")
+    (older / "attention.csv").write_text(OLDER)
+    with pytest.raises(UnknownNameError, match="did you mean 'down_proj'"):
+        load_layer_profile(older, 1, None)
