@@ -1,12 +1,14 @@
 """Tables of kernel latencies by size (AIConfigurator's layout), as a cost model.
 
 Where a kernel of the same shape was measured, the table answers; elsewhere the fallback does.
-Beyond the measured sizes of a shape the fallback is scaled to meet the table at its edge;
-attention goes on with its own slope.
+Beyond the measured sizes of a shape the fallback is scaled to meet the table at its edge. Nothing
+takes less than reading its weights or keys from memory: benchmarks may find small ones in a cache,
+models do not.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,9 +18,9 @@ from servesim.graph.work import AttentionWork, GemmWork, MoeWork, Work
 from servesim.hardware.calibrate.kernel_tables import kernel_rows, kernel_table_files
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.cost import Cost, CostModel, Source
-from servesim.hardware.tables.attention import PhaseGrid
 from servesim.hardware.tables.grid import Curve
-from servesim.hardware.tables.mixed import AttentionTable
+from servesim.hardware.tables.kernel_attention import KernelAttention
+from servesim.hardware.tables.plane import Plane, around
 
 #: What must be equal for two kernels to lie on one curve or grid.
 Shape = tuple[object, ...]
@@ -31,13 +33,15 @@ class KernelTable:
     Attributes:
         curves: seconds over rows (products) or tokens (experts).
         attention: by heads, widths and formats.
-        fallback: answers for other shapes and families, and for products and experts beyond the
+        fallback: answers for other shapes and families, and tells how times go on beyond the
             measured sizes.
+        bandwidth: of the device's memory, in bytes per second.
     """
 
     curves: Mapping[Shape, Curve]
-    attention: Mapping[Shape, AttentionTable]
+    attention: Mapping[Shape, KernelAttention]
     fallback: CostModel
+    bandwidth: float = math.inf
 
     def cost(self, work: Work) -> Cost:
         """The cost of ``work``.
@@ -45,39 +49,73 @@ class KernelTable:
         Raises:
             UnsupportedError: the fallback cannot run such work.
         """
-        if isinstance(work, AttentionWork):
-            return self._attention_cost(work)
-        if not isinstance(work, GemmWork | MoeWork):
+        found = self._found(work)
+        if found is None:
             return self.fallback.cost(work)
+        least = _streamed_bytes(work) / self.bandwidth
+        return found if found.seconds >= least else Cost(least, Source.ANALYTICAL)
+
+    def _found(self, work: Work) -> Cost | None:
+        """What the tables tell; None without a kernel of the same shape."""
+        if isinstance(work, AttentionWork):
+            table = self.attention.get(_shape(work))
+            return table.cost(work, self.fallback) if table and work.query_tokens else None
+        if not isinstance(work, GemmWork | MoeWork):
+            return None
         curve, size = self.curves.get(_shape(work)), _size(work)
         if curve is None or not size:
-            return self.fallback.cost(work)
+            return None
         if curve.inside(size):
             return Cost(curve.at(size), Source.MEASURED)
-        edge = curve.xs[0] if size < curve.xs[0] else curve.xs[-1]
-        beyond, at_edge = self.fallback.cost(work), self.fallback.cost(_sized(work, int(edge)))
-        return Cost(beyond.seconds * curve.at(edge) / at_edge.seconds, beyond.source)
+        return self._beyond(work, curve, size)
 
-    def _attention_cost(self, work: AttentionWork) -> Cost:
-        table = self.attention.get(_shape(work))
-        return self.fallback.cost(work) if table is None else table.cost(work)
+    def _beyond(self, work: GemmWork | MoeWork, curve: Curve, size: int) -> Cost:
+        """The fallback's cost, scaled to meet the nearest measured size.
+
+        Above the last one it is taken at doublings of it and linear between, as it is between
+        measured sizes: rounds of tiles and odd sizes, that the table does not show, make no seam.
+        """
+        edge = int(curve.xs[0] if size < curve.xs[0] else curve.xs[-1])
+        scale = curve.at(edge) / self.fallback.cost(_sized(work, edge)).seconds
+        costs = [
+            (weight, self.fallback.cost(_sized(work, at))) for at, weight in around([edge], size)
+        ]
+        seconds = sum(weight * cost.seconds for weight, cost in costs)
+        return Cost(scale * seconds, costs[-1][1].source)
 
 
-def load_kernel_tables(folder: str | Path, fallback: CostModel) -> KernelTable:
+def _streamed_bytes(work: Work) -> float:
+    """Weights or keys that a kernel reads from memory, whatever a cache holds of the rest."""
+    if isinstance(work, GemmWork):
+        return work.weight_bytes
+    if isinstance(work, MoeWork):
+        return work.touched * work.expert_bytes
+    assert isinstance(work, AttentionWork)
+    keys = work.decode_keys - work.repeated_keys + sum(context for _, context in work.prefills)
+    return keys * work.kv_bytes_per_token
+
+
+def load_kernel_tables(
+    folder: str | Path, fallback: CostModel, bandwidth: float = math.inf
+) -> KernelTable:
     """All kernel tables at or below ``folder`` (ten seconds for 200,000 kernels).
+
+    Args:
+        fallback: cost model of what was not measured.
+        bandwidth: of the device's memory, in bytes per second.
 
     Raises:
         InputError: there are none, or one is malformed.
     """
     files = kernel_table_files(Path(folder))
     curves, attention = _tables(Path(folder), tuple(file.stat().st_mtime_ns for file in files))
-    return KernelTable(curves, attention, fallback)
+    return KernelTable(curves, attention, fallback, bandwidth)
 
 
 @lru_cache(maxsize=2)
 def _tables(
     folder: Path, _modified: tuple[int, ...]
-) -> tuple[Mapping[Shape, Curve], Mapping[Shape, AttentionTable]]:
+) -> tuple[Mapping[Shape, Curve], Mapping[Shape, KernelAttention]]:
     """Curves and attention of the tables, which several instances may share."""
     rows = kernel_rows(folder, 0.0)
     points: dict[Shape, list[tuple[float, float]]] = {}
@@ -89,8 +127,8 @@ def _tables(
     return curves, _attention_tables(rows)
 
 
-def _attention_tables(rows: Iterable[Row]) -> dict[Shape, AttentionTable]:
-    """Of shapes with prefills (one in a batch) and decodes measured."""
+def _attention_tables(rows: Iterable[Row]) -> dict[Shape, KernelAttention]:
+    """Of equal decodes, and of equal fresh prompts, without a window."""
     decode: dict[Shape, dict[tuple[int, int], float]] = {}
     prefill: dict[Shape, dict[tuple[int, int], float]] = {}
     for row in rows:
@@ -100,10 +138,16 @@ def _attention_tables(rows: Iterable[Row]) -> dict[Shape, AttentionTable]:
         if work.decodes:
             at = (work.decodes, work.decode_keys_max - 1)
             decode.setdefault(_shape(work), {})[at] = row.seconds
-        elif len(work.prefills) == 1:
-            prefill.setdefault(_shape(work), {})[work.prefills[0]] = row.seconds
-    both = [shape for shape in decode if shape in prefill]
-    return {s: AttentionTable(PhaseGrid.of(decode[s], prefill[s])) for s in both}
+        elif work.prefills[0][1] == 0:
+            at = (len(work.prefills), work.prefills[0][0])
+            prefill.setdefault(_shape(work), {})[at] = row.seconds
+    return {
+        shape: KernelAttention(
+            Plane(decode[shape]) if shape in decode else None,
+            Plane(prefill[shape]) if shape in prefill else None,
+        )
+        for shape in (decode | prefill)
+    }
 
 
 def _shape(work: GemmWork | MoeWork | AttentionWork, ranks: int = 0) -> Shape:

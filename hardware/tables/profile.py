@@ -49,7 +49,7 @@ def load_profile(
     if kernels:
         try:
             require_device(device_names(kernels), device.name, folder)
-            return load_kernel_tables(folder, device.cost_model)
+            return load_kernel_tables(folder, device.cost_model, device.memory.bandwidth)
         except ImportError as error:
             raise UnsupportedError(f"{folder}: {NEEDS_PYARROW}") from error
     if not layers and folder.is_dir():

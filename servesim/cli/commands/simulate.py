@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--quantization", "model.quantization", "Q", "scheme of the weights"),
         ("--hardware", "hardware.device", "NAME", "device, or a device file"),
         ("--profile", "hardware.profile", "DIR", "measured layer latencies, or kernel tables"),
+        ("--profile-model", "hardware.profile_model", "ID", "whose layer latencies, if another's"),
         ("--collectives", "hardware.collectives", "PATH", "measured collectives (nccl-tests)"),
         ("--workload", "workload.kind", "KIND|FILE", "kind of traffic, or a .jsonl trace"),
         ("--prompt-tokens", "workload.prompt_tokens", "N|DIST", "e.g. lognormal:mean=500,sigma=1"),
