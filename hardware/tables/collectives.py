@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from servesim.errors import InputError, UnsupportedError
 from servesim.graph.work import CollectiveWork, Work
-from servesim.hardware.all_reduce import PLAIN, Limits, counted
+from servesim.hardware.all_reduce import counted
 from servesim.hardware.calibrate.collectives import (
     collective_files,
     has_collectives,
     read_kernel_tables,
 )
-from servesim.hardware.collectives import WIRE, RankCurves, chosen, link_limits
+from servesim.hardware.collectives import LAUNCH, STEPS, WIRE, RankCurves, chosen, link_limits
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.link import Link
 from servesim.hardware.tables.grid import Curve
@@ -28,17 +28,21 @@ _Points = dict[str, dict[int, list[tuple[float, float]]]]
 
 @dataclass(frozen=True)
 class CollectiveTable:
-    """Measured where ranks and payload were; beyond, the fallback scaled to meet the edge.
+    """Measured where ranks and payload were; beyond, what was measured goes on.
+
+    Over the largest payload with its slope; among more or fewer ranks the latency changes as that
+    of a ring on the link, and the rest as what each link carries. The fallback's own kernels and
+    switches of protocol have no part in either.
 
     Attributes:
         measured: the curves by operation (``CollectiveCost.curves``).
-        fallback: answers for other operations, and for more ranks or larger payloads.
-        limits: of the engine's own all-reduces.
+        fallback: answers for other operations, and tells how many devices can be joined.
+        link: joins them.
     """
 
     measured: Mapping[str, RankCurves]
     fallback: CostModel
-    limits: Limits = PLAIN
+    link: Link
 
     def cost(self, work: Work) -> Cost:
         """The cost of a collective.
@@ -48,28 +52,31 @@ class CollectiveTable:
         """
         if not isinstance(work, CollectiveWork) or work.ranks <= 1 or work.payload_bytes <= 0:
             return self.fallback.cost(work)
-        curves = chosen(self.measured, work, self.limits)
+        curves = chosen(self.measured, work, link_limits(self.link))
         if curves is None:
             return self.fallback.cost(work)
-        edge = _nearest(curves, work)
-        seconds = curves.at(edge.ranks, edge.payload_bytes)
-        if edge == work:
-            return Cost(seconds, Source.MEASURED)
-        beyond = self.fallback.cost(work)
-        try:
-            at_edge = self.fallback.cost(edge)
-        except UnsupportedError:  # measured among more devices than the link is said to join
-            return Cost(curves.at(work.ranks, work.payload_bytes), Source.EXTRAPOLATED)
-        return Cost(beyond.seconds * seconds / at_edge.seconds, beyond.source)
+        if not curves.spans(work.ranks):
+            return Cost(self._among_others(curves, work), Source.EXTRAPOLATED)
+        seconds = curves.at(work.ranks, work.payload_bytes)
+        inside = work.payload_bytes <= _largest(curves, work.ranks)
+        return Cost(seconds, Source.MEASURED if inside else Source.EXTRAPOLATED)
+
+    def _among_others(self, curves: RankCurves, work: CollectiveWork) -> float:
+        """Seconds among more or fewer ranks than were measured, from the nearest number of them."""
+        edge = min(curves.curves, key=lambda ranks: abs(ranks - work.ranks))
+        if work.ranks > edge:
+            self.fallback.cost(work)  # as many can be joined, or it raises
+        curve, steps, wire = curves.curves[edge], STEPS[work.operation], WIRE[work.operation]
+        first, now = (LAUNCH + steps(ranks) * self.link.latency for ranks in (edge, work.ranks))
+        rest = curve.at(work.payload_bytes) - curve.ys[0]
+        return curve.ys[0] * now / first + rest * wire(work.ranks) / wire(edge)
 
 
-def _nearest(curves: RankCurves, work: CollectiveWork) -> CollectiveWork:
-    """``work`` itself, or the nearest that was measured; sizes below the least are latency."""
+def _largest(curves: RankCurves, ranks: int) -> float:
+    """The largest payload measured among so many ranks, or as many as around them."""
     known = sorted(curves.curves)
-    ranks = min(max(work.ranks, known[0]), known[-1])
     around = {max(r for r in known if r <= ranks), min(r for r in known if r >= ranks)}
-    largest = min(curves.curves[r].xs[-1] for r in sorted(around))
-    return replace(work, ranks=ranks, payload_bytes=min(work.payload_bytes, largest))
+    return min(curves.curves[r].xs[-1] for r in sorted(around))
 
 
 def load_collectives(
@@ -99,7 +106,7 @@ def load_collectives(
         )
         for operation, by_ranks in points.items()
     }
-    return CollectiveTable(curves, fallback, link_limits(link))
+    return CollectiveTable(curves, fallback, link)
 
 
 def has_runs(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Measured collectives as they are found: outputs of nccl-tests, AIConfigurator's tables."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,32 @@ def test_a_folder_of_outputs(tmp_path: Path) -> None:
     assert cost("all_to_all", 2048.0, 2) == Cost(pytest.approx(10e-6), Source.MEASURED)
     assert cost("all_gather", 2048.0, 2).source == Source.CALIBRATED
     assert costs.cost(GemmWork(1, 1, 1)) == Cost(7.0, Source.CALIBRATED)
-    # Beyond the edge the fallback's shape goes on from the measured value.
+    # Beyond the edge the measured slope goes on.
     assert cost("all_reduce", 3072.0, 2).seconds == pytest.approx(30e-6)
     beyond = cost("all_reduce", 6144.0, 2)
-    assert beyond.source == Source.CALIBRATED
-    assert beyond.seconds == pytest.approx(30e-6 * (2 + 6.144) / (2 + 3.072))
+    assert beyond == Cost(pytest.approx(60e-6), Source.EXTRAPOLATED)
     assert cost("all_reduce", 3072.001, 2).seconds == pytest.approx(30e-6, rel=1e-5)
-    assert cost("all_reduce", 3072.0, 8).seconds == pytest.approx(60e-6 * (8 + 3.072) / (4 + 3.072))
+    # Among more ranks a ring takes 14 steps of 1 µs after 4 µs, not 6, and links carry more.
+    latency, rest = 20e-6 * (4 + 14) / (4 + 6), 40e-6 * (7 / 8) / (3 / 4)
+    assert cost("all_reduce", 3072.0, 8) == Cost(pytest.approx(latency + rest), Source.EXTRAPOLATED)
+
+
+class Switching:
+    """A fallback with a switch of protocol that makes larger payloads faster."""
+
+    def cost(self, work):
+        slow = work.ranks if work.payload_bytes < 2**16 else 1
+        return Cost(5e-6 * slow + 1e-10 * work.payload_bytes, Source.ANALYTICAL)
+
+
+def test_switches_of_the_fallback_do_not_show_in_what_was_measured(tmp_path: Path) -> None:
+    sizes = {2**i: 10 + 2**i / 1e4 for i in range(10, 24)}
+    path = output(tmp_path / "run.txt", 4, sizes, "all_reduce")
+    costs = load_collectives(path, LINK, Switching())
+    for ranks in (2, 3, 4, 5, 8):
+        payloads = [2 ** (i / 4) for i in range(32, 120)]
+        times = [costs.cost(CollectiveWork("all_reduce", p, ranks)).seconds for p in payloads]
+        assert all(a <= b <= 1.2 * a for a, b in pairwise(times))
 
 
 def test_an_older_output_is_named_by_its_file(tmp_path: Path) -> None:
@@ -90,8 +110,8 @@ def test_among_more_devices_than_the_link_joins(tmp_path: Path) -> None:
     costs = load_collectives(path, pair, CollectiveCost(pair))
     assert costs.cost(CollectiveWork("all_reduce", 2048.0, 16)).source == Source.MEASURED
     fewer = costs.cost(CollectiveWork("all_reduce", 4096.0, 2))
-    # One number of ranks was measured: what each link carries decides, 1 to 15/8 payloads.
-    assert fewer == Cost(pytest.approx(40e-6 * 8 / 15), Source.EXTRAPOLATED)
+    # Two steps of a ring, not 30; one payload on each link, not 15/8.
+    assert fewer == Cost(pytest.approx(10e-6 * 6 / 34 + 30e-6 * 8 / 15), Source.EXTRAPOLATED)
     with pytest.raises(UnsupportedError, match="pair joins 2"):
         costs.cost(CollectiveWork("all_reduce", 2048.0, 32))
 
