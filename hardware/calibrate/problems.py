@@ -14,7 +14,7 @@ from servesim.hardware.calibrate.fit import Parameter, Problem, Seconds, Surface
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.forms import gemm, moe
 from servesim.hardware.forms.decode import DecodeForm
-from servesim.hardware.forms.gemm import ROWS, GemmForm
+from servesim.hardware.forms.gemm import GemmForm
 from servesim.hardware.forms.keys import form_kind
 from servesim.hardware.forms.latent_decode import LatentDecodeForm
 from servesim.hardware.forms.latent_prefill import LatentPrefillForm
@@ -27,23 +27,8 @@ from servesim.hardware.forms.surface import Knots
 
 MachineFor = Callable[[str], Machine]
 
-
-#: Rows up to which memory decides, so that fewer rows must not take longer: the factors there
-#: are fitted as rises from one to the next.
-_RISING = 128
-
-
-def _gemm_form(coefficients: Mapping[str, Any]) -> GemmForm:
-    plain = {k: v for k, v in coefficients.items() if not k.startswith("rows_")}
-    rows: list[float] = []
-    for m in ROWS:
-        factor = coefficients[f"rows_{m}"]
-        rows.append(factor * rows[-1] if rows and m <= _RISING else factor)
-    return GemmForm(**plain, rows=tuple(rows))
-
-
 _BUILD: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "gemm": _gemm_form,
+    "gemm": lambda c: GemmForm(**c),
     "decode": lambda c: DecodeForm(**c),
     "prefill": lambda c: PrefillForm(**c),
     "latent_decode": lambda c: LatentDecodeForm(**c),
@@ -59,19 +44,11 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "launch": Parameter(2.5e-6, 1e-7, 2e-5),
         "memory": _MEMORY,
         "compute": Parameter(0.85, 0.2, 1.2),
-        "feed": Parameter(5.0, 0.3, 50.0),
         "tile": Parameter(5e-7, 1e-8, 1e-5),
         "split": Parameter(3e-6, 1e-7, 3e-5),
         "reduce": Parameter(2.0, 0.2, 30.0),
-        "sharpness": Parameter(2.5, 1.0, 10.0),
         "smoothing": Parameter(0.4, 0.02, 1.0),
-        "cache": Parameter(2.0, 0.5, 10.0),
-        "pad": Parameter(1e-7, 1e-8, 2e-5),
         "repack": Parameter(2.0, 0.05, 50.0),
-        **{
-            f"rows_{m}": Parameter(1.01, 1.0, 1.5) if 1 < m <= _RISING else Parameter(1.0, 0.6, 1.7)
-            for m in ROWS
-        },
     },
     "memory": {
         "launch": Parameter(2e-6, 1e-8, 5e-5),
@@ -106,6 +83,13 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
 }
 #: Forms whose kernels start by quantising 16-bit inputs.
 _QUANTISED = ("gemm.fp8", "gemm.nvfp4", "gemm.int8")
+#: The form whose library pads rows by a kernel of its own.
+_PADS = "gemm.fp8_block"
+#: Look-ups: few of them wait for each other.
+_SERIAL = {"serial": Parameter(3e-7, 1e-9, 1e-5)}
+#: What kernels that move data share: the cache and memory they move it through. Sampling sorts.
+_STREAMED = ("cache", "held", "memory")
+_SAMPLER = "memory.sampler"
 #: Rows a fit looks at, where fewer than the default tell as much in less time.
 _MOST_ROWS = {"gemm": 1500, "moe": 1500}
 _CHOICES: dict[str, dict[str, tuple[float | str, ...]]] = {
@@ -131,12 +115,18 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
     parameters = dict(_PARAMETERS[family])
     if form.startswith(_QUANTISED):
         parameters["quantise"] = Parameter(1.0, 0.1, 20.0)
+    if form == _PADS:
+        parameters["pad"] = Parameter(1e-7, 1e-8, 2e-5)
+    if form == "memory.embedding":
+        parameters |= _SERIAL
     if family == "moe":
         choices["tiling"] = experts.tilings(form)
     most = _MOST_ROWS.get(family, 2000)
     asked = Problem(seconds, parameters, choices, most, _surfaces(family, machine))
     if family == "moe":
         return replace(asked, needs=experts.NEEDS, group="moe", shared=experts.shared(form))
+    if family == "memory" and form != _SAMPLER:
+        return replace(asked, group="memory", shared=_STREAMED)
     return asked
 
 

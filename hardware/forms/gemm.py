@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from dataclasses import dataclass
 
 from servesim.graph.dtypes import bytes_per_element
@@ -15,32 +14,29 @@ from servesim.hardware.forms.surface import Knots
 TILES = ((16, 64), (64, 64), (64, 128), (128, 128), (64, 256), (128, 256), (256, 128))
 SPLITS = (1, 2, 3, 4, 6, 8)
 
-#: Numbers of rows at which ``GemmForm.rows`` is given; linear in log m between, constant beyond.
-ROWS = (1, 16, 64, 128, 256, 512, 1024, 2048, 8192)
-_LOG_ROWS = tuple(math.log(m) for m in ROWS)
+#: What measured products leave open: fits with values of their own for each device and format
+#: come no nearer to shapes kept out. Operands of all cores together and the last-level cache, as
+#: multiples of bandwidth, and the blend of arithmetic and memory.
+FEED, CACHE, SHARPNESS = 6.0, 2.0, 3.0
 
 #: Powers of two of rows and columns, of rounds of 128 x 128 tiles over all cores and k, at which
 #: ``GemmForm.by_columns`` and ``by_rounds`` are given.
-COLUMNS = Knots((0, 4, 6, 9, 13), (10, 13, 16))
+COLUMNS = Knots((0, 6, 8, 13), (11, 15))
 ROUNDS = Knots((-5, -3, -1, 2, 6), (10, 13, 16))
 
 
 @dataclass(frozen=True, slots=True)
 class GemmForm:
-    """``e^surfaces · rows(m) · (launch + least over tiles, splits of blended_max(tiles, memory))``.
+    """``e^surfaces · (launch + least over tiles, splits of blended_max(tiles, memory))``.
 
     Attributes:
         launch: seconds from one kernel's end to the next one's start, filling and draining.
         memory: share of peak bandwidth that streaming weights reaches.
         compute: share of peak arithmetic inside a tile.
-        feed: bytes/s at which all cores together load operands, as a multiple of bandwidth.
         tile: seconds a tile takes beside its main loop.
         split: seconds a split of k adds.
         reduce: bytes/s at which partial sums are written and read, as a multiple of bandwidth.
-        sharpness: of the blend of arithmetic and memory.
         smoothing: share of wave quantisation that is hidden, 0 to 1.
-        cache: bytes/s of the last-level cache, as a multiple of bandwidth.
-        rows: what library heuristics add or save by m, at ``ROWS``.
         ragged: what a row costs that is missing in the last tile, in rows (predicated loads).
         pad: seconds that padding to a multiple of 4 rows takes.
         repack: bytes/s at which inputs are copied for it, as a multiple of bandwidth; 0: they
@@ -57,14 +53,10 @@ class GemmForm:
     launch: float
     memory: float
     compute: float
-    feed: float
     tile: float
     split: float
     reduce: float
-    sharpness: float
     smoothing: float
-    cache: float
-    rows: tuple[float, ...] = (1.0,) * len(ROWS)
     ragged: float = 0.0
     pad: float = 0.0
     quantise: float = 0.0
@@ -88,11 +80,11 @@ class GemmForm:
         weights = work.weight_bytes
         near = resident * weights + 0.5 * (batch * m * (k * width + 2.0 * n))
         far = weights + batch * m * (k * width + 2.0 * n) - near
-        memory = far / (self.memory * bandwidth) + near / (self.cache * bandwidth)
+        memory = far / (self.memory * bandwidth) + near / (CACHE * bandwidth)
 
         cores = machine.cores
         per_flop = cores / (self.compute * machine.flops)
-        per_byte = cores / (self.feed * bandwidth)
+        per_byte = cores / (FEED * bandwidth)
         weight_width = bytes_per_element(work.weight)
         partial = 8.0 * batch * m * n / (self.reduce * bandwidth)
         best = math.inf
@@ -109,7 +101,7 @@ class GemmForm:
                     time += self.split + split * partial
                 best = min(best, time)
         fixed = self._before(work, bandwidth)
-        time = self._rows(m) * (fixed + blended_max(best, memory, self.sharpness))
+        time = fixed + blended_max(best, memory, SHARPNESS)
         if not self.by_columns:
             return time
         # However a surface goes on beyond what was measured, memory is no faster than its peak.
@@ -132,16 +124,6 @@ class GemmForm:
     def _surfaces(self, work: GemmWork, cores: int) -> float:
         by_columns, by_rounds = surface_sizes(work, cores)
         return COLUMNS.at(self.by_columns, *by_columns) + ROUNDS.at(self.by_rounds, *by_rounds)
-
-    def _rows(self, m: int) -> float:
-        x = math.log(m) if m > 0 else 0.0
-        i = bisect_right(_LOG_ROWS, x)
-        if i == 0:
-            return self.rows[0]
-        if i == len(ROWS):
-            return self.rows[-1]
-        weight = (x - _LOG_ROWS[i - 1]) / (_LOG_ROWS[i] - _LOG_ROWS[i - 1])
-        return self.rows[i - 1] + weight * (self.rows[i] - self.rows[i - 1])
 
 
 def surface_sizes(work: GemmWork, cores: int) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -8,6 +8,8 @@ from servesim.graph.work import MemoryWork
 from servesim.hardware.forms.machine import Machine, blended_max
 
 _SHARPNESS = 2.0
+#: Look-ups that PyTorch's ``index_select`` works off one after another in one kernel.
+_FEW_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class MemoryForm:
         memory: share of peak bandwidth beyond it.
         core: bytes/s one core reaches on a row, as a multiple of ``bandwidth / cores``; decides
             for few long rows. 0 where it was not fitted: no limit.
+        serial: seconds a row takes of up to 16 that wait for each other (look-ups). 0: they
+            do not.
     """
 
     launch: float
@@ -34,12 +38,15 @@ class MemoryForm:
     held: float
     memory: float
     core: float = 0.0
+    serial: float = 0.0
 
     def seconds(self, work: MemoryWork, machine: Machine) -> float:
         """Time of ``work``; nothing for work that moves nothing."""
         moved = work.bytes_read + work.bytes_written
         if moved <= 0.0:
             return 0.0
+        if self.serial and work.rows <= _FEW_ROWS:
+            return self.launch + self.serial * work.rows
         near = min(moved, self.held * machine.cache_bytes)
         streamed = near / self.cache + (moved - near) / self.memory
         streamed *= self.traffic / machine.bandwidth

@@ -113,6 +113,19 @@ def test_collectives_are_refused() -> None:
         model(memory={"norm": MEMORY}).cost(CollectiveWork("all_reduce", 1.0, 2))
 
 
+def test_weights_of_four_bits_in_16_bit_arithmetic_stream_their_own_bytes() -> None:
+    device = load_device("h100_sxm")
+    for m in (1, 64, 4096):
+        whole, packed = GemmWork(m, 8192, 8192), GemmWork(m, 8192, 8192, "bf16", "int4")
+        known, found = device.cost_model.cost(whole), device.cost_model.cost(packed)
+        assert (known.source, found.source) == (Source.CALIBRATED, Source.ANALYTICAL)
+        least = max(packed.weight_bytes / 3.35e12, packed.flops / 989.5e12)
+        assert least < found.seconds <= known.seconds
+        if m == 1:
+            saved = (whole.weight_bytes - packed.weight_bytes) / 3.35e12
+            assert known.seconds - found.seconds == pytest.approx(saved, rel=0.3)
+
+
 def test_formats_the_device_lacks_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="fp8"):
         load_device("a100_sxm").cost_model.cost(GemmWork(1, 1024, 1024, "fp8", "fp8"))

@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servesim.graph.work import AttentionWork, GemmWork, MoeWork, RecurrentWork, attended_pairs
+from servesim.graph.work import (
+    AttentionWork,
+    GemmWork,
+    MemoryWork,
+    MoeWork,
+    RecurrentWork,
+    attended_pairs,
+)
 from servesim.hardware.forms.attention import AttentionForm
 from servesim.hardware.forms.decode import DecodeForm
 from servesim.hardware.forms.gemm import GemmForm
 from servesim.hardware.forms.machine import Machine, blended_max, step_keys, waves
+from servesim.hardware.forms.memory import MemoryForm
 from servesim.hardware.forms.moe import MoeForm
 from servesim.hardware.forms.prefill import PrefillForm, block_keys
 from servesim.hardware.forms.recurrent import RecurrentForm
@@ -22,13 +30,10 @@ GEMM = GemmForm(
     launch=2e-6,
     memory=0.8,
     compute=0.8,
-    feed=10.0,
     tile=1e-7,
     split=1e-6,
     reduce=4.0,
-    sharpness=4.0,
     smoothing=0.5,
-    cache=4.0,
 )
 DECODE = DecodeForm(
     launch=5e-6,
@@ -94,6 +99,17 @@ def test_a_product_with_one_row_streams_its_weights() -> None:
 def test_a_large_product_runs_at_its_share_of_peak() -> None:
     work = GemmWork(12800, 12800, 12800)
     assert GEMM.seconds(work, MACHINE) == pytest.approx(work.flops / 80e12, rel=0.03)
+
+
+def test_few_look_ups_wait_for_each_other() -> None:
+    form = MemoryForm(
+        launch=3e-6, row=0.0, traffic=1.0, cache=4.0, held=0.5, memory=0.8, serial=2e-7
+    )
+    one, sixteen, more = (
+        form.seconds(MemoryWork("embedding", n, n, n), MACHINE) for n in (1, 16, 17)
+    )
+    assert (one, sixteen) == pytest.approx((3.2e-6, 6.2e-6))
+    assert more == pytest.approx(3e-6, rel=1e-3)
 
 
 def test_weights_in_cache_are_faster() -> None:

@@ -15,7 +15,7 @@ from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.surface import Knots
 
 MACHINE = Machine(flops=100e12, bandwidth=1e12, cache_bytes=1e7, cores=100)
-GEMM = GemmForm(2e-6, 0.8, 0.8, 10.0, 1e-7, 1e-6, 4.0, 4.0, 0.5, 4.0)
+GEMM = GemmForm(2e-6, 0.8, 0.8, 1e-7, 1e-6, 4.0, 0.5)
 
 
 def test_rows_missing_in_the_last_tile_cost_as_many_times_a_row() -> None:
