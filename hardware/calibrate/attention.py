@@ -13,6 +13,7 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "batch": Parameter(1e-6, 1e-8, 2e-5),
         "combine": Parameter(2e-6, 1e-8, 2e-5),
         "join": Parameter(3e-8, 1e-9, 1e-6),
+        "partial": Parameter(1e-8, 1e-10, 1e-6),
         "tile": Parameter(2e-6, 1e-7, 2e-5),
         "stream": Parameter(4.0, 0.5, 50.0),
         "compute": Parameter(0.5, 0.05, 1.2),
@@ -105,6 +106,8 @@ _APART: dict[str, dict[str, tuple[float, ...]]] = {
     "prefill": {"least_group": (2.0, 4.0), "most_group": (16.0, 64.0), "halves": (0.0, 1.0)},
     "decode": {"most_splits": (0.0, 32.0)},
 }
+#: What swapping heads and groups takes, which FlashAttention 2 does in kernels of its own.
+_SWAP = {"doubling": Parameter(1e-7, 1e-10, 2e-6), "swap": Parameter(3e-8, 1e-10, 1e-6)}
 _EMPTY = {"empty": Parameter(1e-7, 1e-10, 3e-6)}
 _SCATTER = {"scatter": Parameter(1e-8, 1e-11, 1e-7)}
 #: What 8-bit queries take beside, where heads do not fill a tile.
@@ -131,6 +134,8 @@ def searched(form: str, kind: str, joint: bool) -> Searched:
         choices |= (_JOINT if joint else _APART)[kind] | (_FLASH_2_ROOM if joint else {})
     if kind == "prefill":
         parameters |= _EMPTY if joint else _SCATTER
+    if kind == "decode" and joint:
+        parameters |= _SWAP
     if kind == "decode" and kernel == _OTHER_KERNEL:
         choices["segments"] = (16.0,)
     if kind == "latent_decode" and ".fp8" in form:

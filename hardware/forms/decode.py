@@ -9,8 +9,8 @@ from servesim.graph.work import AttentionWork
 from servesim.hardware.forms.machine import Machine, blended_max, step_keys, waves
 from servesim.hardware.shared_keys import near_keys
 
-#: Bytes of a partial output's element: written by a split, and read where they are joined.
-PARTIAL_BYTES = 4.0 + 4.0
+#: Kernels where heads and groups are swapped: there, attention, and back.
+_SWAPPED_KERNELS = 3
 #: Tiles from which vLLM's Triton kernel does not split keys (its least grid without segments).
 _FULL_GRID = 128
 
@@ -26,10 +26,14 @@ class DecodeForm:
         launch: seconds of the smallest kernel.
         batch: seconds that swapping heads and groups takes with several sequences, KV heads and
             heads a KV head.
+        swap: seconds a core takes then for 128 elements of queries.
+        doubling: seconds that each kernel takes more with twice the sequences.
         sequence: seconds that planning takes for each sequence.
         query: seconds a core takes for 128 elements of queries beside the keys.
         window: seconds a window adds once contexts exceed it.
         combine, join: seconds to join splits, and for each of them.
+        partial: seconds a core takes to write 128 elements of what a split found, and to read
+            them where they are joined.
         block: keys of a step: a tile goes through whole ones, and a split takes at least one.
         room: elements of keys that a step has room for (``step_keys``); 0 where it is no matter.
         most_splits: splits that all sequences together may have of a KV head, each at least two;
@@ -71,6 +75,9 @@ class DecodeForm:
     most_splits: float = 0.0
     segments: float = 0.0
     room: float = 0.0
+    partial: float = 0.0
+    doubling: float = 0.0
+    swap: float = 0.0
 
     def seconds(self, work: AttentionWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of the decodes of ``work`` alone; ``resident``: share of the cache's bytes in L2."""
@@ -99,17 +106,23 @@ class DecodeForm:
         full = moved / (moved + machine.cache_bytes) * tiles / (tiles + machine.cores)
         memory += self.ramp * full * (1.0 - resident)
         memory -= (1.0 - resident) * self._saved_by_sharing(work, machine)
-        elements = count * work.heads * work.head_dim
-        fixed = self.launch + count * self.sequence + self.window * slid
-        fixed += self.query * elements / 128.0 / machine.cores
-        if count > 1 and 1 < work.kv_heads < work.heads:
-            fixed += self.batch
+        beside = self._beside(work, splits, min(splits, steps), machine)
+        return beside + self.window * slid + blended_max(tiled, memory, self.sharpness)
+
+    def _beside(self, work: AttentionWork, splits: float, filled: float, machine: Machine) -> float:
+        """Seconds of all but keys and windows; ``filled``: those of ``splits`` that have keys."""
+        count = work.decodes
+        rows = count * work.heads / 128.0 / machine.cores
+        swapped = count > 1 and 1 < work.kv_heads < work.heads
+        kernels = _SWAPPED_KERNELS if swapped else 1
+        seconds = self.launch + count * self.sequence + kernels * self.doubling * math.log2(count)
+        seconds += self.query * rows * work.head_dim
+        if swapped:
+            seconds += self.batch + self.swap * rows * work.head_dim
         if splits > 1.0:
-            fixed += self.combine + self.join * splits
-            fixed += self._partial_bytes(work, min(splits, steps)) / (
-                self.cache * machine.bandwidth
-            )
-        return fixed + blended_max(tiled, memory, self.sharpness)
+            seconds += self.combine + self.join * splits
+            seconds += self.partial * rows * work.value_dim * filled
+        return seconds
 
     def _saved_by_sharing(self, work: AttentionWork, machine: Machine) -> float:
         """Seconds that keys read again take less out of the cache.
@@ -131,12 +144,6 @@ class DecodeForm:
         if self.most_splits:
             splits = min(splits, max(2.0, self.most_splits / count))
         return max(1.0, splits)
-
-    def _partial_bytes(self, work: AttentionWork, filled: float) -> float:
-        """What ``filled`` segments of every sequence hand over; part of ``join`` for splits."""
-        if not self.segments:
-            return 0.0
-        return work.decodes * work.heads * filled * work.value_dim * PARTIAL_BYTES
 
     def _key(self, work: AttentionWork, heads: int, machine: Machine) -> float:
         """Seconds a tile takes for a key: to read it, or to compute with it."""

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 from servesim.graph.work import AttentionWork
-from servesim.hardware.forms.decode import PARTIAL_BYTES
 from servesim.hardware.forms.machine import Machine, blended_max, waves
 from servesim.hardware.shared_keys import near_keys
 
+#: Bytes of a partial output's element: written by a split, and read where they are joined.
+_PARTIAL_BYTES = 4.0 + 4.0
 #: How sharply latents that outgrow the last-level cache fall out of it.
 _SPILL = 4
 
@@ -90,7 +91,7 @@ class LatentDecodeForm:
         if work.heads < self.rows:
             seconds += self.pad_launch + self.pad * elements
         if splits > 1.0:
-            partial = queries * splits * work.value_dim * PARTIAL_BYTES
+            partial = queries * splits * work.value_dim * _PARTIAL_BYTES
             seconds += min(1.0, splits - 1.0) * (self.combine + partial / machine.bandwidth)
         return seconds
 

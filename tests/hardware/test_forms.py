@@ -153,6 +153,24 @@ def test_decodes_go_through_whole_blocks_of_keys() -> None:
     assert times[2] > times[1] + DECODE.combine  # two blocks, split
 
 
+def test_swapping_heads_and_groups_is_done_by_kernels_of_its_own() -> None:
+    swaps = replace(DECODE, doubling=1e-7, swap=2e-8)
+    for kv_heads, more in ((1, 3e-7), (32, 3e-7), (8, 9e-7 + 2e-8 * 8 * 32 / 100)):
+        work = decodes(8, 127, 32, kv_heads)
+        taken = swaps.seconds(work, MACHINE) - DECODE.seconds(work, MACHINE)
+        assert taken == pytest.approx(more)
+    alone = decodes(1, 127)
+    assert swaps.seconds(alone, MACHINE) == DECODE.seconds(alone, MACHINE)
+
+
+def test_joining_splits_reads_what_each_found_of_every_head() -> None:
+    joins = replace(DECODE, partial=1e-8)
+    for context, splits in ((127, 0), (511, 4), (1023, 8)):
+        work = decodes(1, context)  # 8 KV heads: up to 12 splits of 128 keys
+        taken = joins.seconds(work, MACHINE) - DECODE.seconds(work, MACHINE)
+        assert taken == pytest.approx(1e-8 * 32 * splits / 100, abs=1e-12)
+
+
 def test_a_window_that_slid_starts_amid_a_block() -> None:
     form = replace(DECODE, window=3e-6)
     full = decodes(4, 127)
@@ -349,12 +367,12 @@ def test_groups_that_the_kernel_is_made_for_take_less_a_query() -> None:
 
 
 def test_segments_are_as_many_for_all_sequences_until_tiles_fill_the_grid() -> None:
-    plain = replace(DECODE, combine=0.0, smoothing=0.0)
+    plain = replace(DECODE, combine=0.0, smoothing=0.0, partial=1e-8)
     segmented = replace(plain, segments=16.0)
     # 16 x 8 x 16 tiles in 21 rounds, each 1 us and a sixteenth of 128 keys of 6.4 ns; one segment
     # of every head has something to hand over.
     tiled, memory = 21 * (1e-6 + 8 * 6.4e-9), 16 * 8 * 4096 / 0.9e12
-    joined = 16 * 32 * 128 * 8 / 4e12
+    joined = 16 * 32 * 1e-8 / 100
     assert segmented.seconds(decodes(16, 7), MACHINE) == pytest.approx(
         6e-6 + joined + blended_max(tiled, memory, 3.0)
     )
