@@ -58,8 +58,9 @@ def agreed(
 def fit_together(parts: Sequence[Part], seed: int = 0) -> list[Fit]:
     """Fits of all ``parts`` in which the coefficients their problems share are the same.
 
-    Each keeps the choices it made alone; the search starts where that ended, in the mean of logs
-    for what is shared. The pull of every part counts.
+    Each keeps the choices it made alone. Of two searches the better one counts, as time may jump
+    where a round more starts: one from where the parts ended alone, one from where they started,
+    each in the mean of logs for what is shared. The pull of every part counts.
     """
     searches = [_search(part, seed) for part in parts]
     alone = [search.at(part.alone) for search, part in zip(searches, parts, strict=True)]
@@ -67,17 +68,23 @@ def fit_together(parts: Sequence[Part], seed: int = 0) -> list[Fit]:
     placed = _placed(searches, shared)
     size = max(int(p.places.max()) for p in placed) + 1
     low, high = np.full(size, -np.inf), np.full(size, np.inf)
-    total, count = np.zeros(size), np.zeros(size)
-    for p, x in zip(placed, alone, strict=True):
+    for p in placed:
         low[p.places] = np.maximum(low[p.places], p.search.low)
         high[p.places] = np.minimum(high[p.places], p.search.high)
-        total[p.places] += x
-        count[p.places] += 1
+
+    def mean(vectors: Sequence[Any]) -> Any:
+        total, count = np.zeros(size), np.zeros(size)
+        for p, x in zip(placed, vectors, strict=True):
+            total[p.places] += x
+            count[p.places] += 1
+        return np.clip(total / count, low, high)
 
     def residuals(x: Any) -> Any:
         return np.concatenate([p.residuals(x[p.places].tobytes()) for p in placed])
 
-    best, cost = solved(residuals, np.clip(total / count, low, high), low, high)
+    starts = mean(alone), mean([search.start for search in searches])
+    found = [solved(residuals, start, low, high) for start in starts]
+    best, cost = min(found, key=lambda solution: solution[1])
     return [p.search.fit(best[p.places], cost) for p in placed]
 
 
