@@ -133,8 +133,8 @@ def _prepared(
     parts = split(scaled(rows, scales), exclude_models)
     there, needed = len(parts.fitting), 2 * asked.size()
     if there < needed:
-        which = "neither held out nor outside sizes of serving"
-        return f"{needed} kernels are needed, and {there} of {len(rows)} are {which}"
+        others = f"{len(rows) - there} held out or outside sizes of serving"
+        return f"a fit needs {needed} kernels and has {there}, not counting {others}"
     return _Prepared(form, asked, parts, scales)
 
 

@@ -112,7 +112,7 @@ def test_too_few_kernels_are_counted(
     assert main(command(sheet, products)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "no form can be fitted: gemm.bf16: " in error
-    assert "kernels are needed, and 3 of 3 are neither held out nor outside" in error
+    assert "kernels and has 3, not counting 0 held out or outside sizes of serving" in error
 
 
 def test_kernels_faster_than_the_device_are_said_to_be() -> None:
