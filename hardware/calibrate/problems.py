@@ -81,7 +81,8 @@ _PARAMETERS: dict[str, dict[str, Parameter]] = {
         "chunk_states": Parameter(1.0, 0.01, 6.0),
     },
 }
-#: Forms whose kernels start by quantising 16-bit inputs.
+#: Forms whose kernels start by quantising 16-bit inputs: libraries that do not split k, and some of
+#: which choose tiles by rows alone (vLLM's CUTLASS kernels).
 _QUANTISED = ("gemm.fp8", "gemm.nvfp4", "gemm.int8")
 #: The form whose library pads rows by a kernel of its own.
 _PADS = "gemm.fp8_block"
@@ -115,6 +116,8 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
     parameters = dict(_PARAMETERS[family])
     if form.startswith(_QUANTISED):
         parameters["quantise"] = Parameter(1.0, 0.1, 20.0)
+        choices["tall"] = (0.0, 128.0, 256.0)
+        del parameters["split"], parameters["reduce"]
     if form == _PADS:
         parameters["pad"] = Parameter(1e-7, 1e-8, 2e-5)
     if form == "memory.embedding":

@@ -13,6 +13,8 @@ from servesim.hardware.forms.surface import Knots
 #: Output tiles (rows, columns) and splits of k a library chooses among.
 TILES = ((16, 64), (64, 64), (64, 128), (128, 128), (64, 256), (128, 256), (256, 128))
 SPLITS = (1, 2, 3, 4, 6, 8)
+#: Tiles of libraries that choose by rows alone, once there are many.
+_TALL_TILES = ((128, 128),)
 
 #: What measured products leave open: fits with values of their own for each device and format
 #: come no nearer to shapes kept out. Operands of all cores together and the last-level cache, as
@@ -34,9 +36,11 @@ class GemmForm:
         memory: share of peak bandwidth that streaming weights reaches.
         compute: share of peak arithmetic inside a tile.
         tile: seconds a tile takes beside its main loop.
-        split: seconds a split of k adds.
-        reduce: bytes/s at which partial sums are written and read, as a multiple of bandwidth.
         smoothing: share of wave quantisation that is hidden, 0 to 1.
+        split: seconds a split of k adds; 0: k is never split.
+        reduce: bytes/s at which partial sums are written and read, as a multiple of bandwidth.
+        tall: rows beyond which a library has tiles of 128 x 128 whatever the columns; 0: it chooses
+            by all sizes.
         ragged: what a row costs that is missing in the last tile, in rows (predicated loads).
         pad: seconds that padding to a multiple of 4 rows takes.
         repack: bytes/s at which inputs are copied for it, as a multiple of bandwidth; 0: they
@@ -54,9 +58,10 @@ class GemmForm:
     memory: float
     compute: float
     tile: float
-    split: float
-    reduce: float
     smoothing: float
+    split: float = 0.0
+    reduce: float = 1.0
+    tall: float = 0.0
     ragged: float = 0.0
     pad: float = 0.0
     quantise: float = 0.0
@@ -89,13 +94,14 @@ class GemmForm:
         partial = 8.0 * batch * m * n / (self.reduce * bandwidth)
         best = math.inf
         computed = m + self.ragged * _missing(m)
-        for rows, columns in TILES:
+        splits = SPLITS if self.split else SPLITS[:1]
+        for rows, columns in _TALL_TILES if 0.0 < self.tall < m else TILES:
             tiles = batch * math.ceil(computed / rows) * math.ceil(n / columns)
             step = max(
                 2.0 * rows * columns * per_flop,
                 (rows * width + columns * weight_width) * per_byte,
             )
-            for split in SPLITS:
+            for split in splits:
                 time = waves(tiles * split / cores, self.smoothing) * (step * k / split + self.tile)
                 if split > 1:
                     time += self.split + split * partial

@@ -340,7 +340,7 @@ def test_the_command_says_in_one_line_what_is_missing(
 
 
 def test_benchmarks_of_single_products_are_brought_to_the_scale_of_serving() -> None:
-    form = GemmForm(2e-6, 0.8, 0.8, 1e-7, 1e-6, 4.0, 0.5)
+    form = GemmForm(2e-6, 0.8, 0.8, 1e-7, 0.5, 1e-6, 4.0)
     works = [GemmWork(m, n, 4096) for m in (1, 16, 64, 256, 1024) for n in range(1024, 12289, 1024)]
     rows = [
         Row(w, form.seconds(w, MACHINE), "gemm.bf16", f"{w.n}", "benchmark", regime="all")

@@ -15,7 +15,7 @@ from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.surface import Knots
 
 MACHINE = Machine(flops=100e12, bandwidth=1e12, cache_bytes=1e7, cores=100)
-GEMM = GemmForm(2e-6, 0.8, 0.8, 1e-7, 1e-6, 4.0, 0.5)
+GEMM = GemmForm(2e-6, 0.8, 0.8, 1e-7, 0.5, 1e-6, 4.0)
 
 
 def test_rows_missing_in_the_last_tile_cost_as_many_times_a_row() -> None:
@@ -24,6 +24,19 @@ def test_rows_missing_in_the_last_tile_cost_as_many_times_a_row() -> None:
     as_if = form.seconds(GemmWork(2304 + 256, 12800, 12800), MACHINE)  # 255 missing, twice
     assert ragged == pytest.approx(as_if, rel=0.02)
     assert ragged > 1.2 * aligned
+
+
+def test_libraries_that_choose_by_rows_have_one_tile_beyond_them() -> None:
+    any_tile = replace(GEMM, split=0.0)
+    form = replace(any_tile, tall=256.0)
+    few, many = GemmWork(256, 512, 8192), GemmWork(512, 512, 8192)
+    assert form.seconds(few, MACHINE) == any_tile.seconds(few, MACHINE)
+    # One round of 16 tiles of 128 x 128 on as many of 100 cores of 0.8 TFLOP/s: nothing is split.
+    tiles = 2 * 128 * 128 * 8192 / 0.8e12
+    assert form.seconds(many, MACHINE) == pytest.approx(2e-6 + 1e-7 + tiles, rel=0.01)
+    assert (
+        GEMM.seconds(many, MACHINE) < any_tile.seconds(many, MACHINE) < form.seconds(many, MACHINE)
+    )
 
 
 def test_surfaces_scale_times_but_never_beat_memory() -> None:
