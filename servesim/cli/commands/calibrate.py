@@ -113,7 +113,7 @@ def _require_writable(args: argparse.Namespace) -> None:
     from servesim.scenario.files import require_writable_file
 
     if args.out:
-        read_toml(args.out)  # a data sheet to write the coefficients into
+        read_toml(args.out)  # a data sheet to write coefficients into; Python is none
     for path in (args.out, args.report, args.lent):
         if path:
             require_writable_file(path)
