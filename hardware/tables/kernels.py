@@ -2,13 +2,12 @@
 
 Where a kernel of the same shape was measured, the table answers; elsewhere the fallback does.
 Beyond the measured sizes of a shape the fallback is scaled to meet the table at its edge. Nothing
-takes less than reading its weights or keys from memory: benchmarks may find small ones in a cache,
-models do not.
+takes less than the device's peak arithmetic, nor than reading its weights or keys from memory:
+benchmarks may find small ones in a cache, models do not.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,9 +17,11 @@ from servesim.graph.work import AttentionWork, GemmWork, MoeWork, Work
 from servesim.hardware.calibrate.kernel_tables import kernel_rows, kernel_table_files
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.cost import Cost, CostModel, Source
+from servesim.hardware.device import Device
 from servesim.hardware.tables.grid import Curve
 from servesim.hardware.tables.kernel_attention import KernelAttention
 from servesim.hardware.tables.plane import Plane, around
+from servesim.hardware.tables.plausible import least_seconds
 
 #: What must be equal for two kernels to lie on one curve or grid.
 Shape = tuple[object, ...]
@@ -35,13 +36,13 @@ class KernelTable:
         attention: by heads, widths and formats.
         fallback: answers for other shapes and families, and tells how times go on beyond the
             measured sizes.
-        bandwidth: of the device's memory, in bytes per second.
+        device: whose peaks no kernel beats; None for any.
     """
 
     curves: Mapping[Shape, Curve]
     attention: Mapping[Shape, KernelAttention]
     fallback: CostModel
-    bandwidth: float = math.inf
+    device: Device | None = None
 
     def cost(self, work: Work) -> Cost:
         """The cost of ``work``.
@@ -52,8 +53,15 @@ class KernelTable:
         found = self._found(work)
         if found is None:
             return self.fallback.cost(work)
-        least = _streamed_bytes(work) / self.bandwidth
+        least = self._least_seconds(work)
         return found if found.seconds >= least else Cost(least, Source.ANALYTICAL)
+
+    def _least_seconds(self, work: Work) -> float:
+        """What peak arithmetic needs, and reading weights or keys from memory."""
+        if self.device is None:
+            return 0.0
+        streamed = _streamed_bytes(work) / self.device.memory.bandwidth
+        return max(streamed, least_seconds(work, self.device))
 
     def _found(self, work: Work) -> Cost | None:
         """What the tables tell; None without a kernel of the same shape."""
@@ -96,20 +104,20 @@ def _streamed_bytes(work: Work) -> float:
 
 
 def load_kernel_tables(
-    folder: str | Path, fallback: CostModel, bandwidth: float = math.inf
+    folder: str | Path, fallback: CostModel, device: Device | None = None
 ) -> KernelTable:
     """All kernel tables at or below ``folder`` (ten seconds for 200,000 kernels).
 
     Args:
         fallback: cost model of what was not measured.
-        bandwidth: of the device's memory, in bytes per second.
+        device: whose peaks no kernel beats; None for any.
 
     Raises:
         InputError: there are none, or one is malformed.
     """
     files = kernel_table_files(Path(folder))
     curves, attention = _tables(Path(folder), tuple(file.stat().st_mtime_ns for file in files))
-    return KernelTable(curves, attention, fallback, bandwidth)
+    return KernelTable(curves, attention, fallback, device)
 
 
 @lru_cache(maxsize=2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from servesim.errors import InputError, UnsupportedError
@@ -14,6 +16,7 @@ from servesim.hardware.tables.bundle import find_bundle, has_layer_profile, said
 from servesim.hardware.tables.kernels import load_kernel_tables
 from servesim.hardware.tables.layer_profile import load_layer_profile
 from servesim.hardware.tables.origin import device_names, require_device
+from servesim.hardware.tables.plausible import require_plausible
 
 NEEDS_PYARROW = "reading parquet needs pyarrow: pip install 'servesim[calibrate]'"
 
@@ -38,7 +41,7 @@ def load_profile(
 
     Raises:
         InputError: neither is there, or both are, or a file is malformed; or what is there was
-            measured on another device or of another model.
+            measured on another device or of another model, or faster than the device can be.
         UnsupportedError: the library that reads parquet is missing.
     """
     layers, kernels = has_layer_profile(folder), kernel_table_files(folder)
@@ -49,9 +52,11 @@ def load_profile(
     if kernels:
         try:
             require_device(device_names(kernels), device.name, folder)
-            return load_kernel_tables(folder, device.cost_model, device.memory.bandwidth)
+            table = load_kernel_tables(folder, device.cost_model, device)
         except ImportError as error:
             raise UnsupportedError(f"{folder}: {NEEDS_PYARROW}") from error
+        require_plausible(replace(table, device=None), graph, device, folder)
+        return table
     if not layers and folder.is_dir():
         raise InputError(
             f"{folder}: no layer profile (tp<N>/dense.csv, tp<N>/layers.csv or mlp.csv) and no "
@@ -61,13 +66,15 @@ def load_profile(
     require_device([said_by(bundle, folder).device], device.name, bundle)
     if model is None:
         _require_sizes(bundle, graph)
-    return load_layer_profile(
+    profile = load_layer_profile(
         bundle,
         graph.tensor_parallel_size,
         device.cost_model,
         bandwidth=device.memory.bandwidth,
         layers={op.label or op.name for op, _ in graph.weighted_ops()},
     )
+    require_plausible(replace(profile, bandwidth=math.inf), graph, device, bundle)
+    return profile
 
 
 def _require_sizes(bundle: Path, graph: OpGraph) -> None:

@@ -8,8 +8,10 @@ import pytest
 from servesim.errors import InputError
 from servesim.graph.work import AttentionWork, GemmWork, MoeWork
 from servesim.hardware.cost import Cost, Source
+from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.tables.kernels import load_kernel_tables
 
+DEVICE = Device("d", "gpu", {"bf16": 1e15}, MemoryTier("DRAM", 1e9, 1e12))
 GEMM = """gemm_dtype,m,n,k,latency
 bfloat16,1,512,512,0.002
 bfloat16,101,512,512,0.012
@@ -109,7 +111,7 @@ class PerPair:
 def attention(tmp_path):
     (tmp_path / "generation_attention_perf.csv").write_text(DECODE)
     (tmp_path / "context_attention_perf.csv").write_text(PREFILL)
-    return load_kernel_tables(tmp_path, PerPair(), bandwidth=1e12)
+    return load_kernel_tables(tmp_path, PerPair(), DEVICE)
 
 
 def work(prefills=(), decodes=0, context=0, longest=None):
@@ -129,11 +131,18 @@ def test_decodes_beyond_what_was_measured_at_both_counts_go_on_as_the_form_does(
     assert more.seconds > 4 * 4 * beyond.seconds * 0.8
 
 
-def test_decodes_never_beat_the_memory(attention):
-    table, decodes = replace(attention, bandwidth=1e9), work(decodes=16, context=1000)
-    least = 16 * 1001 * 512 / 1e9  # two KV heads of 64 keys and values, 16-bit
-    assert table.cost(decodes) == Cost(pytest.approx(least), Source.ANALYTICAL)
-    assert attention.cost(decodes).seconds < least
+def test_no_kernel_beats_the_device(attention):
+    decodes, prompt = work(decodes=16, context=1000), work([(64, 0)])
+    narrow = replace(DEVICE, memory=MemoryTier("DRAM", 1e9, 1e9))
+    # Two KV heads of 64 keys and values, 16-bit; queries and outputs of four heads; new keys.
+    least = 16 * (1001 * 512 + 2 * 4 * 64 * 2 + 512) / 1e9
+    found = replace(attention, device=narrow).cost(decodes)
+    assert found == Cost(pytest.approx(least), Source.ANALYTICAL)
+    slow = replace(DEVICE, peak_flops={"bf16": 1e9})
+    least = 4 * 4 * 64 * 64 * 65 / 2 / 1e9  # four heads, 64 keys and values of 64·65/2 pairs
+    found = replace(attention, device=slow).cost(prompt)
+    assert found == Cost(pytest.approx(least), Source.ANALYTICAL)
+    assert attention.cost(prompt).source == Source.MEASURED
 
 
 def test_times_grow_without_jumps_over_the_edge_of_what_was_measured(attention):

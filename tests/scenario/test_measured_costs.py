@@ -96,6 +96,12 @@ def test_results_and_flags_name_what_was_measured(
     assert "collectives" not in plain["instances"][0]["hardware"]
 
 
+def test_times_in_another_unit_are_refused(tmp_path: Path) -> None:
+    gemm_table(tmp_path / "gemm", 1e-5)  # 10 ns for 256 rows
+    with pytest.raises(InputError, match=r"qkv_proj of \d+ tokens takes .* unit of the times"):
+        step_model(profile=tmp_path / "gemm")
+
+
 def test_what_cannot_be_meant(tmp_path: Path) -> None:
     table = all_reduce(tmp_path / "all_reduce.txt", 500.0)
     with pytest.raises(InputError, match="collectives and topology"):
