@@ -13,6 +13,8 @@ from servesim.hardware.tables.grid import locate
 
 #: chunk, context of the chunk, decodes, mean context of the decodes.
 Point = tuple[int, int, int, int]
+#: Of each x and y.
+Known = tuple[tuple[bool, ...], ...]
 Floats = npt.NDArray[np.float64]
 
 
@@ -26,6 +28,7 @@ class AttentionGrid:
         chunks, chunk_contexts, beside: axes of a step with prefill: its new tokens, their
             context, and decodes beside it (0 first).
         mixed: seconds by [chunk][chunk context][decodes][context], flat.
+        known: which of ``alone`` were measured, or lie between measured ones.
     """
 
     decodes: tuple[int, ...]
@@ -35,6 +38,7 @@ class AttentionGrid:
     chunk_contexts: tuple[int, ...]
     beside: tuple[int, ...]
     mixed: tuple[float, ...]
+    known: Known
 
     @classmethod
     def of(cls, seconds: Mapping[Point, float]) -> AttentionGrid:
@@ -53,7 +57,17 @@ class AttentionGrid:
         chunks, before, beside = (_axis(p[i] for p in mixed) for i in range(3))
         cube = _cube(mixed, (chunks, before, beside, contexts))
         flat = tuple(cube.ravel().tolist())
-        return cls(decodes, contexts, rows, chunks, before, beside, flat)
+        known = _known(alone, decodes, contexts)
+        return cls(decodes, contexts, rows, chunks, before, beside, flat, known)
+
+    def covers_decodes(self, decodes: int, context: float) -> bool:
+        """Whether decodes alone were measured on all sides of such a batch."""
+        return _inside(self.known, self.decodes, decodes, self.contexts, context)
+
+    def covers(self, chunk: int, chunk_context: float, decodes: int, context: float) -> bool:
+        """Whether a chunk beside decodes lies within what was measured."""
+        beside = decodes <= self.beside[-1] and (not decodes or context <= self.contexts[-1])
+        return beside and chunk <= self.chunks[-1] and chunk_context <= self.chunk_contexts[-1]
 
     def decode_seconds(self, decodes: int, context: float) -> float:
         """Decodes alone at a mean context."""
@@ -99,6 +113,8 @@ class PhaseGrid:
         decodes, contexts, alone: as in ``AttentionGrid``.
         chunks, chunk_contexts: axes of a prefill: new tokens and their context.
         prefill: seconds by [chunk][chunk context].
+        known, known_prefill: which of ``alone`` and of ``prefill`` were measured, or lie between
+            measured ones.
     """
 
     decodes: tuple[int, ...]
@@ -107,6 +123,8 @@ class PhaseGrid:
     chunks: tuple[int, ...]
     chunk_contexts: tuple[int, ...]
     prefill: tuple[tuple[float, ...], ...]
+    known: Known
+    known_prefill: Known
 
     @classmethod
     def of(
@@ -124,12 +142,18 @@ class PhaseGrid:
         decodes, contexts = _axis(n for n, _ in decode), _axis(kv for _, kv in decode)
         chunks, before = _axis(n for n, _ in prefill), _axis(kv for _, kv in prefill)
         alone, planes = _plane(decode, decodes, contexts), _plane(prefill, chunks, before)
-        return cls(decodes, contexts, alone, chunks, before, planes)
+        known = _known(decode, decodes, contexts), _known(prefill, chunks, before)
+        return cls(decodes, contexts, alone, chunks, before, planes, *known)
 
-    @property
-    def beside(self) -> tuple[int, ...]:
-        """Decodes measured beside a prefill: as many as alone."""
-        return self.decodes
+    def covers_decodes(self, decodes: int, context: float) -> bool:
+        """Whether decodes were measured on all sides of such a batch."""
+        return _inside(self.known, self.decodes, decodes, self.contexts, context)
+
+    def covers(self, chunk: int, chunk_context: float, decodes: int, context: float) -> bool:
+        """Whether a chunk lies within what was measured, and decodes do."""
+        axes = self.chunks, chunk, self.chunk_contexts, chunk_context
+        beside = not decodes or self.covers_decodes(decodes, context)
+        return beside and _inside(self.known_prefill, *axes)
 
     def decode_seconds(self, decodes: int, context: float) -> float:
         """Decodes alone at a mean context."""
@@ -168,14 +192,44 @@ def _plane(
     measured: Mapping[tuple[int, int], float], xs: tuple[int, ...], ys: tuple[int, ...]
 ) -> tuple[tuple[float, ...], ...]:
     """Values at every x and y, what was not measured filled in along y, then x."""
-    values = np.full((len(xs), len(ys)), np.nan)
-    index = [{value: i for i, value in enumerate(axis)} for axis in (xs, ys)]
-    for (x, y), t in measured.items():
-        values[index[0][x], index[1][y]] = t
+    values = _scattered(measured, xs, ys)
     for axis, coordinates in ((1, ys), (0, xs)):
         _between(values, axis, coordinates)
         _hold(values, axis)
     return tuple(tuple(row) for row in values.tolist())
+
+
+def _scattered(
+    measured: Mapping[tuple[int, int], float], xs: tuple[int, ...], ys: tuple[int, ...]
+) -> Floats:
+    """Measured values by x and y, and NaN."""
+    values = np.full((len(xs), len(ys)), np.nan)
+    index = [{value: i for i, value in enumerate(axis)} for axis in (xs, ys)]
+    for (x, y), t in measured.items():
+        values[index[0][x], index[1][y]] = t
+    return values
+
+
+def _known(
+    measured: Mapping[tuple[int, int], float], xs: tuple[int, ...], ys: tuple[int, ...]
+) -> Known:
+    """At which x and y something was measured, or on both sides of them."""
+    values = _scattered(measured, xs, ys)
+    for axis, coordinates in ((1, ys), (0, xs)):
+        _between(values, axis, coordinates)
+    return tuple(tuple(row) for row in (~np.isnan(values)).tolist())
+
+
+def _inside(known: Known, xs: Sequence[float], x: float, ys: Sequence[float], y: float) -> bool:
+    """Whether all corners of the cell are known; what lies below an axis costs as its start."""
+    if x > xs[-1] or y > ys[-1]:
+        return False
+    (i, u), (j, v) = locate(xs, x), locate(ys, y)
+    return all(
+        known[i + di][j + dj]
+        for di, dj in ((0, 0), (0, 1), (1, 0), (1, 1))
+        if (u > 0 if di else u < 1) and (v > 0 if dj else v < 1)
+    )
 
 
 def _cube(mixed: Mapping[Point, float], axes: Sequence[tuple[int, ...]]) -> Floats:

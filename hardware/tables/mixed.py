@@ -110,16 +110,11 @@ class AttentionTable:
 
     def _covers(self, prefills: Prefills, decodes: int, mean: float) -> bool:
         """Whether a batch lies within what was measured."""
-        grid = self.grid
-        if decodes and mean > grid.contexts[-1]:
-            return False
         if not prefills:
-            return decodes <= grid.decodes[-1]
-        return (
-            decodes <= grid.beside[-1]
-            and sum(new for new, _ in prefills) <= grid.chunks[-1]
-            and all(context <= grid.chunk_contexts[-1] for _, context in prefills)
-        )
+            return self.grid.covers_decodes(decodes, mean)
+        tokens = sum(new for new, _ in prefills)
+        context = max(context for _, context in prefills)
+        return self.grid.covers(tokens, context, decodes, mean)
 
 
 def _unwindowed(new: int, context: int, window: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from servesim.graph.work import AttentionWork
 from servesim.hardware.cost import Source
-from servesim.hardware.tables.attention import AttentionGrid
+from servesim.hardware.tables.attention import AttentionGrid, PhaseGrid
 from servesim.hardware.tables.mixed import AttentionTable
 from servesim.hardware.tables.skew import Skew, SkewSample
 
@@ -77,6 +77,26 @@ def test_beyond_the_range_the_slope_goes_on_and_the_source_says_so():
     assert more.seconds == pytest.approx(decode_time(128, 1024))
     assert TABLE.cost(work([(2000, 0)])).source == Source.EXTRAPOLATED
     assert TABLE.cost(work([(100, 5000)])).source == Source.EXTRAPOLATED
+
+
+def test_only_what_lies_between_measurements_is_measured():
+    # Many decodes were not measured on long contexts, as memories allow.
+    decode = {(n, kv): decode_time(n, kv) for n in DECODES for kv in CONTEXTS if n * kv <= 16384}
+    prefill = {(n, kv): 1.0 + n for n in CHUNKS for kv in (0, *CONTEXTS) if n + kv <= 4096}
+    table = AttentionTable(PhaseGrid.of(decode, prefill))
+    for inside in (
+        work(decodes=4, context=4096),
+        work(decodes=16, context=1000),
+        work([(64, 256)]),
+    ):
+        assert table.cost(inside).source == Source.MEASURED
+    for beyond in (
+        work(decodes=64, context=4096),  # each count was measured, but not together
+        work(decodes=5, context=4096),
+        work([(256, 4096)]),
+        work([(64, 256)], decodes=64, context=4096),
+    ):
+        assert table.cost(beyond).source == Source.EXTRAPOLATED
 
 
 def test_a_long_chunk_is_cut_into_measured_ones():
