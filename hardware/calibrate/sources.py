@@ -8,11 +8,12 @@ from pathlib import Path
 from servesim.errors import InputError
 from servesim.hardware.calibrate.collectives import COLLECTIVE_TABLES
 from servesim.hardware.calibrate.geometry import Geometry
-from servesim.hardware.calibrate.kernel_tables import kernel_rows
+from servesim.hardware.calibrate.kernel_tables import kernel_rows, kernel_table_files
 from servesim.hardware.calibrate.latent_tables import latent_rows
 from servesim.hardware.calibrate.layer_tables import layer_rows
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.cost import CostModel
+from servesim.hardware.tables.origin import device_names, require_device
 
 
 def has_tables(folder: Path) -> bool:
@@ -31,7 +32,7 @@ def measured_rows(
     model's sizes by id. ``costs`` of what tables of whole modules time beside attention.
 
     Raises:
-        InputError: there are no tables, or some that no fit reads.
+        InputError: there are no tables, some that no fit reads, or some of several devices.
     """
     for mlp in sorted(folder.rglob("mlp.csv*")):
         raise InputError(
@@ -47,6 +48,7 @@ def measured_rows(
         ranks = int(place.name.removeprefix("tp"))
         rows += layer_rows(place, model, geometry(model), ranks)
     if any(folder.rglob("*_perf.*")):
+        require_device(device_names(kernel_table_files(folder)), None, folder)
         rows += kernel_rows(folder, cache_bytes)
         rows += latent_rows(folder, cache_bytes, costs)
     if not rows:

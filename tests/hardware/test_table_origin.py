@@ -6,6 +6,8 @@ import pytest
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.opgraph import OpGraph
+from servesim.hardware.calibrate.geometry import Geometry
+from servesim.hardware.calibrate.sources import measured_rows
 from servesim.hardware.link import Link
 from servesim.hardware.load import known_device, load_device
 from servesim.hardware.tables.bundle import find_bundle
@@ -96,6 +98,16 @@ def test_kernel_tables_of_another_device(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="measured on several devices"):
         load_profile(gemm_table(tmp_path / "b", H100, A100), graph(), device)
     load_profile(gemm_table(tmp_path / "c", "NVIDIA RTX PRO 6000"), graph(), device)
+
+
+def test_no_fit_to_tables_of_several_devices(tmp_path: Path) -> None:
+    costs = load_device("h100_sxm").cost_model
+    sizes = Geometry(8, 8, 1, 1, 8, 8)
+    one = gemm_table(tmp_path / "one", H100)
+    assert len(measured_rows(one, 0.0, lambda _: sizes, costs)) == 2
+    gemm_table(tmp_path / "two", A100)
+    with pytest.raises(InputError, match="measured on several devices"):
+        measured_rows(tmp_path, 0.0, lambda _: sizes, costs)
 
 
 def test_collectives_of_another_device(tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ def test_what_cannot_be_meant(tmp_path: Path) -> None:
     table = all_reduce(tmp_path / "all_reduce.txt", 500.0)
     with pytest.raises(InputError, match="collectives and topology"):
         step_model(2, collectives=table, topology={"devices": 2})
+    with pytest.raises(InputError, match="profile_model: there is no profile"):
+        step_model(profile_model="org/model")
     with pytest.raises(InputError, match=r"no layer profile .* and no kernel tables"):
         step_model(profile=tmp_path)
     gemm_table(tmp_path / "both", 1.0)
