@@ -9,7 +9,7 @@ from servesim.graph.work import CollectiveWork, GemmWork, MemoryWork
 from servesim.hardware.cost import Cost, Source
 from servesim.hardware.device import Device, Efficiency, MemoryTier
 from servesim.hardware.host import HostTime
-from servesim.hardware.load import device_names, load_device
+from servesim.hardware.load import DEVICES, device_names, load_device
 from servesim.hardware.roofline import RooflineCost
 
 SHEET = """
@@ -45,10 +45,14 @@ def test_names_and_aliases(asked, name):
     assert load_device(asked).name == name
 
 
-def test_every_device_is_complete():
-    for name in device_names():
-        device = load_device(name)
-        assert device.name == name
+@pytest.mark.parametrize("name", device_names())
+def test_a_device_is_called_like_its_file(name):
+    assert load_device(name).name == name
+
+
+def test_every_data_sheet_is_complete():
+    for path in DEVICES.glob("*.toml"):
+        device = load_device(path.stem)
         assert device.title
         assert device.cores > 1
         assert device.peer_link is not None

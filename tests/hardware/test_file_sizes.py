@@ -8,7 +8,7 @@ import pytest
 
 from servesim.hardware.calibration_entry import NOTES
 from servesim.hardware.collective_tables import COLLECTIVE_ERRORS
-from servesim.hardware.load import DEVICES, device_names, read_toml
+from servesim.hardware.load import device_names, load_device
 
 #: The most fitted numbers a file may have, where formats and families are many.
 MOST = {"rtx_pro_6000": 426, "b200_sxm": 347, "h100_sxm": 303, "h200_sxm": 275}
@@ -24,5 +24,5 @@ def numbers(value: object) -> int:
 
 @pytest.mark.parametrize("name", device_names())
 def test_a_device_file_stays_small(name: str) -> None:
-    tables = read_toml(DEVICES / f"{name}.toml").get("calibration", {})
+    tables = load_device(name).calibration
     assert numbers(tables) <= MOST.get(name, OTHERS)
