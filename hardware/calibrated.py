@@ -217,9 +217,8 @@ def _borrow(
             asked.setdefault(name, []).append(family)
     for name, lent in asked.items():
         lender = _lender(name, device, lent)
-        cores = 0 if lender.device.kind == device.kind else lender.device.cores
         for family in lent:
-            _lend(family, entries[family], lender.entries[family], cores)
+            _lend(family, entries[family], lender, device)
 
 
 def _lender(name: str, borrower: Device, families: Collection[str]) -> CalibratedCost:
@@ -239,23 +238,34 @@ def _lender(name: str, borrower: Device, families: Collection[str]) -> Calibrate
     return model
 
 
-def _lend(family: str, mine: dict[str, Entry], lent: Mapping[str, Entry], cores: int) -> None:
-    """Fill the gaps in ``mine`` with what is ``lent``, fitted on so many ``cores`` (``Entry``).
+def _lend(family: str, mine: dict[str, Entry], lender: CalibratedCost, device: Device) -> None:
+    """Fill the gaps in ``mine``, the entries of ``device``, with what ``lender`` has.
 
     Attention is lent by kind alone (plain, latent, expanded): where a device has any of it, that
     is nearer to its other widths and formats than what another device has of them.
     """
     known = {form_kind(family, key) for key in mine} if family in _ATTENTION else set()
-    for key, entry in lent.items():
+    for key, entry in lender.entries[family].items():
         if form_kind(family, key) not in known:
-            mine.setdefault(key, as_lent(entry, cores))
+            mine.setdefault(key, as_lent(entry, lender.device, device))
 
 
-def as_lent(entry: Entry, cores: int = 0) -> Entry:
-    """``entry`` as it serves another device; fitted on so many ``cores`` if on another kind."""
-    form = entry.form.lent() if isinstance(entry.form, MoeForm) else entry.form
-    of = entry.cores or cores
-    return dataclasses.replace(entry, form=form, source=Source.ANALYTICAL, cores=of)
+def as_lent(entry: Entry, lender: Device, borrower: Device) -> Entry:
+    """``entry`` of ``lender`` as it serves ``borrower``; with its cores if of another kind."""
+    alike = lender.kind == borrower.kind
+    cores = entry.cores or (0 if alike else lender.cores)
+    form = entry.form
+    if isinstance(form, MoeForm):
+        theirs, mine = _peak_of_16_bits(lender), _peak_of_16_bits(borrower)
+        pace = theirs * (cores or borrower.cores) / (mine * (cores or lender.cores))
+        form = form.lent(pace)
+    return dataclasses.replace(entry, form=form, source=Source.ANALYTICAL, cores=cores)
+
+
+def _peak_of_16_bits(device: Device) -> float:
+    """Peak FLOP/s in 16 bits; the least of all formats where it has none."""
+    peaks = [device.peak_flops[name] for name in ("bf16", "fp16") if name in device.peak_flops]
+    return max(peaks or [min(device.peak_flops.values())])
 
 
 def _nearest(entries: Mapping[str, Entry], key: str) -> Entry | None:

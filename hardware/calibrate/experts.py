@@ -27,12 +27,12 @@ PARAMETERS: dict[str, Parameter] = {
 #: The tilings whose kernels have a coefficient. Tiles of one size need no time for storing rows
 #: beside that of a tile; small ones lie on a core together and load inputs beyond a cache again.
 NEEDS = {
-    "store": (*_TRITON, "trtllm"),
+    "store": (*_TRITON, "trtllm", "trtllm_32"),
     "expert": _FIXED,
     "alone": _FIXED,
     "smoothing": ("triton_early",),
     "spill": ("triton_early",),
-    "least": ("marlin",),
+    "least": ("marlin", "trtllm_32"),
     "narrow": ("marlin",),
     "crowd": ("marlin",),
     "tuned": _TRITON,
@@ -48,7 +48,7 @@ _SHARED_BY_MARLIN = ("by_tokens",)
 _TILINGS = {
     "moe.fp8_block": ("triton_block", *_FIXED),
     "moe.int4": ("marlin",),
-    "moe.mxfp4": ("marlin", "trtllm", *_FIXED),
+    "moe.mxfp4": ("marlin", "trtllm", "trtllm_32", *_FIXED),
     "moe.nvfp4": ("trtllm", *_FIXED),
 }
 _OTHER_TILINGS = ("triton", "triton_early", *_FIXED)

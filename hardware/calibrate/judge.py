@@ -126,7 +126,7 @@ def _own(device: Device, lender: Device) -> CalibratedCost:
     costs = CalibratedCost.from_coefficients(device, tables)
     assert isinstance(costs, CalibratedCost)
     lent = {
-        family: {key: as_lent(entry) for key, entry in entries.items()}
+        family: {key: as_lent(entry, lender, device) for key, entry in entries.items()}
         for family, entries in costs.entries.items()
     }
     return replace(costs, entries=lent)

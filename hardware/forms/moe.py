@@ -11,7 +11,7 @@ from servesim.graph.dtypes import bytes_per_element
 from servesim.graph.work import MoeWork
 from servesim.hardware.forms.machine import Machine, blended_max, waves
 from servesim.hardware.forms.surface import Knots
-from servesim.hardware.forms.tiling import TILE_COLUMNS, TILINGS, blocks, dealt_rows
+from servesim.hardware.forms.tiling import DEALT, TILE_COLUMNS, TILINGS, blocks
 
 #: Rows below which a tile counts as narrow.
 NARROW = 16
@@ -45,10 +45,10 @@ class MoeForm:
         smoothing: as for dense products.
         least: rows that a tile of fewer computes all the same.
         narrow, crowd: of the time of other tiles, what one of fewer than ``NARROW`` rows takes, and
-            what each pair of its expert adds.
+            what each pair of its expert adds; no more than all of it.
         tuned: time of a tile's main loop where a library has settings tuned on the device, of that
-            with its defaults. There, tiles have the rows that an expert gets, not those that the
-            tiling chooses.
+            with its defaults. There, tiles have about the rows that an expert gets, those of them
+            that take the least time, not those that the tiling chooses.
         tuned_for: where it has: experts on a rank x their width, with spaces between.
         spill: time that loading a row takes more once inputs exceed the last-level cache, of that
             before; grows with the share that does.
@@ -85,9 +85,19 @@ class MoeForm:
         TOKENS.require("by_tokens", self.by_tokens)
         _sizes(self.tuned_for)
 
-    def lent(self) -> MoeForm:
-        """The form on another device: a library looks tuned settings up by the device's name."""
-        return replace(self, tuned_for="")
+    def lent(self, pace: float = 1.0) -> MoeForm:
+        """The form on another device: a library looks tuned settings up by the device's name.
+
+        Kernels that unpack weights do so at the pace of a core's own units, whatever its matrix
+        units could take: INT4 of H100, H200 and B200 reach 0.96, 0.95 and 1.2 TFLOP/s a core, which
+        is 0.13, 0.13 and 0.08 of peak.
+
+        Args:
+            pace: peak arithmetic in 16 bits of a core here, of that of one there.
+        """
+        unpacks = TILINGS[self.tiling].unpacks
+        compute = min(1.0, self.compute * pace) if unpacks else self.compute
+        return replace(self, tuned_for="", compute=compute)
 
     def seconds(self, work: MoeWork, machine: Machine, resident: float = 0.0) -> float:
         """Time of ``work``.
@@ -114,25 +124,42 @@ class MoeForm:
 
     def _tiles(self, work: MoeWork, machine: Machine) -> float:
         """Seconds of the tiles of both products, and of zeros for experts elsewhere."""
+        cuts = TILINGS[self.tiling].shares(work)
+        if (work.experts, work.intermediate) not in _sizes(self.tuned_for):
+            return sum(
+                share * self._cut(work, machine, cut.rows, cut.columns, 1.0) for share, cut in cuts
+            )
+        return min(
+            sum(
+                share * self._cut(work, machine, dealt.rows, cut.columns, self.tuned)
+                for share, cut in cuts
+            )
+            for dealt in DEALT.near(work)
+        )
+
+    def _cut(self, work: MoeWork, machine: Machine, rows: int, columns: int, tuned: float) -> float:
+        """Seconds of all tiles if they have so many ``rows`` and ``columns``."""
         tiling = TILINGS[self.tiling]
-        tuned = (work.experts, work.intermediate) in _sizes(self.tuned_for)
-        rows, columns = tiling.rows(work), tiling.columns(work)
-        if tuned:
-            rows = dealt_rows(work, NARROW)
         load = work.pairs / work.touched
-        tall = work.touched * blocks(load, rows, work.distribution)
-        zeros = tall * max(0.0, work.tokens * work.top_k / work.pairs - 1.0) * tiling.zeros
-        step = self._step(work, machine, rows, columns) * (self.tuned if tuned else 1.0)
+        each = blocks(load, rows, work.distribution)
+        if tiling.stripes and rows < self.least:
+            each = 1.0 + (each - 1.0) * rows / self.least
+        tall = work.touched * each
+        step = self._step(work, machine, rows, columns) * tuned
         if rows < NARROW:
-            step *= self.narrow + self.crowd * load
+            step *= min(1.0, self.narrow + self.crowd * load)
         store = rows * self.store / TILE_COLUMNS  # for a column
+        smoothing = 1.0 if tiling.stripes else self.smoothing
+        zeros = 0.0
+        if tiling.zeros:
+            zeros = tall * max(0.0, work.tokens * work.top_k / work.pairs - 1.0)
         time = 0.0
         for n, k in (
             ((work.matrices - 1) * work.intermediate, work.hidden),
             (work.hidden, work.intermediate),
         ):
             units = tall * math.ceil(n / columns) / machine.cores
-            rounds = max(self.alone, waves(units, self.smoothing))
+            rounds = max(self.alone, waves(units, smoothing))
             time += rounds * (step * k + self.tile + store * columns)
             time += zeros * store * n / machine.cores
         return time

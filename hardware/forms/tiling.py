@@ -3,60 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from servesim.graph.work import MoeWork
 
 #: Columns of a tile where nothing else is known, and to which times of tiles refer.
 TILE_COLUMNS = 128
-_MOST_ROWS = 128
+#: From the last size that takes one tile to that which is all of the next one: sizes in tables are
+#: as far apart, and none of them show cliffs in between. There, both tiles count.
+RAMP = 1.25
 _HEAVY_FULL, _HEAVY_ROUND = 0.7, 0.03  # of a power law's loads: see ``_heavy``
 
 
-def _step(value: float, steps: Sequence[tuple[float, int]], last: int) -> int:
-    """Rows of the first step that ``value`` does not exceed."""
-    return next((rows for most, rows in steps if value <= most), last)
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A size of tiles, and up to where a library takes it.
+
+    Attributes:
+        most: the last of what the library goes by.
+        rows, columns: of a tile.
+    """
+
+    most: float
+    rows: int
+    columns: int = TILE_COLUMNS
 
 
-def _power_of_two(value: float) -> int:
-    """The least power of two that is no less than ``value``."""
-    return 1 << max(0, math.ceil(math.log2(value) - 1e-9))
+def _tokens(work: MoeWork) -> float:
+    return work.tokens
 
 
-def dealt_rows(work: MoeWork, least: int) -> int:
-    """Rows of a tile that holds what an expert gets on average, if all ``top_k`` fall here."""
-    return min(max(_power_of_two(work.tokens * work.top_k / work.experts), least), _MOST_ROWS)
+def _tokens_of_expert(work: MoeWork) -> float:
+    return work.tokens / work.experts
 
 
-def _triton(work: MoeWork) -> int:
-    return _step(work.tokens, ((32, 16), (96, 32), (512, 64)), 128)
-
-
-def _triton_columns(work: MoeWork) -> int:
-    return 64 if work.tokens <= 64 else 128
-
-
-def _triton_block(work: MoeWork) -> int:
-    return 16 if work.tokens <= 64 else 64
-
-
-def _triton_early(work: MoeWork) -> int:
-    return 16 if work.tokens <= work.experts else 64
-
-
-def _triton_early_columns(work: MoeWork) -> int:
-    return 32 if work.tokens <= work.experts else 64
-
-
-def _marlin(work: MoeWork) -> int:
-    dealt = work.tokens * work.top_k / work.experts
-    return next((rows for rows in (8, 16, 32, 48) if dealt / rows < 0.9), 64)
-
-
-def _trtllm(work: MoeWork) -> int:
-    half = _power_of_two(work.tokens * work.top_k / work.experts) // 2
-    return min(max(half, 8), _MOST_ROWS)
+def _dealt(work: MoeWork) -> float:
+    """What an expert of the rank gets on average if all ``top_k`` fall here."""
+    return work.tokens * work.top_k / work.experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +48,71 @@ class Tiling:
     """What chooses the tiles of a library's kernels.
 
     Attributes:
-        rows, columns: of a tile.
+        cuts: the tiles, ascending in what the library goes by.
+        size: what that is.
         zeros: whether kernels know the experts of all ranks, and write zeros for those elsewhere.
+        unpacks: whether kernels turn weights into the format of activations before they multiply.
+        stripes: whether cores take equal stripes of all tiles, one after the other: tiles of an
+            expert share what is loaded and unpacked, so all but the first take what their rows do.
     """
 
-    rows: Callable[[MoeWork], int]
-    columns: Callable[[MoeWork], int] = lambda _: TILE_COLUMNS
+    cuts: tuple[Cut, ...]
+    size: Callable[[MoeWork], float] = _tokens
     zeros: bool = False
+    unpacks: bool = False
+    stripes: bool = False
+
+    def shares(self, work: MoeWork) -> tuple[tuple[float, Cut], ...]:
+        """The tiles for ``work`` with their shares: of two around where one follows the other."""
+        size = self.size(work)
+        place = self._place(size)
+        cut = self.cuts[place]
+        if place == 0:
+            return ((1.0, cut),)
+        before = self.cuts[place - 1]
+        share = math.log(size / before.most) / math.log(RAMP)
+        return ((1.0, cut),) if share >= 1.0 else ((1.0 - share, before), (share, cut))
+
+    def near(self, work: MoeWork) -> tuple[Cut, ...]:
+        """The tiles for ``work`` and their neighbours."""
+        place = self._place(self.size(work))
+        return self.cuts[max(0, place - 1) : place + 2]
+
+    def _place(self, size: float) -> int:
+        return next(i for i, cut in enumerate(self.cuts) if size <= cut.most)
 
 
+def _fixed(rows: int) -> Tiling:
+    return Tiling((Cut(math.inf, rows),))
+
+
+#: A tile that holds what an expert gets.
+DEALT = Tiling((Cut(16, 16), Cut(32, 32), Cut(64, 64), Cut(math.inf, 128)), _dealt)
 #: By what chooses: vLLM's own settings of its Triton kernel (since 0.17; with a scale for each
-#: block; up to 0.14), those of its Marlin kernel, TensorRT-LLM's kernels, which FlashInfer tries
-#: from half of what each expert of the rank would get (the least of those tried wins), or always
-#: the same rows, as CUTLASS.
+#: block; up to 0.14), those of its Marlin kernel (the first of which nine tenths are enough),
+#: TensorRT-LLM's kernels, which FlashInfer tries from half of what each expert of the rank would
+#: get (the least of those tried wins; 32 rows at most for activations of 16 bits), or always the
+#: same rows, as CUTLASS.
 TILINGS: dict[str, Tiling] = {
-    "triton": Tiling(_triton, _triton_columns, zeros=True),
-    "triton_block": Tiling(_triton_block, zeros=True),
-    "triton_early": Tiling(_triton_early, _triton_early_columns, zeros=True),
-    "marlin": Tiling(_marlin),
-    "trtllm": Tiling(_trtllm),
-    "fixed_32": Tiling(lambda _: 32),
-    "fixed_64": Tiling(lambda _: 64),
-    "fixed_128": Tiling(lambda _: 128),
+    "triton": Tiling(
+        (Cut(32, 16, 64), Cut(64, 32, 64), Cut(96, 32), Cut(512, 64), Cut(math.inf, 128)),
+        zeros=True,
+    ),
+    "triton_block": Tiling((Cut(64, 16), Cut(math.inf, 64)), zeros=True),
+    "triton_early": Tiling((Cut(1, 16, 32), Cut(math.inf, 64, 64)), _tokens_of_expert, zeros=True),
+    "marlin": Tiling(
+        (*(Cut(0.9 * rows, rows) for rows in (8, 16, 32, 48)), Cut(math.inf, 64)),
+        _dealt,
+        unpacks=True,
+        stripes=True,
+    ),
+    "trtllm": Tiling(
+        (*(Cut(2.0 * rows, rows) for rows in (8, 16, 32, 64)), Cut(math.inf, 128)), _dealt
+    ),
+    "trtllm_32": Tiling((Cut(16, 8), Cut(32, 16), Cut(math.inf, 32)), _dealt, unpacks=True),
+    "fixed_32": _fixed(32),
+    "fixed_64": _fixed(64),
+    "fixed_128": _fixed(128),
 }
 
 

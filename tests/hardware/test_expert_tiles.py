@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +19,7 @@ from servesim.hardware.calibrate.row import Row
 from servesim.hardware.calibrate.run import with_tuned
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.moe import MoeForm
-from servesim.hardware.forms.tiling import TILINGS, blocks
+from servesim.hardware.forms.tiling import RAMP, TILINGS, blocks
 
 MACHINE = Machine(flops=100e12, bandwidth=1e12, cache_bytes=0.0, cores=100)
 FORM = MoeForm(2e-5, 1e-8, 0.8, 0.5, 20.0, 1e-8, 6.0, tiling="fixed_32", smoothing=1.0)
@@ -36,12 +38,41 @@ def work(tokens: int, experts: int = 64, distribution: str = "balanced") -> MoeW
         ("triton_block", [64, 65], [16, 64]),
         ("triton_early", [64, 65], [16, 64]),  # up to as many tokens as experts
         ("marlin", [57, 58, 115, 230, 345, 346, 461], [8, 16, 16, 32, 48, 64, 64]),
+        ("trtllm_32", [128, 129, 256, 257, 8192], [8, 16, 16, 32, 32]),
         ("trtllm", [1, 128, 129, 256, 1024, 1025, 8192], [8, 8, 16, 16, 64, 128, 128]),
         ("fixed_64", [1, 8192], [64, 64]),
     ],
 )
 def test_tilings(tiling: str, tokens: list[int], rows: list[int]) -> None:
-    assert [TILINGS[tiling].rows(work(t)) for t in tokens] == rows
+    chosen = [TILINGS[tiling].shares(work(t))[-1][1].rows for t in tokens]
+    assert chosen == rows
+
+
+@pytest.mark.parametrize("tiling", TILINGS)
+def test_one_tile_follows_the_other_gradually(tiling: str) -> None:
+    chosen = TILINGS[tiling]
+    assert all(b.most >= RAMP * a.most for a, b in itertools.pairwise(chosen.cuts))
+    rows = []
+    for tokens in range(1, 4096):
+        shares = chosen.shares(work(tokens))
+        assert sum(share for share, _ in shares) == pytest.approx(1.0)
+        assert shares[-1][1] in chosen.near(work(tokens))
+        rows.append(sum(share * cut.rows for share, cut in shares))
+    assert rows == sorted(rows)
+    widest = 64 / math.log(RAMP)  # no two neighbours differ by more rows
+    steps = enumerate(itertools.pairwise(rows), 1)
+    assert all(after - before <= 1.01 * widest / tokens for tokens, (before, after) in steps)
+
+
+def test_halfway_between_tiles_half_of_each_counts() -> None:
+    marlin = replace(FORM, tiling="triton_block")
+    between = work(round(64 * RAMP**0.5))
+    share = math.log(between.tokens / 64) / math.log(RAMP)
+    both = [
+        share * marlin._cut(between, MACHINE, rows, 128, 1.0)
+        for share, rows in ((1.0 - share, 16), (share, 64))
+    ]
+    assert marlin._tiles(between, MACHINE) == pytest.approx(sum(both))
 
 
 def test_an_unknown_tiling_is_refused() -> None:
@@ -81,6 +112,17 @@ def test_tuned_settings_are_not_lent() -> None:
     tuned = replace(FORM, tuned=0.5, tuned_for="64x1024")
     assert tuned.lent() == replace(tuned, tuned_for="")
     assert tuned.lent().seconds(work(4096), MACHINE) > tuned.seconds(work(4096), MACHINE)
+
+
+def test_kernels_that_unpack_weights_are_lent_at_the_pace_of_a_core() -> None:
+    marlin = replace(FORM, tiling="marlin", compute=0.1)
+    assert marlin.lent(3.0).compute == pytest.approx(0.3)
+    assert marlin.lent(30.0).compute == 1.0
+    assert FORM.lent(3.0) == FORM  # matrix units: a share of peak
+    # On a device of a third of the peak and as many cores, tiles take as long.
+    slow = replace(MACHINE, flops=MACHINE.flops / 3)
+    busy = work(4096)
+    assert marlin.lent(3.0).seconds(busy, slow) == pytest.approx(marlin.seconds(busy, MACHINE))
 
 
 def test_a_fit_tells_what_tuned_settings_save() -> None:
@@ -185,3 +227,12 @@ def test_narrow_tiles_take_longer_with_each_pair() -> None:
     narrow = replace(FORM, tiling="marlin", memory=1e3, feed=1e6, narrow=0.2, crowd=0.1, least=64.0)
     one, three = (narrow.seconds(work(tokens), MACHINE) - 2e-5 for tokens in (8, 24))
     assert three / one == pytest.approx((0.2 + 0.3) / (0.2 + 0.1), rel=0.05)
+
+
+def test_tiles_of_an_expert_share_what_stripes_load() -> None:
+    marlin = replace(FORM, tiling="marlin", memory=1e3, feed=1e6, pair=0.0, tile=0.0, least=64.0)
+    one, two = (
+        marlin._cut(replace(work(64), pairs=load * 64.0), MACHINE, 16, 128, 1.0)
+        for load in (16.0, 32.0)
+    )
+    assert two / one == pytest.approx(1.0 + 16 / 64)
