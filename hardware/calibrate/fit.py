@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -67,6 +68,7 @@ class Problem:
     needs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     group: str = ""
     shared: Sequence[str] = ()
+    by_octave: bool = False
 
     def searched(self, fixed: Mapping[str, float | str]) -> dict[str, Parameter]:
         """The parameters that have a meaning with the choices ``fixed``."""
@@ -183,6 +185,7 @@ class Search:
         self._problem, self._rows, self._fixed, self._known = problem, rows, dict(fixed), known
         self._measured = np.array([math.log(row.seconds) for row in rows])
         self._origin_of = np.array([known.index(row.origin) for row in rows])
+        self._weights = _by_octave(rows) if problem.by_octave else np.ones(len(rows))
         self._pull = _PULL * math.sqrt(len(rows) / 100.0)
 
     def residuals(self, x: Any) -> Any:
@@ -192,7 +195,7 @@ class Search:
         factors, offsets = self._scales(x)
         shifted = times * np.exp(factors[self._origin_of])
         shifted += offsets[self._origin_of] * _OFFSET_WIDTH
-        errors = np.log(np.maximum(shifted, 0.1 * times)) - self._measured
+        errors = self._weights * (np.log(np.maximum(shifted, 0.1 * times)) - self._measured)
         prior = self._pull * (x - self.start)[: len(self.names)]
         factors = self._pull * factors / _FACTOR_WIDTH
         return np.concatenate([errors, prior, factors, self._pull * offsets])
@@ -219,6 +222,14 @@ class Search:
         """Log factor and offset in its width, of every origin; the reference has none."""
         pairs = np.concatenate([[0.0, 0.0], x[len(self.names) :]]).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
+
+
+def _by_octave(rows: Sequence[Row]) -> Any:
+    """Weights of errors: rows within a factor two of time count by the root of their number."""
+    octaves = [math.floor(math.log2(row.seconds)) for row in rows]
+    counts = Counter(octaves)
+    weights = np.array([counts[octave] ** -0.25 for octave in octaves])
+    return weights / math.sqrt(float(np.mean(weights**2)))
 
 
 def solved(residuals: Callable[[Any], Any], start: Any, low: Any, high: Any) -> tuple[Any, float]:

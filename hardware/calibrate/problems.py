@@ -111,7 +111,8 @@ def problem(form: str, machine: MachineFor, joint: bool = False) -> Problem:
     seconds = predictor(form, machine)
     if family in attention.KINDS:
         parameters, choices, group, shared = attention.searched(form, family, joint)
-        return Problem(seconds, parameters, choices, group=group, shared=shared)
+        even = family == "decode"  # long ones decide the steps of large batches
+        return Problem(seconds, parameters, choices, group=group, shared=shared, by_octave=even)
     choices = dict(_CHOICES.get(family, {}))
     parameters = dict(_PARAMETERS[family])
     if form.startswith(_QUANTISED):

@@ -11,7 +11,7 @@ from servesim.hardware.collective_tables import COLLECTIVE_ERRORS
 from servesim.hardware.load import device_names, load_device
 
 #: The most fitted numbers a file may have, where formats and families are many.
-MOST = {"rtx_pro_6000": 426, "b200_sxm": 345, "h100_sxm": 303, "h200_sxm": 278}
+MOST = {"rtx_pro_6000": 432, "b200_sxm": 354, "h100_sxm": 311, "h200_sxm": 287}
 OTHERS = 200
 NOT_FITTED = NOTES | {"borrow", "date", "most_bytes"} | set(COLLECTIVE_ERRORS)
 
