@@ -90,9 +90,7 @@ _COMMON_WIDTHS = ("64", "128", "256")
 #: Coefficients that differ by format and head width within a kernel. Of one that does prefills and
 #: decodes none do, but for what follows from the width.
 _OWN = {
-    "decode": (
-        "launch", "tile", "stream", "compute", "memory", "cache", "sharpness", "window"
-    ),
+    "decode": ("launch", "tile", "stream", "compute", "memory", "cache", "sharpness", "window"),
     "prefill": ("launch", "tile", "compute", "tail", "sharpness", "rows"),
     "latent_decode": ("launch", "query", "combine", "most_splits"),
     "latent_prefill": ("launch", "token", "compute"),

@@ -58,6 +58,7 @@ class Problem:
         group: forms of one group have ``shared`` coefficients; without a name, it has none.
         shared: ``parameters``, ``choices`` or ``surfaces`` (all of them) that are the same for all
             forms of the group.
+        by_octave: long kernels count though they are few among what was measured.
     """
 
     seconds: Seconds

@@ -46,8 +46,8 @@ class DecodeForm:
         resident_tiles: tiles a core holds at once.
         memory: share of peak bandwidth.
         ramp: seconds that large reads from many tiles take more, however large.
-        cache: bytes/s of the last-level cache, as a multiple of bandwidth; keys that sequences
-            share come at the data sheet's instead where this is below ``memory``.
+        cache: bytes/s at which a cache left whole in the last-level cache is read, as a multiple
+            of bandwidth.
         sharpness: of the blend of tiles and memory.
         smoothing: share of wave quantisation that is hidden.
         skew: share of the way from the mean context to the longest that a batch pays, for each
@@ -125,16 +125,15 @@ class DecodeForm:
         return seconds
 
     def _saved_by_sharing(self, work: AttentionWork, machine: Machine) -> float:
-        """Seconds that keys read again take less out of the cache.
+        """Seconds that keys read again take less out of the cache, at the data sheet's rate.
 
-        At the rate that this kernel was fitted to reach, though the data sheet may promise more.
+        ``cache`` was fitted to small caches left there whole, which tell little of that rate.
         """
         near = near_keys(work, machine.cache_bytes) * work.kv_bytes_per_token
         if not near:
             return 0.0
-        far, fitted = self.memory * machine.bandwidth, self.cache * machine.bandwidth
-        rate = fitted if fitted > far else max(machine.cache_bandwidth, far)
-        return near / far - near / rate
+        far = self.memory * machine.bandwidth
+        return near / far - near / max(machine.cache_bandwidth, far)
 
     def _splits(self, steps: float, count: int, tiles: int, slots: float) -> float:
         """Splits of a sequence's keys of one head, of ``steps`` blocks."""
