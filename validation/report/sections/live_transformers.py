@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from servesim.scenario.host import HOST_STEP_S
 from servesim.validation.golden import replay
 from servesim.validation.live.compare import LiveComparison, compare_folder
 from servesim.validation.report import live_tables
@@ -19,10 +18,8 @@ OWN = Path(__file__).resolve().parents[2] / "own" / "transformers"
 _INTRO = """\
 The continuous batching of Hugging Face transformers {version}, recorded and compared in the same
 way (`servesim validate live --data {folder}`), with the kernels that torch runs, measured on the
-same machine. Machine: {machine}, shared with other work: kernels were measured under more load than
-`mha-layernorm` was recorded under, which may be why its steps are predicted too long. Nothing is
-fitted to these runs: what the host takes of a step, not measured here, is the {host_ms:.1f} ms of
-any device file without a measured host."""
+same machine as these models have them (`servesim profile --unfused`). Machine: {machine}. What the
+host takes of a step ([host]) comes from the steps of the model that is not held out."""
 _RANDOM = (
     "Random cases of its schedulers, recorded with `validation/live/transformers_cases.py` and "
     "replayed step by step:"
@@ -53,7 +50,6 @@ def _folder(comparison: LiveComparison) -> str:
         folder=f"validation/own/transformers/{comparison.name}",
         version=about.get("engine_version", "of unknown version"),
         machine=live_tables.machine(about.get("machine", "unknown")),
-        host_ms=1e3 * HOST_STEP_S,
     ).replace("\n", " ")
     parts = [
         f"### {comparison.name}",
