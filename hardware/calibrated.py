@@ -256,10 +256,20 @@ def as_lent(entry: Entry, lender: Device, borrower: Device) -> Entry:
     cores = entry.cores or (0 if alike else lender.cores)
     form = entry.form
     if isinstance(form, MoeForm):
-        theirs, mine = _peak_of_16_bits(lender), _peak_of_16_bits(borrower)
-        pace = theirs * (cores or borrower.cores) / (mine * (cores or lender.cores))
-        form = form.lent(pace)
+        form = form.lent(_pace(lender, borrower, cores))
     return dataclasses.replace(entry, form=form, source=Source.ANALYTICAL, cores=cores)
+
+
+def _pace(lender: Device, borrower: Device, cores: int) -> float:
+    """Peak arithmetic in 16 bits of a core of ``lender``, of that of one of ``borrower``.
+
+    ``cores`` are those that both count as having, 0 for their own. One core is a data sheet that
+    does not say how many: nothing then tells what each of them can.
+    """
+    theirs, mine = cores or lender.cores, cores or borrower.cores
+    if theirs != mine and 1 in (theirs, mine):
+        return 1.0
+    return _peak_of_16_bits(lender) * mine / (_peak_of_16_bits(borrower) * theirs)
 
 
 def _peak_of_16_bits(device: Device) -> float:

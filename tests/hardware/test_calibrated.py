@@ -16,7 +16,7 @@ from servesim.graph.work import (
     MoeWork,
     RecurrentWork,
 )
-from servesim.hardware.calibrated import CalibratedCost
+from servesim.hardware.calibrated import CalibratedCost, as_lent
 from servesim.hardware.cost import Source
 from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.load import DEVICES, load_device
@@ -205,6 +205,17 @@ def test_to_another_kind_of_device_the_lenders_cores_are_lent_too(kind: str) -> 
         AttentionWork((), 8, 8 * 4096, 4096, 32, 8, 64, 64),
     ):
         assert costs.cost(work).seconds == lender.cost_model.cost(work).seconds
+
+
+def test_where_cores_are_not_given_weights_are_unpacked_at_the_lenders_share_of_peak() -> None:
+    lender = load_device("h100_sxm")
+    assert isinstance(lender.cost_model, CalibratedCost)
+    theirs = lender.cost_model.entries["moe"]["int4"]
+    silent = dataclasses.replace(lender, cores=1)
+    assert as_lent(theirs, lender, silent).form.compute == theirs.form.compute
+    assert as_lent(theirs, silent, lender).form.compute == theirs.form.compute
+    half = dataclasses.replace(lender, cores=lender.cores // 2)
+    assert as_lent(theirs, lender, half).form.compute == pytest.approx(theirs.form.compute / 2)
 
 
 def test_attention_of_another_width_is_nearer_than_another_device() -> None:
