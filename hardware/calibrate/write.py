@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from servesim.hardware.calibration_entry import LIKE, NOTES, completed
 
 _START = "# Fitted by `servesim calibrate`"
 COLLECTIVE = "collective"
@@ -39,18 +41,31 @@ def by_family(tables: Tables) -> dict[str, dict[str, Any]]:
     return dict(nested)
 
 
-def other_tables(families: Mapping[str, Any], only: Sequence[str]) -> dict[str, dict[str, Any]]:
+def other_tables(
+    families: Mapping[str, Any], only: Sequence[str], fitted: Collection[str]
+) -> dict[str, dict[str, Any]]:
     """Tables of a ``[calibration]`` whose forms start with none of ``only``.
 
-    Collectives are not among them.
+    Those like a form that is ``fitted`` anew, or no longer there, are written out in full: their
+    own coefficients do not change. Collectives are not among them.
     """
-    return {
-        form: table
-        for family, tables in families.items()
-        if isinstance(tables, dict) and family not in (BORROW, COLLECTIVE, HELD_OUT)
-        for key, table in tables.items()
-        if not (form := f"{family}.{key}").startswith(tuple(only))
-    }
+    others: dict[str, dict[str, Any]] = {}
+    for family, tables in families.items():
+        if not isinstance(tables, dict) or family in (BORROW, COLLECTIVE, HELD_OUT):
+            continue
+        for key, table in tables.items():
+            if (form := f"{family}.{key}").startswith(tuple(only)):
+                continue
+            head = f"{family}.{table[LIKE]}" if LIKE in table else form
+            leaves = head in fitted or head.startswith(tuple(only))
+            others[form] = _in_full(tables, key, form) if leaves else table
+    return others
+
+
+def _in_full(tables: Tables, key: str, form: str) -> dict[str, Any]:
+    """``tables[key]`` with all its coefficients, after its notes."""
+    whole = completed(tables, key, form)
+    return dict(sorted(whole.items(), key=lambda item: item[0] not in NOTES))
 
 
 def replace_calibration(path: Path, text: str, collectives: str = "") -> None:

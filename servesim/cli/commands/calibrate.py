@@ -172,7 +172,7 @@ def _calibration(
     from servesim.hardware.load import load_device
 
     before = written(args.out) if args.out else {}
-    others = other_tables(before, args.only) if args.only else {}
+    others = other_tables(before, args.only, fitted) if args.only else {}
     tables = dict(sorted({**others, **fitted}.items()))
     nested = by_family(tables)
     errors = {f: e for f, e in before.get(HELD_OUT, {}).items() if f in {*nested, COLLECTIVE}}
