@@ -67,10 +67,9 @@ def around(axis: Sequence[int], x: int) -> list[tuple[int, float]]:
     if i == 0 or (i < len(axis) and axis[i] == x):
         return [(x, 1.0)]
     low = axis[i - 1]
-    if i == len(axis):
-        while 2 * low < x:
-            low *= 2
-    high = axis[i] if i < len(axis) else 2 * low
+    high = axis[i] if i < len(axis) else max(2 * low, 1)
+    while high < x:
+        low, high = high, 2 * high
     weight = (x - low) / (high - low)
     return [(low, 1 - weight), (high, weight)]
 

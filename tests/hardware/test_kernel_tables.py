@@ -10,6 +10,7 @@ from servesim.graph.work import AttentionWork, GemmWork, MoeWork
 from servesim.hardware.cost import Cost, Source
 from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.tables.kernels import load_kernel_tables
+from servesim.hardware.tables.plane import around
 
 DEVICE = Device("d", "gpu", {"bf16": 1e15}, MemoryTier("DRAM", 1e9, 1e12))
 GEMM = """gemm_dtype,m,n,k,latency
@@ -63,6 +64,25 @@ def test_measured_where_the_shape_was(table):
     assert table.cost(moe) == Cost(pytest.approx(30e-6), Source.MEASURED)
     decode = AttentionWork((), 16, 16 * 129, 129, 4, 2, 64, 64)
     assert table.cost(decode) == Cost(pytest.approx(16.128e-6), Source.MEASURED)
+
+
+def test_counts_beyond_a_last_one_of_none():
+    assert around([0], 1) == [(0, 0.0), (1, 1.0)]
+    assert around([0], 5) == [(4, 0.75), (8, 0.25)]
+    assert around([3], 5) == [(3, pytest.approx(1 / 3)), (6, pytest.approx(2 / 3))]
+
+
+def test_decodes_measured_without_a_context_only(tmp_path):
+    head, first = DECODE.splitlines()[:2]
+    step = head.split(",").index("step")
+    line = first.split(",")
+    line[step] = "0"
+    (tmp_path / "generation_attention_perf.csv").write_text(f"{head}\n{','.join(line)}\n")
+    (tmp_path / "context_attention_perf.csv").write_text(PREFILL)
+    table = load_kernel_tables(tmp_path, PerPair())
+    times = [table.cost(work(decodes=1, context=kv)).seconds for kv in range(0, 40)]
+    assert times[0] > 0.0
+    assert all(a <= b for a, b in pairwise(times))
 
 
 def test_other_shapes_are_the_fallbacks(table):
