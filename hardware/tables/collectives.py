@@ -68,7 +68,7 @@ class CollectiveTable:
             self.fallback.cost(work)  # as many can be joined, or it raises
         curve, steps, wire = curves.curves[edge], STEPS[work.operation], WIRE[work.operation]
         first, now = (LAUNCH + steps(ranks) * self.link.latency for ranks in (edge, work.ranks))
-        rest = curve.at(work.payload_bytes) - curve.ys[0]
+        rest = max(0.0, curve.at(work.payload_bytes) - curve.ys[0])  # a first run may be slow
         return curve.ys[0] * now / first + rest * wire(work.ranks) / wire(edge)
 
 

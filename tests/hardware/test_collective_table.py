@@ -104,6 +104,14 @@ def test_an_older_output_is_named_by_its_file(tmp_path: Path) -> None:
         load_collectives(output(path, 2, {8: 1.0, 9: 2.0}, "hypercube"), LINK, PerByte())
 
 
+def test_a_slow_first_run_makes_no_time_negative(tmp_path: Path) -> None:
+    path = output(tmp_path / "all_reduce.txt", 8, {1024: 100.0, 2048: 20.0, 4096: 21.0})
+    costs = load_collectives(path, LINK, PerByte())
+    for ranks in (2, 4, 16):
+        for payload in (1024.0, 2048.0, 1e6):
+            assert costs.cost(CollectiveWork("all_reduce", payload, ranks)).seconds > 0.0
+
+
 def test_among_more_devices_than_the_link_joins(tmp_path: Path) -> None:
     path = output(tmp_path / "all_reduce.txt", 16, {1024: 10.0, 4096: 40.0})
     pair = Link("pair", 1e9, 1e-6, devices=2)
