@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -24,14 +25,8 @@ def read_csv(path: Path, convert: Callable[[Row], T]) -> list[T]:
     Raises:
         InputError: the file cannot be read, has no rows, lacks a column or holds a bad value.
     """
-    try:
-        text = (
-            gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        ).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
     found: list[T] = []
-    reader = csv.DictReader(io.StringIO(text))
+    reader = csv.DictReader(io.StringIO(read_text(path)))
     for row in reader:
         if None in row or None in row.values():
             columns = len(reader.fieldnames or ())
@@ -46,6 +41,19 @@ def read_csv(path: Path, convert: Callable[[Row], T]) -> list[T]:
     if not found:
         raise InputError(f"{path}: no measurements in it")
     return found
+
+
+def read_text(path: Path) -> str:
+    """What is written in ``path``, gzipped if it ends in ``.gz``.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def listed(columns: Sequence[str]) -> str:

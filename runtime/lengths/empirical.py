@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Empirical:
                     known = ", ".join(names)
                     raise InputError(f"{path} has no column {self.column!r} (it has: {known})")
                 values = [self._length(path, rows.line_num, row[self.column]) for row in rows]
-        except (OSError, UnicodeDecodeError, EOFError) as error:
+        except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
             raise InputError(f"cannot read lengths from {path}: {error}") from error
         if not values:
             raise InputError(f"{path} has no lengths")

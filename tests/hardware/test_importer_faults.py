@@ -89,10 +89,13 @@ def test_times_and_counts() -> None:
 
 def test_a_damaged_archive(tmp_path: Path) -> None:
     path = tmp_path / "layers.csv.gz"
-    path.write_bytes(gzip.compress(b"layer\nx\n" * 99)[:30])
-    for read in (read_frame, lambda p: read_csv(p, dict)):
-        with pytest.raises(InputError, match="cannot be read"):
-            read(path)
+    packed = gzip.compress(b"layer\nx\n" * 99)
+    flipped = packed[:10] + b"\xff" + packed[11:]  # a kind of block that there is not
+    for damaged in (packed[:30], flipped):
+        path.write_bytes(damaged)
+        for read in (read_frame, lambda p: read_csv(p, dict)):
+            with pytest.raises(InputError, match="cannot be read"):
+                read(path)
 
 
 def test_vidur_without_tokens(tmp_path: Path) -> None:

@@ -129,10 +129,11 @@ def test_nothing_comes_from_half_a_file(tmp_path: Path, kind: str) -> None:
     path.write_bytes(packed)
     workload = WORKLOADS.build(kind, {"path": path, "max_requests": 1})
     assert workload.source().total == 1
-    path.write_bytes(packed[:-9])
-    with pytest.raises(InputError, match=r"trace\.gz.*cannot read") as caught:
-        workload.source()
-    assert "\n" not in str(caught.value)
+    for damaged in (packed[:-9], packed[:10] + b"\xff" + packed[11:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"cannot read .*trace\.gz") as caught:
+            workload.source()
+        assert "\n" not in str(caught.value)
 
 
 def test_windows_rates_and_samples(tmp_path: Path) -> None:

@@ -135,7 +135,11 @@ def test_lengths_from_a_column_of_a_file(tmp_path: Path) -> None:
     assert set(sample) == {5, 6}
     with pytest.raises(InputError, match=r"no column 'length'.*it has: name, tokens"):
         lengths(f"empirical:path={path},column=length").sample(np.random.default_rng(0), 1)
-    path.write_bytes(gzip.compress(b"tokens\n5\n-1\n"))
+    packed = gzip.compress(b"tokens\n5\n-1\n")
+    path.write_bytes(packed[:10] + b"\xff" + packed[11:])
+    with pytest.raises(InputError, match=r"lengths.csv.gz"):
+        lengths(f"empirical:path={path},column=tokens").sample(np.random.default_rng(0), 1)
+    path.write_bytes(packed)
     with pytest.raises(InputError, match=r"lengths.csv.gz:3: .*not '-1'"):
         lengths(f"empirical:path={path},column=tokens").sample(np.random.default_rng(0), 1)
 
