@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from servesim.errors import InputError, UnknownNameError
-from servesim.hardware.tables.csvfile import listed
+from servesim.hardware.tables.csvfile import listed, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,5 +103,9 @@ def _require(good: np.ndarray, table: pd.DataFrame, column: str, path: Path, wan
 
 
 def _place(path: Path, index: int) -> str:
-    """Where the row at ``index`` stands in the file."""
-    return f"{path}, {f'row {index + 1}' if path.suffix == '.parquet' else f'line {index + 2}'}"
+    """Where the row at ``index`` stands in the file; lines that are blank are no rows."""
+    if path.suffix == ".parquet":
+        return f"{path}, row {index + 1}"
+    lines = enumerate(io.StringIO(read_text(path), newline=None), start=1)
+    written = [number for number, line in lines if line.strip()]
+    return f"{path}, line {written[index + 1]}"

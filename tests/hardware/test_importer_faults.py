@@ -32,6 +32,7 @@ def kernels(folder: Path, text: str | bytes, name: str = "gemm_perf.csv") -> Pat
         (HEAD.replace("latency", "time") + GOOD, r"no column 'latency' \(there: .*time\)"),
         (HEAD.replace(",m,", ",rows,") + GOOD, "no column 'm'"),
         (HEAD + GOOD + GOOD.replace("0.002", "-1"), "line 3: latency: .* finite, not -1"),
+        ("\n" + HEAD + "\r\n" + GOOD + "  \n" + GOOD.replace("0.002", "-1"), "line 6: latency"),
         (HEAD + GOOD.replace("0.002", "inf"), "line 2: latency: .* finite, not inf"),
         (HEAD + GOOD.replace("0.002", "fast"), "line 2: latency: .* finite, not fast"),
         (HEAD + GOOD + "bfloat16,1,5", "line 3: latency: .* finite, not nan"),
