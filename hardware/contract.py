@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from itertools import pairwise
 
 from servesim.errors import InputError, UnsupportedError
 from servesim.graph.work import Work
 from servesim.hardware.bounds import arithmetic_seconds, memory_seconds
 from servesim.hardware.contract_kernels import (
-    SIZES,
     NoSuchWork,
     drawn,
     foreign_formats,
@@ -51,9 +50,11 @@ def check_device(device: Device) -> None:
         for kernel in needed_kernels(dtype):
             _must_grow(device, grid(kernel))
         for kernel in other_kernels(dtype):
-            _must_grow(device, _priced(device, grid(kernel)))
-        for work in _priced(device, drawn(dtype, _DRAWN)):
-            _seconds(device, work)
+            works = grid(kernel).items()
+            _must_grow(device, {size: work for size, work in works if _has_price(device, work)})
+        for work in drawn(dtype, _DRAWN):
+            if _has_price(device, work):
+                _seconds(device, work)
     _must_refuse(device, NoSuchWork())
     for work in foreign_formats(frozenset(device.peak_flops)):
         _must_refuse(device, work)
@@ -68,26 +69,27 @@ def check_quickly(device: Device) -> None:
     for dtype in sorted(device.peak_flops):
         kernels = [*needed_kernels(dtype), *other_kernels(dtype)]
         works = [*(kernel(_GROWS_FROM) for kernel in kernels), *drawn(dtype, _FEW)]
-        for work in _priced(device, works):
-            _seconds(device, work)
+        for work in works:
+            if _has_price(device, work):
+                _seconds(device, work)
 
 
-def _priced(device: Device, works: Iterable[Work]) -> Iterator[Work]:
-    """Those of ``works`` that the device does not refuse."""
-    for work in works:
-        try:
-            device.cost_model.cost(work)
-        except UnsupportedError:
-            continue
-        except InputError as error:
-            raise ContractError(str(error)) from error
-        yield work
+def _has_price(device: Device, work: Work) -> bool:
+    """Whether the device does not refuse ``work``."""
+    try:
+        device.cost_model.cost(work)
+    except UnsupportedError:
+        return False
+    except InputError as error:
+        raise ContractError(str(error)) from error
+    return True
 
 
-def _must_grow(device: Device, works: Iterable[Work]) -> None:
-    """Hold ``works``, one for each of ``SIZES`` or none, to take no less the larger they are."""
-    asked = [(work, _seconds(device, work)) for work in works]
-    for (small, less), (large, more) in pairwise(asked[SIZES.index(_GROWS_FROM) :]):
+def _must_grow(device: Device, works: Mapping[int, Work]) -> None:
+    """Hold ``works``, by size, to take no less the larger they are."""
+    asked = [(size, work, _seconds(device, work)) for size, work in works.items()]
+    grown = [(work, seconds) for size, work, seconds in asked if size >= _GROWS_FROM]
+    for (small, less), (large, more) in pairwise(grown):
         if more < less:
             raise ContractError(
                 f"{device.name}: {large} takes {more} s, less than {small} with {less} s"
@@ -98,6 +100,8 @@ def _seconds(device: Device, work: Work) -> float:
     """The time of ``work``, held to all that a single kernel can be held to."""
     try:
         cost = usable(device.cost_model.cost(work), device.name, work)
+    except UnsupportedError as error:
+        raise ContractError(f"{device.name}: {work} must have a price: {error}") from error
     except InputError as error:
         raise ContractError(str(error)) from error
     if cost != (again := device.cost_model.cost(work)):

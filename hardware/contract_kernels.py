@@ -81,9 +81,9 @@ def other_kernels(dtype: str) -> Iterator[Kernel]:
         yield _update_of(recurrence, dtype)
 
 
-def grid(kernel: Kernel) -> list[Work]:
-    """``kernel`` at every size of ``SIZES``."""
-    return [kernel(size) for size in SIZES]
+def grid(kernel: Kernel) -> dict[int, Work]:
+    """``kernel`` at every size of ``SIZES``, by size."""
+    return {size: kernel(size) for size in SIZES}
 
 
 def drawn(dtype: str, count: int) -> Iterator[Work]:

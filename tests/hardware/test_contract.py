@@ -168,6 +168,40 @@ def test_the_contract_notices(seconds, complaint):
         check_device(wrong)
 
 
+@dataclass(frozen=True)
+class Refusing:
+    """``like``, except for what is refused."""
+
+    like: object
+    refuses: object
+
+    def cost(self, work):
+        if self.refuses(work):
+            raise UnsupportedError("not here")
+        return self.like.cost(work)
+
+
+def test_what_must_have_a_price_may_not_be_refused():
+    plain = replace(DEVICE, costs=None).cost_model
+    wrong = Refusing(plain, lambda work: getattr(work, "m", 0) == 16)
+    with pytest.raises(ContractError, match=r"GemmWork\(m=16, .* must have a price: not here"):
+        check_device(replace(DEVICE, costs=wrong))
+
+
+@pytest.mark.parametrize("refused", [(), (1, 16), (1, 16, 8192)])
+def test_what_grows_is_noticed_whichever_sizes_are_refused(refused):
+    def chosen(work):
+        return getattr(work, "kernel", "") == "activation"
+
+    def shrinks(work, s):
+        return {128: 1.0, 1024: 0.5}.get(work.rows, s) if chosen(work) else s
+
+    plain = replace(DEVICE, costs=None).cost_model
+    costs = Refusing(Wrong(plain, shrinks), lambda work: chosen(work) and work.rows in refused)
+    with pytest.raises(ContractError, match=r"rows=1024.* less than .*rows=128"):
+        check_device(replace(DEVICE, costs=costs))
+
+
 def test_the_contract_notices_what_has_no_known_source():
     device = load_device("rtx_3090")
     wrong = Wrong(device.cost_model, lambda work, s: s, "measured")
