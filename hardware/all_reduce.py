@@ -64,5 +64,8 @@ GENERATIONS: Mapping[str, Limits] = {
 
 
 def limits_of(generation: str, multicast: bool) -> Limits:
-    """The limits among devices of ``generation`` whose link can ``multicast``, or cannot."""
-    return GENERATIONS.get(generation, PLAIN) if multicast else PLAIN
+    """The limits among devices whose link can ``multicast``, or cannot.
+
+    ``generation`` is one of ``GENERATIONS``, or empty for any other.
+    """
+    return GENERATIONS[generation] if multicast and generation else PLAIN

@@ -101,6 +101,10 @@ def test_a_file_of_ones_own(tmp_path):
             SHEET + '[scale_up]\nname = "x"\nbandwidth = 1\nlatency = 0\nmulticast = "yes"',
             "must be true or false",
         ),
+        (
+            SHEET + '[scale_up]\nname = "x"\nbandwidth = 1\nlatency = 0\ngeneration = "hoper"',
+            "generation of link x: 'hoper'; did you mean 'hopper'",
+        ),
         ("kind = ", "not TOML"),
         ("memory = 3\n" + SHEET.split("[memory]", maxsplit=1)[0], "must be a table"),
     ],
