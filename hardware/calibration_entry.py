@@ -62,7 +62,7 @@ def completed(tables: Mapping[str, Mapping[str, Any]], key: str, where: str) -> 
     if LIKE not in table:
         return table
     name = table[LIKE]
-    if name not in tables:
+    if not isinstance(name, str) or name not in tables:
         raise UnknownNameError(f"form that {where} is like:", str(name), sorted(tables))
     if LIKE in tables[name]:
         raise InputError(f"{where} is like {name}, which is like {tables[name][LIKE]}: name that")

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from servesim.errors import InputError, UnknownNameError
+from servesim.errors import InputError, ServesimError, UnknownNameError
 from servesim.hardware.device import Device, Efficiency, MemoryTier
 from servesim.hardware.host import HostTime
 from servesim.hardware.link import Link
@@ -194,8 +194,8 @@ def _from_python(path: str) -> Device:
     module, _, attribute = path.partition(":")
     try:
         made = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"device {path!r} cannot be loaded: {error}") from error
+    except Exception as error:  # somebody else's code
+        raise InputError(f"device {path!r} cannot be loaded: {_said(error)}") from error
     return _trusted(made, path)
 
 
@@ -208,9 +208,13 @@ def _from_python_file(path: Path) -> Device:
     try:
         spec.loader.exec_module(module)
         made = getattr(module, _ATTRIBUTE)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
-        raise InputError(f"device file {path} cannot be loaded: {error}") from error
+    except Exception as error:  # somebody else's code
+        raise InputError(f"device file {path} cannot be loaded: {_said(error)}") from error
     return _trusted(made, str(path))
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, ServesimError) else f"{type(error).__name__}: {error}"
 
 
 def _trusted(made: Any, path: str) -> Device:
@@ -218,7 +222,10 @@ def _trusted(made: Any, path: str) -> Device:
     from servesim.hardware.contract import ContractError, check_quickly
 
     if callable(made) and not isinstance(made, Device):
-        made = made()
+        try:
+            made = made()
+        except Exception as error:  # somebody else's code
+            raise InputError(f"device {path!r} cannot be made: {_said(error)}") from error
     if not isinstance(made, Device):
         raise InputError(f"device {path!r} is a {type(made).__name__}, not a Device")
     try:

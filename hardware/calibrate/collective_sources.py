@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from servesim.hardware.calibrate.collectives import (
+    COLLECTIVE_TABLES,
     CollectiveSample,
     has_collectives,
     read_kernel_tables,
@@ -13,6 +14,7 @@ from servesim.hardware.device import Device
 from servesim.hardware.link import Link
 from servesim.hardware.roofline import RooflineCost
 from servesim.hardware.tables.collectives import has_runs, load_collectives
+from servesim.hardware.tables.origin import device_names, require_device
 
 
 def has_samples(place: Path) -> bool:
@@ -28,9 +30,12 @@ def collective_samples(place: Path, link: Link, device: Device) -> list[Collecti
             ``nccl-tests``; or one such file.
 
     Raises:
-        InputError: there is nothing of the kind, or a file is malformed.
+        InputError: there is nothing of the kind, a file is malformed, or another device was
+            measured.
     """
     if has_collectives(place):
+        files = (p for p in sorted(place.rglob("*_perf.*")) if p.name in COLLECTIVE_TABLES)
+        require_device(device_names(files), device.name, place)
         return read_kernel_tables(place, link)
     table = load_collectives(place, link, RooflineCost(device))
     return [

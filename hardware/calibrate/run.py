@@ -93,6 +93,8 @@ def calibrate(
     groups: dict[str, list[_Prepared]] = {}
     left: dict[str, str] = {}
     believed = by_form(device, rows, joint)
+    for dtype in sorted({row.work.dtype for row in rows} - device.peak_flops.keys()):
+        progress(f"kernels in {dtype}: left out, {device.name} does not compute in it")
     for prefix in only:
         if not any(form.startswith(prefix) for form in believed):
             raise UnknownNameError("form to fit", prefix, believed)

@@ -24,7 +24,11 @@ def has_tables(folder: Path) -> bool:
 
 
 def measured_rows(
-    folder: Path, cache_bytes: float, geometry: Callable[[str], Geometry], costs: CostModel
+    folder: Path,
+    cache_bytes: float,
+    geometry: Callable[[str], Geometry],
+    costs: CostModel,
+    device: str | None = None,
 ) -> list[Row]:
     """All rows of the tables below ``folder``.
 
@@ -32,7 +36,8 @@ def measured_rows(
     model's sizes by id. ``costs`` of what tables of whole modules time beside attention.
 
     Raises:
-        InputError: there are no tables, some that no fit reads, or some of several devices.
+        InputError: there are no tables, some that no fit reads, or some of several devices or of
+            another than ``device``.
     """
     for mlp in sorted(folder.rglob("mlp.csv*")):
         raise InputError(
@@ -48,7 +53,7 @@ def measured_rows(
         ranks = int(place.name.removeprefix("tp"))
         rows += layer_rows(place, model, geometry(model), ranks)
     if any(folder.rglob("*_perf.*")):
-        require_device(device_names(kernel_table_files(folder)), None, folder)
+        require_device(device_names(kernel_table_files(folder)), device, folder)
         rows += kernel_rows(folder, cache_bytes)
         rows += latent_rows(folder, cache_bytes, costs)
     if not rows:

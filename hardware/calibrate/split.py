@@ -54,12 +54,16 @@ def serving(rows: Sequence[Row]) -> list[Row]:
 def by_form(device: Device, rows: Sequence[Row], joint: bool = False) -> dict[str, list[Row]]:
     """Believable ``rows`` by the form that is fitted to them, in sorted order.
 
+    Those in formats that ``device`` does not compute in are left out.
+
     ``joint``: attention of mixed batches, and some decodes, run as blocks of the prefill kernel.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         form = row.form
         work = row.work
+        if work.dtype not in device.peak_flops:
+            continue
         if isinstance(work, AttentionWork) and is_joint(form, joint) and decodes_as_blocks(work):
             form = form.replace("decode.", "prefill.")
         groups.setdefault(form, []).append(replace(row, form=form))

@@ -139,3 +139,28 @@ def test_what_cannot_be_written_is_found_out_first(
     error = refused(capsys, command(sheet, tmp_path / "none", option, str(tmp_path / where)))
     assert where in error
     assert "no kernel tables" not in error
+
+
+def test_tables_of_another_device_are_refused_where_both_are_known(
+    products: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = products / "engine-1" / "gemm_perf.csv"
+    head, *lines = path.read_text().splitlines()
+    named = [f"{head},device", *(f"{line},NVIDIA H100 80GB HBM3" for line in lines)]
+    path.write_text("\n".join(named))
+    assert "not on b200_sxm" in refused(capsys, command(Path("b200_sxm"), products))
+    assert main(command(Path("h100_sxm"), products)) == 2
+    assert "gemm.bf16: a fit needs 16 kernels and has 3" in capsys.readouterr().err
+
+
+def test_kernels_in_formats_the_device_lacks_are_left_out_with_a_word(
+    sheet: Path, products: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = products / "engine-1" / "gemm_perf.csv"
+    path.write_text(path.read_text() + "\nfp8,4,4096,4096,0.1")
+    text = sheet.read_text()
+    sheet.write_text("\n".join(line for line in text.splitlines() if not line.startswith("fp8")))
+    assert main(command(sheet, products)) == 2
+    said = capsys.readouterr().err
+    assert "kernels in fp8: left out, mine does not compute in it" in said
+    assert "gemm.bf16: a fit needs 16 kernels and has 3" in said

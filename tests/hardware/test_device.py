@@ -167,3 +167,20 @@ def test_host_times_of_a_device_file(tmp_path):
         load_device(write(tmp_path, SHEET + "[host]\nper_sequence_s = -1"))
     with pytest.raises(UnknownNameError, match="step_ms"):
         load_device(write(tmp_path, SHEET + "[host]\nstep_ms = 1"))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise ValueError('boom')", "cannot be loaded: ValueError: boom"),
+        ("def device():\n    raise ValueError('boom')", "cannot be made: ValueError: boom"),
+        ("def device(name): ...", "cannot be made: TypeError"),
+    ],
+)
+def test_what_fails_in_a_device_of_python_is_said_in_one_line(tmp_path, code, message):
+    path = tmp_path / "own.py"
+    path.write_text(code)
+    with pytest.raises(InputError, match=message):
+        load_device(str(path))
+    with pytest.raises(InputError, match="Empty module name"):
+        load_device(":device")

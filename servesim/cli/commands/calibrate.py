@@ -113,7 +113,9 @@ def _require_writable(args: argparse.Namespace) -> None:
     from servesim.scenario.files import require_writable_file
 
     if args.out:
-        read_toml(args.out)  # a data sheet to write coefficients into; Python is none
+        if not args.out.is_file():
+            raise InputError(f"--out {args.out}: no such device file to write coefficients into")
+        read_toml(args.out)  # a data sheet; Python is none
     for path in (args.out, args.report, args.lent):
         if path:
             require_writable_file(path)
@@ -211,7 +213,10 @@ def _rows(folders: Sequence[Path], device: Device) -> list[Row]:
     cache = device.cache.capacity_bytes if device.cache else 0.0
     costs = device.cost_model
     places = [place for place in folders if has_tables(place) or not has_samples(place)]
-    return [row for place in places for row in measured_rows(place, cache, _geometry, costs)]
+    found = []
+    for place in places:
+        found += measured_rows(place, cache, _geometry, costs, device.name)
+    return found
 
 
 def _collective_fits(args: argparse.Namespace, device: Device) -> list[CollectiveFit]:
