@@ -1,17 +1,20 @@
 """Attention entries: what is borrowed where nothing tells it, and which variant stands in."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from servesim.graph.work import AttentionWork
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.calibrate.run import as_table, calibrate
-from servesim.hardware.calibrated import CalibratedCost
+from servesim.hardware.calibrated import FORMS, CalibratedCost
+from servesim.hardware.calibration_entry import completed
 from servesim.hardware.cost import Source
 from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.forms.keys import attention_key
-from servesim.hardware.load import load_device
+from servesim.hardware.load import device_names, load_device, load_sheet
 
 DEVICE = Device(
     name="toy",
@@ -50,7 +53,29 @@ def test_only_unequal_contexts_tell_what_unequal_contexts_cost(
     table = as_table(result, "test")
     assert ("borrowed" in table) == borrowed
     if borrowed:
-        assert table["skew"] == 0.2
+        lender = load_sheet("rtx_pro_6000").calibration["decode"]["bf16_128"]
+        assert table["skew"] == lender["skew"]
+
+
+def borrowed() -> Iterator[tuple[str, float, str]]:
+    """Of every coefficient that a device file notes as borrowed: where, its value, and whence."""
+    for name in device_names():
+        for family in FORMS:
+            tables: dict[str, Any] = load_sheet(name).calibration.get(family, {})
+            for key, table in tables.items():
+                for coefficient, source in table.get("borrowed", {}).items():
+                    where = f"{name}: {family}.{key} {coefficient}"
+                    yield where, completed(tables, key, where)[coefficient], source
+
+
+def test_what_device_files_borrow_is_what_they_say_it_is() -> None:
+    found = list(borrowed())
+    assert len(found) > 10
+    for where, value, source in found:
+        form, _, lender = source.partition(" of ")
+        family, _, key = form.partition(".")
+        tables = load_sheet(lender).calibration[family]
+        assert value == completed(tables, key, source)[where.split()[-1]], where
 
 
 def test_one_kernel_for_both_phases_leaves_eight_bit_caches_alone() -> None:
