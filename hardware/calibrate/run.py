@@ -23,9 +23,9 @@ from servesim.hardware.device import Device
 from servesim.hardware.forms.extent import extent
 
 #: Scale of benchmarks that launch one kernel over and over, for a device without any measurement of
-#: kernels in a model's order: as fitted on RTX PRO 6000, which has both (``origins`` of its
-#: ``gemm.bf16``; its attention shows no such offset). The part by which a factor differs from one
-#: may be its clocks and is not taken over.
+#: kernels in a model's order: what RTX PRO 6000, which has both, tells of dense products: -2.4 to
+#: -3.5 µs, by how the form is fitted; the smaller is kept. Its attention shows no such offset. The
+#: part by which a factor differs from one may be its clocks and is not taken over.
 _BENCHMARK_SCALES = {"gemm": Scale(1.0, -2.4e-6)}
 #: Coefficients of decodes that only batches of unequal contexts tell: value and source where a
 #: device has none.

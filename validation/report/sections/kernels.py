@@ -31,12 +31,12 @@ that are no multiple of 64, more than 32 expert-parallel ranks, and benchmarks w
 caches stayed partly in the last-level cache or that do not tell which experts they touched (A100: a
 power law over ranks of under 32 pairs). Times of a table are first brought to the scale of serving,
 as the device file notes under `origins`: table = factor x serving + offset. Products launched over
-and over take 2.4 us less than in a model, measured where both ways exist (RTX PRO 6000) and assumed
-elsewhere. Latent attention (`latent`, and `expanded` for prefills) is what whole modules take
-beyond the products and norms around it, as these forms predict them; not among its kernels: a
-single head, over 8192 tokens of prefills, and modules of which that is less than three tenths. What
-nothing measured on a device tells is `borrowed` in its file. Forms that rest on too few shapes to
-keep any out are not listed."""
+and over take 2.4 to 3.5 us less than in a model, by how the form is fitted, where both ways were
+measured (RTX PRO 6000); elsewhere the smaller is assumed. Latent attention (`latent`, and
+`expanded` for prefills) is what whole modules take beyond the products and norms around it, as
+these forms predict them; not among its kernels: a single head, over 8192 tokens of prefills, and
+modules of which that is less than three tenths. What nothing measured on a device tells is
+`borrowed` in its file. Forms that rest on too few shapes to keep any out are not listed."""
 _NUMBERS = """\
 Numbers a device file holds, from fits of all families, and of these for collectives: {}."""
 _MODELS = """\
