@@ -282,8 +282,7 @@ def _nearest(entries: Mapping[str, Entry], key: str) -> Entry | None:
     """The entry of ``key``, or the one most like it.
 
     Of other formats a 16-bit one: weights of fewer bits in 16-bit arithmetic (GPTQ, AWQ) have their
-    own bytes streamed at its share of bandwidth. INT4 experts come near that in Marlin kernels of
-    RTX PRO 6000 (0.80 of peak, those of 16 bits 0.90); nobody measured dense ones.
+    own bytes streamed at its share of bandwidth.
     """
     if key in entries or not entries:
         return entries.get(key)
