@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from servesim.hardware.calibrated import FORMS
 from servesim.hardware.device import Device
 from servesim.hardware.forms.keys import form_kind
-from servesim.hardware.load import load_device
+from servesim.hardware.load import load_sheet
 
 COLLECTIVE = "collective"
 #: Families of costs: those of the forms, and collectives.
@@ -70,6 +70,6 @@ def _lender(calibration: Mapping[str, object], family: str) -> str:
     name = borrow.get(family, borrow.get("other")) if isinstance(borrow, Mapping) else borrow
     if name is None:
         return SHEET
-    lender = load_device(str(name))
+    lender = load_sheet(str(name))
     basis = _basis(lender, family)
     return lender.name if is_own(basis) else basis

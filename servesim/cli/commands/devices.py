@@ -34,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print all devices, or the forms of one."""
-    from servesim.hardware.load import device_names, load_device
+    from servesim.hardware.load import device_names, load_device, load_sheet
 
     if args.name:
         _print_one(load_device(args.name))
     else:
-        _print_all([load_device(name) for name in device_names()])
+        _print_all([load_sheet(name) for name in device_names()])
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from servesim.hardware.load import device_names, load_device
+from servesim.hardware.load import device_names, load_sheet
 from servesim.hardware.standing import CALIBRATED, standing
 from servesim.validation.report.markdown import FAMILIES, folded, table
 
@@ -21,7 +21,7 @@ ordinary decodes (64 of 4096 tokens) and prefills of 4096 tokens are extrapolate
 
 def body(data: Path) -> str:
     """A line for each device with measurements of its own, then the others; from device files."""
-    lines = {name: standing(load_device(name)) for name in device_names()}
+    lines = {name: standing(load_sheet(name)) for name in device_names()}
     own = {name: bases for name, bases in lines.items() if CALIBRATED in bases.values()}
     rows = [[name, *(bases[family] for family in FAMILIES)] for name, bases in lines.items()]
     heads = ("device", *FAMILIES.values())
