@@ -90,7 +90,11 @@ class Outlet:
 
     @classmethod
     def of(cls, frontend: FrontEnd, engines: int) -> Outlet:
-        """For one of so many engines behind ``frontend``."""
+        """For one of so many engines behind ``frontend``.
+
+        Each engine has at least one server that hands out its answers: one server and four engines
+        are four event loops.
+        """
         return cls(frontend.token_s / max(1.0, frontend.api_server_count / engines))
 
     def late_s(self, end_s: float, answers: int) -> float:
