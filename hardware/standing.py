@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from servesim.hardware.calibrated import FORMS
 from servesim.hardware.device import Device
 from servesim.hardware.forms.keys import form_kind
 from servesim.hardware.load import load_sheet
 
 COLLECTIVE = "collective"
-#: Families of costs: those of the forms, and collectives.
-FAMILIES = (*FORMS, COLLECTIVE)
+#: Families of costs, those of the forms and collectives, and what tables of them call them.
+FAMILIES = {
+    "gemm": "products",
+    "decode": "decode",
+    "prefill": "prefill",
+    "moe": "experts",
+    "recurrent": "recurrent",
+    "memory": "memory",
+    COLLECTIVE: "links",
+}
 #: Costs rest on tables of the device's own: as they stand, or through fitted forms.
 MEASURED, CALIBRATED = "measured", "calibrated"
 #: They follow from the data sheet alone, from the timing of DRAM, or from Python.

@@ -7,16 +7,6 @@ from collections.abc import Iterable, Sequence
 from servesim.validation.compare import STATISTICS, Compared
 from servesim.validation.run import RunResult
 
-#: Families of kernels as reports call them.
-FAMILIES = {
-    "gemm": "dense products",
-    "decode": "attention, decode",
-    "prefill": "attention, prefill",
-    "moe": "experts",
-    "recurrent": "recurrent",
-    "memory": "memory-bound",
-    "collective": "collectives",
-}
 _TITLES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 
 

@@ -11,15 +11,6 @@ if TYPE_CHECKING:
 
 HELP = "list devices and what their costs rest on, or what was measured on one"
 
-_WORDS = {
-    "gemm": "products",
-    "decode": "decode",
-    "prefill": "prefill",
-    "moe": "experts",
-    "recurrent": "recurrent",
-    "memory": "memory",
-    "collective": "links",
-}
 _LEGEND = (
     "own: measured, or calibrated on measurements, of the device; lent: calibrated on another one, "
     "relative to its peaks; sheet: the data sheet alone; timing: of DRAM; model: in Python. "
@@ -45,13 +36,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_all(devices: list[Device]) -> None:
     from servesim.cli.render import columns, make_console
-    from servesim.hardware.standing import standing
+    from servesim.hardware.standing import FAMILIES, standing
 
-    table = columns("device", *_WORDS.values(), text=1 + len(_WORDS))
+    table = columns("device", *FAMILIES.values(), text=1 + len(FAMILIES))
     table.columns[0].no_wrap, table.padding = True, (0, 1, 0, 0)
     for device in devices:
         found = standing(device)
-        table.add_row(device.name, *(_short(found[family]) for family in _WORDS))
+        table.add_row(device.name, *(_short(found[family]) for family in FAMILIES))
     console = make_console()
     console.print(table)
     console.print(f"\n{_LEGEND}", style="dim")
@@ -59,12 +50,13 @@ def _print_all(devices: list[Device]) -> None:
 
 def _print_one(device: Device) -> None:
     from servesim.cli.render import columns, grid, heading, indented, make_console
-    from servesim.hardware.standing import is_lent, standing
+    from servesim.hardware.standing import FAMILIES, is_lent, standing
 
     console = make_console()
     heading(console, device.name, device.title)
     found = standing(device)
-    rows = [(_WORDS[f], f"lent by {b}" if is_lent(b := found[f]) else b) for f in _WORDS]
+    bases = [(title, found[family]) for family, title in FAMILIES.items()]
+    rows = [(title, f"lent by {basis}" if is_lent(basis) else basis) for title, basis in bases]
     indented(console, grid(rows))
     forms = columns("form", "kept out", "median", "p90", "bias", "sizes up to", text=1)
     forms.columns[0].no_wrap = True
@@ -78,7 +70,9 @@ def _print_one(device: Device) -> None:
 
 def _forms(calibration: Mapping[str, Any]) -> Iterator[list[str]]:
     """Name, held-out errors and fitted sizes of every form that a device has of its own."""
-    for family in _WORDS:
+    from servesim.hardware.standing import FAMILIES
+
+    for family in FAMILIES:
         tables = calibration.get(family)
         for key, form in sorted(tables.items() if isinstance(tables, Mapping) else ()):
             if isinstance(form, Mapping) and "range" in form:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from servesim.hardware.load import device_names, load_sheet
-from servesim.hardware.standing import CALIBRATED, standing
-from servesim.validation.report.markdown import FAMILIES, folded, table
+from servesim.hardware.standing import CALIBRATED, FAMILIES, standing
+from servesim.validation.report.markdown import folded, table
 
 ORDER = 24
 TITLE = "What the costs of a device rest on"

@@ -11,8 +11,9 @@ from servesim.hardware.calibrated import FORMS
 from servesim.hardware.calibration_entry import NOTES
 from servesim.hardware.collective_tables import COLLECTIVE_ERRORS
 from servesim.hardware.load import DEVICES, read_toml
+from servesim.hardware.standing import FAMILIES
 from servesim.validation.held_out import DEVICE_FILES
-from servesim.validation.report.markdown import FAMILIES, folded, percent, signed, table
+from servesim.validation.report.markdown import folded, percent, signed, table
 
 ORDER = 25
 TITLE = "Kernels kept out of their fit"

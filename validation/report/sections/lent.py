@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from servesim.validation.report.markdown import FAMILIES, folded, percent, signed, table
+from servesim.hardware.standing import FAMILIES
+from servesim.validation.report.markdown import folded, percent, signed, table
 
 ORDER = 26
 TITLE = "Devices without tables of their own"
