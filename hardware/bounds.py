@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from servesim.errors import UnsupportedError
 from servesim.graph.work import Work
 from servesim.hardware.device import Device
 from servesim.hardware.shared_keys import near_bytes
@@ -26,14 +27,14 @@ def memory_seconds(work: Work, device: Device) -> float:
     return max(0.0, far) / device.memory.bandwidth
 
 
-def bounded_seconds(work: Work, device: Device, seconds: float) -> float:
-    """``seconds``, or what ``work`` takes at least.
+def least_seconds(work: Work, device: Device) -> float:
+    """What ``work`` takes at least.
 
-    Kernels that move data are bounded by memory alone: what little they compute, units beside
-    those of ``peak_flops`` do.
-
-    Raises:
-        UnsupportedError: the device cannot compute in its format.
+    Not held to arithmetic are formats without a peak, and kernels that move data: what little these
+    compute, units beside those of ``peak_flops`` do.
     """
-    least = 0.0 if work.family == "memory" else arithmetic_seconds(work, device)
-    return max(seconds, least, memory_seconds(work, device))
+    try:
+        compute = 0.0 if work.family == "memory" else arithmetic_seconds(work, device)
+    except UnsupportedError:
+        compute = 0.0
+    return max(compute, memory_seconds(work, device))

@@ -10,7 +10,7 @@ from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
-from servesim.hardware.bounds import bounded_seconds
+from servesim.hardware.bounds import least_seconds
 from servesim.hardware.calibration_entry import Entry, completed, read_entry
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
@@ -117,7 +117,7 @@ class CalibratedCost:
         if found is None:
             return self.fallback.cost(work)
         seconds, source = found
-        return Cost(bounded_seconds(work, self.device, seconds), source)
+        return Cost(max(seconds, least_seconds(work, self.device)), source)
 
     def _form_cost(self, work: Work, resident: float) -> tuple[float, Source] | None:
         if isinstance(work, GemmWork):

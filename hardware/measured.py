@@ -18,7 +18,7 @@ from typing import Any
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
-from servesim.hardware.bounds import bounded_seconds
+from servesim.hardware.bounds import least_seconds
 from servesim.hardware.cost import Cost, CostModel, Source
 from servesim.hardware.device import Device
 from servesim.hardware.shapes import (
@@ -137,7 +137,7 @@ class MeasuredCost:
         return with_near_keys(work, self.device.cache_bytes)
 
     def _bounded(self, work: Work, seconds: float, source: Source) -> Cost:
-        return Cost(bounded_seconds(work, self.device, seconds), source)
+        return Cost(max(seconds, least_seconds(work, self.device)), source)
 
 
 def summed(coefficients: Terms, terms: Terms) -> float:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from servesim.graph.work import AttentionWork, GemmWork, MoeWork, Work
+from servesim.hardware.bounds import least_seconds
 from servesim.hardware.calibrate.kernel_tables import kernel_rows, kernel_table_files
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.cost import Cost, CostModel, Source
@@ -21,7 +22,6 @@ from servesim.hardware.device import Device
 from servesim.hardware.tables.grid import Curve
 from servesim.hardware.tables.kernel_attention import KernelAttention
 from servesim.hardware.tables.plane import Plane, around
-from servesim.hardware.tables.plausible import least_seconds
 
 #: What must be equal for two kernels to lie on one curve or grid.
 Shape = tuple[object, ...]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from servesim.errors import InputError, UnsupportedError
+from servesim.errors import InputError
 from servesim.graph.batch import BatchShape
 from servesim.graph.opgraph import OpGraph
 from servesim.graph.work import AttentionWork, Work
-from servesim.hardware.bounds import arithmetic_seconds, memory_seconds
+from servesim.hardware.bounds import least_seconds
 from servesim.hardware.cost import CostModel, Source
 from servesim.hardware.device import Device
 
@@ -47,12 +47,3 @@ def require_plausible(costs: CostModel, graph: OpGraph, device: Device, where: P
 def _unknown(work: Work) -> bool:
     """Whether nothing is to be said of its least time."""
     return work.family == "collective" or (isinstance(work, AttentionWork) and work.decodes > 0)
-
-
-def least_seconds(work: Work, device: Device) -> float:
-    """What the work takes at least; kernels that only move data are not held to arithmetic."""
-    try:
-        compute = 0.0 if work.family == "memory" else arithmetic_seconds(work, device)
-    except UnsupportedError:
-        compute = 0.0
-    return max(compute, memory_seconds(work, device))
