@@ -119,7 +119,7 @@ def fit(problem: Problem, rows: Sequence[Row], seed: int = 0) -> Fit:
     if len(rows) < problem.size():
         raise InputError(f"{len(rows)} rows are too few for {problem.size()} coefficients")
     fixed, _ = min(scouted(problem, rows, seed), key=lambda scout: scout[1])
-    return _searched(problem, thinned(rows, problem.most_rows, seed), fixed)
+    return _fitted(problem, thinned(rows, problem.most_rows, seed), fixed)
 
 
 def scouted(
@@ -131,7 +131,7 @@ def scouted(
         return [(grid[0], 0.0)]
     chosen = thinned(rows, problem.most_rows, seed)
     scouts = thinned(chosen, max(200, problem.most_rows // 4), seed)
-    return [(fixed, _searched(problem, scouts, fixed).cost) for fixed in grid]
+    return [(fixed, _fitted(problem, scouts, fixed).cost) for fixed in grid]
 
 
 def thinned(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
@@ -249,7 +249,7 @@ def solved(residuals: Callable[[Any], Any], start: Any, low: Any, high: Any) -> 
     return found.x, float(found.cost)
 
 
-def _searched(problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float | str]) -> Fit:
+def _fitted(problem: Problem, rows: Sequence[Row], fixed: Mapping[str, float | str]) -> Fit:
     search = Search(problem, rows, fixed)
     return search.fit(*solved(search.residuals, search.start, search.low, search.high))
 

@@ -158,11 +158,11 @@ def _surfaces(family: str, machine: MachineFor) -> dict[str, Surface]:
         return _over(knots, products)
     if family == "moe":
 
-        def experts(row: Row) -> tuple[tuple[float, float], ...]:
+        def dealt(row: Row) -> tuple[tuple[float, float], ...]:
             assert isinstance(row.work, MoeWork)
             return (moe.surface_sizes(row.work),)
 
-        return _over({"by_tokens": moe.TOKENS}, experts)
+        return _over({"by_tokens": moe.TOKENS}, dealt)
     return {}
 
 

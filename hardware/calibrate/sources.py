@@ -39,10 +39,11 @@ def measured_rows(
         InputError: there are no tables, some that no fit reads, or some of several devices or of
             another than ``device``.
     """
-    for mlp in sorted(folder.rglob("mlp.csv*")):
+    if profiles := sorted(folder.rglob("mlp.csv*")):
+        place = profiles[0].parent
         raise InputError(
-            f"{mlp.parent}: a profile of Vidur is not fitted, but used as measured: simulate with "
-            f"--profile {mlp.parent}"
+            f"{place}: a profile of Vidur is not fitted, but used as measured: simulate with "
+            f"--profile {place}"
         )
     rows: list[Row] = []
     for attention in sorted([*folder.rglob("attention.csv"), *folder.rglob("attention.csv.gz")]):
