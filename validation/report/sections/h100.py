@@ -26,8 +26,11 @@ def body(data: Path) -> str | None:
         "vLLM 0.15 on H100 SXM under a load client, times stamped by the client: vLLM's front "
         "end adds what this project measured of it on another machine (`runtime/frontend.py`). "
         "Kernel costs are those calibrated for every model; what served GEMMs take beyond "
-        "benchmarked ones was measured on RTX PRO 6000 and is carried over, a choice made after "
-        "these runs had been seen. Errors of means; aimed at: TTFT 18 %, TPOT and E2E 6 %.\n\n"
+        "benchmarked ones was measured on RTX PRO 6000 and is carried over. That choice, the event "
+        "loop that hands out the answers of a step one after another (`token_s`), and that long "
+        "decodes count more in the fit than there are of them, came after these runs had been "
+        "seen; their values come from other measurements. Errors of means; aimed at: TTFT 18 %, "
+        "TPOT and E2E 6 %.\n\n"
         + table(["run", "TTFT", "TPOT", "E2E"], rows)
         + "\n\n"
         + "\n".join(f"- {r.run.name}: {run_summary(r)}" for r in results)
