@@ -144,7 +144,7 @@ def test_a_tpu_beside_a_gpu_shares_its_layers() -> None:
     # A step verifies two drafts beside each latest token.
     batch = replace(decodes(np.full(8, 500)), drafts=2)
     assert speculative.seconds(batch) == pytest.approx(speculative.target.seconds(batch))
-    assert got.metrics.tpot.mean == pytest.approx(20.3e-3, rel=0.05)
+    assert got.metrics.tpot.mean == pytest.approx(21.4e-3, rel=0.05)
     given = {"kind": "greedy", "options": {"decodes": 32, "context": 1024, "share": 0.7}}
     greedy = run("tpu-beside-gpu", placement=given)
     assert got.metrics.tpot.mean < 0.95 * greedy.metrics.tpot.mean
