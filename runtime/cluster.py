@@ -79,11 +79,7 @@ class Cluster:
             self.members, transfers, self.requests, choose, self._send, self._wake
         )
         self._lifecycle = Lifecycle(self.members, self._events, self._down, self._up)
-        self._lifecycle.expect(system.failures)
-        if system.autoscaling is not None:
-            self._lifecycle.scale(system.autoscaling, lambda: len(self._parked))
-        # Whether anything but an arrival can tell an engine something while it runs.
-        changes = system.failures.expected or system.autoscaling is not None
+        changes = self._expect(system)
         roles = any(one.role is not Role.BOTH for one in instances)
         self._clients = Clients(
             workload.source(), system.frontend, system.cancel_after_s, patient=roles
@@ -91,6 +87,13 @@ class Cluster:
         for member in self.members:
             member.engine.outlet = self._clients.outlet(len(self.members))
         self._reactive = self._clients.reactive or changes or roles
+
+    def _expect(self, system: System) -> bool:
+        """Announce failures and scaling; whether there are any."""
+        self._lifecycle.expect(system.failures)
+        if system.autoscaling is not None:
+            self._lifecycle.scale(system.autoscaling, lambda: len(self._parked))
+        return system.failures.expected or system.autoscaling is not None
 
     def run(self, progress: Progress | None = None) -> Records:
         """Take every request to its end.
@@ -236,7 +239,10 @@ class Cluster:
         return [one for one in self.members if one.instance.wave == wave] if wave else [member]
 
     def _horizon(self) -> float:
-        """Until when an engine can go on without being told of anything."""
+        """Until when an engine can go on without being told of anything.
+
+        That is the next arrival; in a cluster that is reactive any event may tell it something.
+        """
         horizon = self._clients.next_s()
         return min(horizon, self._events.next[0]) if self._reactive else horizon
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,13 +50,7 @@ def load_profile(
             f"{folder}: layer latencies and kernel tables below; name the folder of one of them"
         )
     if kernels:
-        try:
-            require_device(device_names(kernels), device.name, folder)
-            table = load_kernel_tables(folder, device.cost_model, device)
-        except ImportError as error:
-            raise UnsupportedError(f"{folder}: {NEEDS_PYARROW}") from error
-        require_plausible(replace(table, device=None), graph, device, folder)
-        return table
+        return _kernel_tables(folder, kernels, graph, device)
     if not layers and folder.is_dir():
         raise InputError(
             f"{folder}: no layer profile (tp<N>/dense.csv, tp<N>/layers.csv or mlp.csv) and no "
@@ -75,6 +69,18 @@ def load_profile(
     )
     require_plausible(replace(profile, bandwidth=math.inf), graph, device, bundle)
     return profile
+
+
+def _kernel_tables(
+    folder: Path, files: Sequence[Path], graph: OpGraph, device: Device
+) -> CostModel:
+    try:
+        require_device(device_names(files), device.name, folder)
+        table = load_kernel_tables(folder, device.cost_model, device)
+    except ImportError as error:
+        raise UnsupportedError(f"{folder}: {NEEDS_PYARROW}") from error
+    require_plausible(replace(table, device=None), graph, device, folder)
+    return table
 
 
 def _require_sizes(bundle: Path, graph: OpGraph) -> None:

@@ -48,13 +48,7 @@ def placed(
     """
     stages, outside = engine.pipeline_parallel_size, engine.cpu_offload_gb * GIB
     if section.kind == "none":
-        if section.devices:
-            raise InputError("[placement] has devices, but no kind of placement that uses them")
-        if device.kind == "pim" and "fp32" not in device.peak_flops:  # of routers and samplers
-            raise UnsupportedError(
-                f"{device.name} is memory that computes and serves no model alone: name the device"
-                " beside it as hardware, and it in [placement] devices"
-            )
+        _require_alone(section, device)
         if section.sub_batches == 1:
             return ()
 
@@ -81,6 +75,17 @@ def placed(
         raise UnsupportedError(f"[placement] kind {section.kind!r} together with cpu_offload_gb")
     found = _by_stage(placer, graph, site, stages)
     return found if parts > 1 or any(one.where for one in found) else ()
+
+
+def _require_alone(section: PlacementSection, device: Device) -> None:
+    """Refuse devices that nothing is placed on, and one that cannot run a whole model."""
+    if section.devices:
+        raise InputError("[placement] has devices, but no kind of placement that uses them")
+    if device.kind == "pim" and "fp32" not in device.peak_flops:  # of routers and samplers
+        raise UnsupportedError(
+            f"{device.name} is memory that computes and serves no model alone: name the device"
+            " beside it as hardware, and it in [placement] devices"
+        )
 
 
 def _fills_memory(placer: Placer) -> bool:
