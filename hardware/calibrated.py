@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from servesim.errors import InputError, UnknownNameError
+from servesim.errors import UnknownNameError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork, RecurrentWork, Work
 from servesim.hardware.bounds import least_seconds
 from servesim.hardware.calibration_entry import Entry, completed, read_entry
@@ -43,9 +43,6 @@ VARIANTS: dict[str, type] = {
 }
 #: Keys of a calibration beside the families.
 _HEAD = ("borrow", "date", "held_out")
-#: Under ``borrow``: families that are not named.
-_OTHER = "other"
-_ATTENTION = ("decode", "prefill")
 #: Recurrences that keep a matrix a head: where one was not measured, another's form serves.
 #: Those with a state a channel (selective scans) run kernels of another kind.
 _MATRIX_STATES = ("gated_delta", "linear_attention", "ssd")
@@ -88,6 +85,7 @@ class CalibratedCost:
         Raises:
             InputError: a table lacks a coefficient or names an unknown one.
         """
+        from servesim.hardware.lending import borrow
         from servesim.hardware.roofline import RooflineCost
 
         entries = {family: dict[str, Entry]() for family in FORMS}
@@ -101,7 +99,7 @@ class CalibratedCost:
                 where = f"{device.name}: {family}.{key}"
                 entries[family][key] = read_entry(form, completed(tables, key, where), where)
         if "borrow" in coefficients:
-            _borrow(entries, coefficients["borrow"], device, families)
+            borrow(entries, coefficients["borrow"], device, families)
         return cls(device, entries, RooflineCost(device))
 
     def cost(self, work: Work, resident: float = 0.0) -> Cost:
@@ -194,88 +192,6 @@ def machine_of(device: Device, dtype: str) -> Machine:
         device.cores,
         device.cache.bandwidth if device.cache else 0.0,
     )
-
-
-def _borrow(
-    entries: dict[str, dict[str, Entry]], borrow: Any, device: Device, families: Collection[str]
-) -> None:
-    """Fill the gaps of ``entries`` with those of the device, or the devices by family, named.
-
-    Two devices may each lend what the other lacks: of a lender only what it lends is read.
-    """
-    lenders = borrow if isinstance(borrow, Mapping) else {_OTHER: borrow}
-    for family in lenders:
-        if family not in (*FORMS, _OTHER):
-            raise UnknownNameError(f"family of {device.name}: borrow", family, [*FORMS, _OTHER])
-    for name in lenders.values():
-        if not isinstance(name, str):
-            raise InputError(f"{device.name}: borrow takes names of devices, not {name!r}")
-    asked: dict[str, list[str]] = {}
-    for family in entries:
-        name = lenders.get(family, lenders.get(_OTHER))
-        if name is not None and family in families:
-            asked.setdefault(name, []).append(family)
-    for name, lent in asked.items():
-        lender = _lender(name, device, lent)
-        for family in lent:
-            _lend(family, entries[family], lender, device)
-
-
-def _lender(name: str, borrower: Device, families: Collection[str]) -> CalibratedCost:
-    """The costs that the device ``name`` lends."""
-    from servesim.hardware.load import load_sheet
-
-    sheet = load_sheet(name)
-    model = sheet.costs
-    if model is None and (tables := {**sheet.calibration}):
-        tables.pop("collective", None)
-        try:
-            model = CalibratedCost.from_coefficients(sheet, tables, families)
-        except RecursionError as error:
-            raise InputError(f"{borrower.name}: borrow {name!r} leads back to itself") from error
-    if not isinstance(model, CalibratedCost):
-        raise InputError(f"calibration borrows from {name}, which has no calibration")
-    return model
-
-
-def _lend(family: str, mine: dict[str, Entry], lender: CalibratedCost, device: Device) -> None:
-    """Fill the gaps in ``mine``, the entries of ``device``, with what ``lender`` has.
-
-    Attention is lent by kind alone (plain, latent, expanded): where a device has any of it, that
-    is nearer to its other widths and formats than what another device has of them.
-    """
-    known = {form_kind(family, key) for key in mine} if family in _ATTENTION else set()
-    for key, entry in lender.entries[family].items():
-        if form_kind(family, key) not in known:
-            mine.setdefault(key, as_lent(entry, lender.device, device))
-
-
-def as_lent(entry: Entry, lender: Device, borrower: Device) -> Entry:
-    """``entry`` of ``lender`` as it serves ``borrower``; with its cores if of another kind."""
-    alike = lender.kind == borrower.kind
-    cores = entry.cores or (0 if alike else lender.cores)
-    form = entry.form
-    if isinstance(form, MoeForm):
-        form = form.lent(_pace(lender, borrower, cores))
-    return dataclasses.replace(entry, form=form, source=Source.ANALYTICAL, cores=cores)
-
-
-def _pace(lender: Device, borrower: Device, cores: int) -> float:
-    """Peak arithmetic in 16 bits of a core of ``lender``, of that of one of ``borrower``.
-
-    ``cores`` are those that both count as having, 0 for their own. One core is a data sheet that
-    does not say how many: nothing then tells what each of them can.
-    """
-    theirs, mine = cores or lender.cores, cores or borrower.cores
-    if theirs != mine and 1 in (theirs, mine):
-        return 1.0
-    return _peak_of_16_bits(lender) * mine / (_peak_of_16_bits(borrower) * theirs)
-
-
-def _peak_of_16_bits(device: Device) -> float:
-    """Peak FLOP/s in 16 bits; the least of all formats where it has none."""
-    peaks = [device.peak_flops[name] for name in ("bf16", "fp16") if name in device.peak_flops]
-    return max(peaks or [min(device.peak_flops.values())])
 
 
 def _nearest(entries: Mapping[str, Entry], key: str) -> Entry | None:

@@ -12,9 +12,10 @@ from servesim.hardware.calibrate.fit import Scale, scaled, thinned
 from servesim.hardware.calibrate.problems import form_seconds
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.calibrate.split import serving, split
-from servesim.hardware.calibrated import CalibratedCost, as_lent, machine_of
+from servesim.hardware.calibrated import CalibratedCost, machine_of
 from servesim.hardware.device import Device
 from servesim.hardware.forms.keys import form_kind
+from servesim.hardware.lending import as_lent
 
 #: Rows of a form that lent coefficients are judged by.
 _MOST_LENT = 800

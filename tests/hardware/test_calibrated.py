@@ -16,9 +16,10 @@ from servesim.graph.work import (
     MoeWork,
     RecurrentWork,
 )
-from servesim.hardware.calibrated import CalibratedCost, as_lent
+from servesim.hardware.calibrated import CalibratedCost
 from servesim.hardware.cost import Source
 from servesim.hardware.device import Device, MemoryTier
+from servesim.hardware.lending import as_lent
 from servesim.hardware.load import DEVICES, load_device
 from servesim.hardware.roofline import RooflineCost
 
