@@ -107,12 +107,18 @@ def resolve(model: str) -> ModelConfig:
         return _from_file(path / "config.json", path.resolve().name)
     if path.is_file():
         return _from_file(path, path.stem if path.stem != "config" else path.resolve().parent.name)
-    names = {name.lower(): name for name in builtin_names()}
-    if model.lower() in names:
-        return _builtin(names[model.lower()])
+    if (found := builtin(model)) is not None:
+        return found
     if model.endswith(".json") or model.startswith((".", "/", "~")):
         raise InputError(f"model config {model!r} does not exist")
-    raise UnknownNameError("model", model, names.values())
+    raise UnknownNameError("model", model, builtin_names())
+
+
+def builtin(model: str) -> ModelConfig | None:
+    """The built-in config of an id (any case), if there is one."""
+    names = {name.lower(): name for name in builtin_names()}
+    name = names.get(model.lower())
+    return None if name is None else _builtin(name)
 
 
 @cache

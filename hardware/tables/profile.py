@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,25 @@ from servesim.graph.opgraph import OpGraph
 from servesim.hardware.calibrate.kernel_tables import kernel_table_files
 from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
-from servesim.hardware.tables.bundle import find_bundle, has_layer_profile, said_by, said_sizes
+from servesim.hardware.tables.bundle import (
+    find_bundle,
+    has_layer_profile,
+    said_by,
+    said_sizes,
+)
 from servesim.hardware.tables.kernels import load_kernel_tables
 from servesim.hardware.tables.layer_profile import load_layer_profile
 from servesim.hardware.tables.origin import device_names, require_device
 from servesim.hardware.tables.plausible import require_plausible
+from servesim.hardware.tables.sizes import (
+    SizesOf,
+    differing,
+    graph_sizes,
+    nothing_known,
+    same_format,
+    same_sizes,
+    weight_format,
+)
 
 NEEDS_PYARROW = "reading parquet needs pyarrow: pip install 'servesim[calibrate]'"
 
@@ -26,7 +40,7 @@ def load_profile(
     graph: OpGraph,
     device: Device,
     model: str | None = None,
-    known_models: Collection[str] = (),
+    sizes_of: SizesOf = nothing_known,
 ) -> CostModel:
     """Layer latencies of a model (LLMServingSim, Vidur), or kernel tables by size (AIConfigurator).
 
@@ -37,7 +51,7 @@ def load_profile(
         graph: what is served; layer latencies are taken for its tensor-parallel degree.
         device: what it is served on.
         model: whose layer latencies to take, when not those of the model served.
-        known_models: ids that are a model's wherever in a path they stand.
+        sizes_of: the sizes of a model that is known by its id.
 
     Raises:
         InputError: neither is there, or both are, or a file is malformed; or what is there was
@@ -56,10 +70,10 @@ def load_profile(
             f"{folder}: no layer profile (tp<N>/dense.csv, tp<N>/layers.csv or mlp.csv) and no "
             "kernel tables (gemm_perf.parquet, ...) in it"
         )
-    bundle = find_bundle(folder, model or graph.model, known_models=known_models)
-    require_device([said_by(bundle, folder).device], device.name, bundle)
-    if model is None:
-        _require_sizes(bundle, graph)
+    bundle = _bundle(folder, graph, model, sizes_of)
+    said = said_by(bundle)
+    if said.certain or said.format or sizes_of(said.model):  # else folders called anything
+        require_device([said.device], device.name, bundle)
     profile = load_layer_profile(
         bundle,
         graph.tensor_parallel_size,
@@ -83,19 +97,29 @@ def _kernel_tables(
     return table
 
 
-def _require_sizes(bundle: Path, graph: OpGraph) -> None:
-    """Refuse layers of other widths than the model's, as far as the bundle says.
+def _bundle(folder: Path, graph: OpGraph, model: str | None, sizes_of: SizesOf) -> Path:
+    """The layers measured of ``model``, or else of what is served, in its sizes and format.
 
     Raises:
-        InputError: they have.
+        InputError: there are none, or more than one.
     """
-    heads = {op.spec.shape[0] for op, _ in graph.weighted_ops() if op.kind == "attention"}
-    sizes = {"hidden": graph.hidden_size}
-    if len(heads) == 1:
-        sizes["heads"] = heads.pop() * graph.tensor_parallel_size
-    for name, measured in said_sizes(bundle).items():
-        if measured != sizes.get(name, measured):
-            raise InputError(
-                f"{bundle}: layers of a model with {name} = {measured}, but {graph.model} has "
-                f"{sizes[name]} (to take them all the same: profile_model)"
-            )
+    if model is not None:
+        return find_bundle(folder, model)
+
+    def alike(other: str) -> bool | None:
+        sizes = sizes_of(other)
+        return None if sizes is None else same_sizes(sizes, graph)
+
+    bundle = find_bundle(folder, graph.model, weight_format(graph) or None, alike)
+    sizes, said = said_sizes(bundle), said_by(bundle)
+    if name := differing(sizes, graph):
+        raise InputError(
+            f"{bundle}: layers of a model with {name} = {sizes[name]}, but {graph.model} has "
+            f"{graph_sizes(graph)[name]} {said.all_the_same}"
+        )
+    if not same_format(said.format, weight_format(graph)):
+        raise InputError(
+            f"{bundle}: layers with weights in {said.format}, but {graph.model} has them in "
+            f"{weight_format(graph)} {said.all_the_same}"
+        )
+    return bundle

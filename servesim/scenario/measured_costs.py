@@ -11,7 +11,8 @@ from servesim.hardware.cost import CostModel
 from servesim.hardware.device import Device
 from servesim.hardware.tables.collectives import load_collectives
 from servesim.hardware.tables.profile import load_profile
-from servesim.models.config import builtin_names
+from servesim.hardware.tables.sizes import SIZES
+from servesim.models.config import builtin
 from servesim.scenario.sections import HardwareSection
 from servesim.scenario.system import topology_collectives
 
@@ -28,10 +29,17 @@ def measured_costs(
     if section.profile is None and section.profile_model is not None:
         raise InputError("[hardware] profile_model: there is no profile to take it from")
     if section.profile is not None:
-        kernels = load_profile(
-            section.profile, graph, device, section.profile_model, builtin_names()
-        )
+        kernels = load_profile(section.profile, graph, device, section.profile_model, _sizes_of)
     return kernels, _collectives(section, device)
+
+
+def _sizes_of(model: str) -> dict[str, int] | None:
+    """The sizes that ``config.json`` says of a model with a built-in one."""
+    config = builtin(model)
+    if config is None:
+        return None
+    values = config.language_values
+    return {name: values[name] for name in SIZES if isinstance(values.get(name), int)}
 
 
 def _collectives(section: HardwareSection, device: Device) -> CostModel | None:

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from servesim.errors import InputError, UnknownNameError
-from servesim.graph.opgraph import OpGraph
+from servesim.graph.op import Op
+from servesim.graph.opgraph import Block, OpGraph
+from servesim.graph.ops.attention import Attention
+from servesim.graph.ops.gemm import Gemm
 from servesim.hardware.calibrate.geometry import Geometry
 from servesim.hardware.calibrate.sources import measured_rows
 from servesim.hardware.link import Link
@@ -15,6 +18,7 @@ from servesim.hardware.tables.collectives import load_collectives
 from servesim.hardware.tables.layer_profile import load_layer_profile
 from servesim.hardware.tables.origin import require_device
 from servesim.hardware.tables.profile import load_profile
+from servesim.hardware.tables.sizes import differing
 
 LINK = Link("wire", 1e9, 1e-6)
 FILES = {
@@ -127,34 +131,106 @@ def test_layers_of_another_device(tmp_path: Path) -> None:
     load_profile(folder, graph(), load_device("h100_sxm"))
 
 
-def test_layers_of_another_model(tmp_path: Path) -> None:
-    folder = bundle(tmp_path)
-    find_bundle(folder, "else/Model-Instruct")  # the same architecture, tuned to chat
-    with pytest.raises(
-        InputError, match=r"latencies of org/model, not of org/model-8B .*profile_m"
-    ):
-        find_bundle(folder, "org/model-8B")
-    # Folders above the one that is named may be called anything, ...
-    direct = folder / "org/model"
-    find_bundle(direct, "org/model-8B")
-    with pytest.raises(InputError, match="not of org/model-8B"):  # ... unless as models are,
-        find_bundle(direct, "org/model-8B", known_models=("org/model",))
-    (direct / "bf16/meta.yaml").write_text(META.format(gpu="X", model="org/model"))
-    with pytest.raises(InputError, match="not of org/model-8B"):  # ... or the bundle says so.
-        find_bundle(direct, "org/model-8B")
-    load_profile(folder, graph("org/model-8B"), load_device("h100_sxm"), "org/model")
+SIZES = {
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 100,
+}
 
 
-def test_layers_of_other_widths(tmp_path: Path) -> None:
-    (tmp_path / "mlp.csv").write_text(
-        "n_head,n_embd,num_tokens,num_tensor_parallel_workers,time_stats.emb.median\n"
-        "2,16,1,1,0.01\n2,16,9,1,0.02\n"
+def dense(model: str, weight: str = "bf16", ranks: int = 1) -> OpGraph:
+    """Of ``SIZES``, on one of ``ranks`` ranks."""
+    down = Gemm(16, 32 // ranks, weight=weight)
+    ops = (
+        Op("attention", Attention(4 // ranks, max(1, 2 // ranks), 4, 4)),
+        Op("down_proj", down, ("attention",)),
     )
+    blocks = (Block("layer", ops, (0,)),)
+    return OpGraph(model, blocks, (), 0, 0, 0.0, 16, 100, 8, tensor_parallel_size=ranks)
+
+
+def known(model: str) -> dict[str, int] | None:
+    return {"org/model": SIZES, "org/wide": SIZES | {"intermediate_size": 64}}.get(model)
+
+
+def test_layers_of_another_model(tmp_path: Path) -> None:
+    folder, device = bundle(tmp_path), load_device("h100_sxm")
+    find_bundle(folder, "org/model-8B")  # two folders may be called anything, ...
+    where = folder / "org/model/bf16"
+    (where / "meta.yaml").write_text(META.format(gpu="X", model="org/model"))
+    for same in ("else/Meta-Model-Instruct", "else/model-FP8-dynamic", "model-w4a16"):
+        find_bundle(folder, same)
+    refused = "latencies of org/model, not of org/model-8B .*, or --profile-model org/model"
+    with pytest.raises(InputError, match=refused):  # ... unless the bundle says the same
+        find_bundle(folder, "org/model-8B")
+    load_profile(folder, dense("org/model-8B"), device, "org/model")
+    (where / "meta.yaml").unlink()
+    with pytest.raises(InputError, match=refused):  # ... or a model is called so.
+        load_profile(folder, graph("org/model-8B"), device, sizes_of=known)
+    load_profile(folder, dense("snapshot"), device, sizes_of=known)  # has its sizes
+
+
+def test_one_of_several_models(tmp_path: Path) -> None:
+    for model in ("model", "wide"):
+        place = tmp_path / f"org/{model}/bfloat16/tp1"
+        place.mkdir(parents=True)
+        for name, text in FILES.items():
+            (place / name).write_text(text)
+    where = tmp_path / "org/model/bfloat16"
+    assert find_bundle(tmp_path, "else/Model-Instruct", "bf16") == where
+    assert find_bundle(tmp_path, "snapshot", alike=lambda model: model == "org/model") == where
+    with pytest.raises(InputError, match="no profile of org/more"):
+        find_bundle(tmp_path, "org/more")
+
+
+def test_layers_in_another_format(tmp_path: Path) -> None:
+    folder, device = bundle(tmp_path), load_device("h100_sxm")
+    for alike in ("bf16", "fp16"):
+        load_profile(folder, dense("org/model", alike), device)
+    with pytest.raises(InputError, match="weights in bf16, but org/model-FP8 has them in fp8"):
+        load_profile(folder, dense("org/model-FP8", "fp8_block"), device)
+    meta = META.format(gpu="X", model="org/model").replace("variant: bf16", "variant: fp8")
+    (folder / "org/model/bf16/meta.yaml").write_text(meta)
+    load_profile(folder, dense("org/model-FP8", "fp8_block"), device)
+    with pytest.raises(InputError, match="weights in fp8, but org/model has them in bf16"):
+        load_profile(folder, dense("org/model"), device)
+    load_profile(folder, dense("org/model"), device, "org/model")
+
+
+VIDUR = (
+    "{},num_tokens,num_tensor_parallel_workers,time_stats.emb.median\n"
+    "{values},1,1,0.01\n{values},9,1,0.02\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "same", "other", "size"),
+    [
+        ("n_head", 4, 8, "num_attention_heads"),
+        ("n_kv_head", 2, 4, "num_key_value_heads"),
+        ("n_embd", 16, 32, "hidden_size"),
+        ("n_expanded_embd", 32, 64, "intermediate_size"),
+        ("vocab_size", 102, 128, "vocab_size"),  # 102: padded
+    ],
+)
+def test_layers_of_other_widths(
+    tmp_path: Path, column: str, same: int, other: int, size: str
+) -> None:
+    device = load_device("h100_sxm")
     (tmp_path / "attention.csv").write_text(OLDER)
-    load_profile(tmp_path, graph(hidden=16), load_device("h100_sxm"))
-    with pytest.raises(InputError, match="hidden = 16, but org/model has 8"):
-        load_profile(tmp_path, graph(), load_device("h100_sxm"))
-    load_profile(tmp_path, graph(), load_device("h100_sxm"), "another/model")
+    (tmp_path / "mlp.csv").write_text(VIDUR.format(column, values=same))
+    load_profile(tmp_path, dense("org/model"), device)
+    (tmp_path / "mlp.csv").write_text(VIDUR.format(column, values=other))
+    with pytest.raises(InputError, match=f"{size} = {other}, but org/model has"):
+        load_profile(tmp_path, dense("org/model"), device)
+    load_profile(tmp_path, dense("org/model"), device, "another/model")
+
+
+def test_heads_that_ranks_repeat() -> None:
+    assert differing(SIZES, dense("org/model", ranks=4)) is None
+    assert differing(SIZES | {"num_key_value_heads": 4}, dense("org/model")) is not None
 
 
 def test_misspelt_layers(tmp_path: Path) -> None:
