@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from servesim.errors import InputError, UnknownNameError, UnsupportedError
+from servesim.errors import InputError, UnknownNameError, UnsupportedError, reason
 
 #: ``<organisation>/<name>.json`` is the config.json of the model ``<organisation>/<name>``.
 CONFIGS = Path(__file__).parent / "configs"
@@ -151,7 +151,7 @@ def _from_file(path: Path, name: str) -> ModelConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"model config {str(path)!r} cannot be read: {error}") from error
+        raise InputError(f"model config {str(path)!r} cannot be read: {reason(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"model config {str(path)!r} is no JSON object")
     _require_sizes(values, path)

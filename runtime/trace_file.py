@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
-from servesim.errors import InputError, UnknownNameError
+from servesim.errors import InputError, UnknownNameError, reason
 from servesim.runtime.lengths import require_positive
 from servesim.runtime.request import RequestSpec
 from servesim.runtime.sessions import Session
@@ -168,7 +168,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         where = f"{path}:{number + 1}: " if number else ""
-        raise InputError(f"{where}cannot read {path}: {error}") from error
+        raise InputError(f"{where}cannot read {path}: {reason(error)}") from error
 
 
 def json_rows(path: Path, known: Sequence[str]) -> Iterator[tuple[int, Row]]:

@@ -14,6 +14,12 @@ class InputError(ServesimError):
     """A value the user gave cannot be used; the message names the value and what would do."""
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in one line, without its path: the message begins with that."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or str(error).partition("\n")[0]
+
+
 class UnknownNameError(InputError):
     """A name that is not among the known ones.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from servesim.errors import InputError, UnknownNameError
+from servesim.errors import InputError, UnknownNameError, reason
 from servesim.hardware.tables.csvfile import listed, read_text
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read_frame(path: Path) -> pd.DataFrame:
         else:
             table = pd.read_csv(path, encoding="utf-8-sig")
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
     if table.empty:
         raise InputError(f"{path}: no measurements in it")
     return table

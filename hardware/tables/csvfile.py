@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from servesim.errors import InputError
+from servesim.errors import InputError, reason
 
 T = TypeVar("T")
 Row = Mapping[str, str]
@@ -53,7 +53,7 @@ def read_text(path: Path) -> str:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def listed(columns: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from servesim.errors import InputError
+from servesim.errors import InputError, reason
 from servesim.hardware.collectives import WIRE
 from servesim.hardware.tables.csvfile import seconds
 from servesim.hardware.tables.grid import Curve
@@ -69,7 +69,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def _point(line: str, where: str) -> tuple[float, float]:

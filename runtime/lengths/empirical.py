@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from servesim.errors import InputError
+from servesim.errors import InputError, reason
 from servesim.runtime.lengths import LENGTHS, MOST, Tokens, require_count
 
 
@@ -52,7 +52,7 @@ class Empirical:
                     raise InputError(f"{path} has no column {self.column!r} (it has: {known})")
                 values = [self._length(path, rows.line_num, row[self.column]) for row in rows]
         except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-            raise InputError(f"cannot read lengths from {path}: {error}") from error
+            raise InputError(f"cannot read lengths from {path}: {reason(error)}") from error
         if not values:
             raise InputError(f"{path} has no lengths")
         return values

@@ -14,6 +14,7 @@ from servesim.hardware.calibrate.records import read_frame
 from servesim.hardware.link import Link
 from servesim.hardware.tables.csvfile import count, read_csv, seconds
 from servesim.hardware.tables.layer_profile import load_layer_profile
+from servesim.hardware.tables.nccl_tests import read_nccl_tests
 
 HEAD = "gemm_dtype,m,n,k,latency\n"
 GOOD = "bfloat16,1,512,512,0.002\n"
@@ -44,6 +45,14 @@ def test_kernel_tables(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         kernel_rows(kernels(tmp_path, text), 0.0)
     assert "gemm_perf.csv" in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "run.csv"
+    for read in (read_frame, read_nccl_tests, lambda path: read_csv(path, dict)):
+        with pytest.raises(InputError) as error:
+            read(path)
+        assert str(error.value) == f"{path}: cannot be read: No such file or directory"
 
 
 def test_an_unknown_format_is_named_with_the_known_ones(tmp_path: Path) -> None:
