@@ -47,7 +47,7 @@ def read_nccl_tests(path: Path) -> NcclTest:
         InputError: the file cannot be read, is not the output of ``nccl-tests`` or is cut off.
     """
     lines = _lines(path)
-    ranks = sum(line.split()[:2] == ["#", "Rank"] for line in lines)
+    ranks = _ranks(lines, path)
     points = [
         point
         for number, line in enumerate(lines, 1)
@@ -65,6 +65,14 @@ def read_nccl_tests(path: Path) -> NcclTest:
     return NcclTest(_operation(lines, path), ranks, Curve.of(points), devices)
 
 
+def _ranks(lines: Iterable[str], path: Path) -> int:
+    announced = [line.split()[2:3] for line in lines if line.split()[:2] == ["#", "Rank"]]
+    for rank in announced:
+        if announced.count(rank) > 1:
+            raise InputError(f"{path}: rank {' '.join(rank)} twice: several runs? give each a file")
+    return len(announced)
+
+
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
@@ -73,12 +81,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def _point(line: str, where: str) -> tuple[float, float]:
-    """Bytes and out-of-place seconds of a row."""
+    """Bytes and out-of-place seconds of a row; no seconds where no bytes were sent."""
     values = line.split()
     if len(values) < _COLUMNS:
         raise InputError(f"{where}: cut off or no row of nccl-tests: {line.strip()!r}")
     try:
-        return float(values[0]), seconds(values[5], 1e-6)
+        size = float(values[0])
+        return size, seconds(values[5], 1e-6) if size else 0.0
     except ValueError as error:
         raise InputError(f"{where}: not a row of nccl-tests: {error}") from error
 

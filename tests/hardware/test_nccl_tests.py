@@ -34,6 +34,12 @@ def test_times_by_size(tmp_path):
     assert run.curve.at(2048.0) == pytest.approx(20e-6)
 
 
+def test_no_bytes_in_no_time(tmp_path):
+    nothing = ROWS.splitlines()[0].replace("1024", "0").replace("10.00", "0.00")
+    run = read_nccl_tests(write(tmp_path, f"{HEAD}{nothing}\n{ROWS}"))
+    assert run.curve.xs == (1024, 3072)
+
+
 END = "# Avg bus bandwidth    : 0.1\n"
 
 
@@ -46,6 +52,7 @@ END = "# Avg bus bandwidth    : 0.1\n"
         (HEAD + ROWS.replace("30.00", "nan"), "line 11: .* finite, not nan"),
         (HEAD + ROWS.replace(END, ""), "cut off: sizes to 3072 bytes, but no line '# Avg"),
         (HEAD + ROWS[:120], "line 11: cut off"),
+        (HEAD + ROWS + HEAD + ROWS, "rank 0 twice: several runs"),
     ],
 )
 def test_what_is_refused(tmp_path, text, message):
