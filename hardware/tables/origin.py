@@ -44,5 +44,7 @@ def device_names(files: Iterable[Path]) -> set[str]:
     for path in files:
         table = read_frame(path)
         if "device" in table.columns:
-            names |= {str(name) for name in table["device"].unique()}
+            columns = [name for name in ("device", "latency") if name in table.columns]
+            whole = table.dropna(subset=columns)  # a row cut off may be so in the device's name
+            names |= {str(name) for name in whole["device"].unique()}
     return names

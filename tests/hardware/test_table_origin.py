@@ -16,7 +16,7 @@ from servesim.hardware.load import known_device, load_device
 from servesim.hardware.tables.bundle import find_bundle
 from servesim.hardware.tables.collectives import load_collectives
 from servesim.hardware.tables.layer_profile import load_layer_profile
-from servesim.hardware.tables.origin import require_device
+from servesim.hardware.tables.origin import device_names, require_device
 from servesim.hardware.tables.profile import load_profile
 from servesim.hardware.tables.sizes import differing
 
@@ -102,6 +102,14 @@ def test_kernel_tables_of_another_device(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="measured on several devices"):
         load_profile(gemm_table(tmp_path / "b", H100, A100), graph(), device)
     load_profile(gemm_table(tmp_path / "c", "NVIDIA RTX PRO 6000"), graph(), device)
+
+
+def test_a_table_cut_off_is_not_of_several_devices(tmp_path: Path) -> None:
+    path = gemm_table(tmp_path, H100) / "gemm_perf.csv"
+    path.write_text(path.read_text() + "\nNVIDIA H1")
+    assert device_names([path]) == {H100}
+    with pytest.raises(InputError, match=r"line 4: latency: .* not nan"):
+        load_profile(tmp_path, graph(), load_device("h100_sxm"))
 
 
 def test_no_fit_to_tables_of_several_devices(tmp_path: Path) -> None:
