@@ -241,6 +241,19 @@ def test_heads_that_ranks_repeat() -> None:
     assert differing(SIZES | {"num_key_value_heads": 4}, dense("org/model")) is not None
 
 
+def test_times_too_long_for_their_unit(tmp_path: Path) -> None:
+    product = Op("qkv_proj", Gemm(16384, 16384))  # 0.54 GB of weights: 160 µs at 3.35 TB/s
+    wide = OpGraph("org/model", (Block("layer", (product,), (0,)),), (), 0, 0, 0.0, 16384, 8, 8)
+    times = "layer,tokens,time_us\nqkv_proj,1,{:.0f}\nqkv_proj,100,{:.0f}\n"
+    for unit in (1, 50):
+        text = times.format(180 * unit, 200 * unit)
+        folder = bundle(tmp_path / str(unit), **{"dense.csv": text})
+        load_profile(folder, wide, load_device("h100_sxm"))
+    folder = bundle(tmp_path / "ns", **{"dense.csv": times.format(180e3, 200e3)})
+    with pytest.raises(InputError, match=r"products take \d+ times what they should .* the unit"):
+        load_profile(folder, wide, load_device("h100_sxm"))
+
+
 def test_misspelt_layers(tmp_path: Path) -> None:
     dense = "layer,tokens,time_us\n{},1,10\n{},9,10\n"
     with pytest.raises(UnknownNameError, match=r"'gate_upproj'; did you mean 'gate_up_proj'"):
