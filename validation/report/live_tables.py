@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from servesim.validation.live.compare import LiveComparison, LoadComparison, held_out
 from servesim.validation.live.pace import NOTICEABLE
@@ -16,7 +17,42 @@ _TITLES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
-def machine(about: object) -> str:
+def machine_folders(own: Path) -> list[Path]:
+    """Folders of recordings in ``own``, one a machine: ``machine/model/load/run.json.gz``."""
+    return sorted({path.parents[2] for path in own.glob("*/*/*/*.json.gz")})
+
+
+def machine_parts(
+    comparison: LiveComparison, engine: str, own: str, intro: str, caution: str = ""
+) -> list[str]:
+    """What the report says of one of ``machine_folders``.
+
+    Args:
+        own: where the folder lies in the tree.
+        intro: text with fields ``folder``, ``version`` and ``machine``, and maybe ``repeats``.
+        caution: what to say of errors of whole runs.
+    """
+    about, loads = comparison.about, comparison.loads
+    filled = intro.format(
+        folder=f"{own}/{comparison.name}",
+        version=about.get("engine_version", "of unknown version"),
+        machine=_machine(about.get("machine", "unknown")),
+        repeats=max(len(load.results) for load in loads),
+    )
+    errors = "Error of means, and in brackets the spread" + (f".{caution}" if caution else "")
+    return [
+        f"### {comparison.name}",
+        filled.replace("\n", " "),
+        decisions(loads, engine),
+        steps(comparison),
+        f"Whole runs, all arrivals as recorded. {errors}:",
+        means(loads),
+        details("Percentiles", percentiles(loads)),
+        *failures(comparison),
+    ]
+
+
+def _machine(about: object) -> str:
     """What was measured on, in words."""
     if isinstance(about, dict):
         return ", ".join(f"{key} {value}" for key, value in about.items() if value != "")

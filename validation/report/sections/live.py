@@ -46,28 +46,13 @@ def figures() -> dict[str, str]:
 
 @cache
 def _comparisons() -> tuple[LiveComparison, ...]:
-    folders = {path.parents[2]: None for path in OWN.glob("*/*/*/*.json.gz")}
-    return tuple(compare_folder(folder) for folder in sorted(folders))
+    return tuple(compare_folder(folder) for folder in live_tables.machine_folders(OWN))
 
 
 def _folder(comparison: LiveComparison) -> str:
-    about = comparison.about
-    intro = _INTRO.format(
-        folder=f"validation/own/{comparison.name}",
-        version=about.get("engine_version", "of unknown version"),
-        machine=live_tables.machine(about.get("machine", "unknown")),
-        repeats=max(len(load.results) for load in comparison.loads),
-    ).replace("\n", " ")
+    caution = " Near saturation a step a tenth too long or short changes latencies by far more"
     parts = [
-        f"### {comparison.name}",
-        intro,
-        live_tables.decisions(comparison.loads, "vLLM"),
-        live_tables.steps(comparison),
-        "Whole runs, all arrivals as recorded. Error of means, and in brackets the spread. Near "
-        "saturation a step a tenth too long or short changes latencies by far more:",
-        live_tables.means(comparison.loads),
-        live_tables.details("Percentiles", live_tables.percentiles(comparison.loads)),
-        *live_tables.failures(comparison),
+        *live_tables.machine_parts(comparison, "vLLM", "validation/own", _INTRO, caution),
         "Distributions and throughput over time:",
         *(f"![{model}](figures/{comparison.name}-{model}.svg)" for model in comparison.models),
     ]

@@ -29,8 +29,7 @@ _RELEASES = {"scheduler": "5.23", "scheduler-5.17": "5.17"}
 
 def body(data: Path) -> str | None:
     """Every folder of recordings in the tree; those below ``data`` are others'."""
-    folders = sorted({path.parents[2] for path in OWN.glob("*/*/*/*.json.gz")})
-    live = [_folder(compare_folder(folder)) for folder in folders]
+    live = [_folder(compare_folder(folder)) for folder in live_tables.machine_folders(OWN)]
     return "\n\n".join([_cases(), *live]) if live else None
 
 
@@ -45,20 +44,5 @@ def _cases() -> str:
 
 
 def _folder(comparison: LiveComparison) -> str:
-    about = comparison.about
-    intro = _INTRO.format(
-        folder=f"validation/own/transformers/{comparison.name}",
-        version=about.get("engine_version", "of unknown version"),
-        machine=live_tables.machine(about.get("machine", "unknown")),
-    ).replace("\n", " ")
-    parts = [
-        f"### {comparison.name}",
-        intro,
-        live_tables.decisions(comparison.loads, "transformers"),
-        live_tables.steps(comparison),
-        "Whole runs, all arrivals as recorded. Error of means, and in brackets the spread:",
-        live_tables.means(comparison.loads),
-        live_tables.details("Percentiles", live_tables.percentiles(comparison.loads)),
-        *live_tables.failures(comparison),
-    ]
-    return "\n\n".join(parts)
+    own = "validation/own/transformers"
+    return "\n\n".join(live_tables.machine_parts(comparison, "transformers", own, _INTRO))
