@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from servesim.hardware.calibrate.collectives import (
-    COLLECTIVE_TABLES,
     CollectiveSample,
+    collective_files,
     has_collectives,
     read_kernel_tables,
 )
@@ -34,8 +34,7 @@ def collective_samples(place: Path, link: Link, device: Device) -> list[Collecti
             measured.
     """
     if has_collectives(place):
-        files = (p for p in sorted(place.rglob("*_perf.*")) if p.name in COLLECTIVE_TABLES)
-        require_device(device_names(files), device.name, place)
+        require_device(device_names(collective_files(place)), device.name, place)
         return read_kernel_tables(place, link)
     table = load_collectives(place, link, RooflineCost(device))
     return [

@@ -14,6 +14,7 @@ from servesim.hardware.calibrate.layer_tables import layer_rows
 from servesim.hardware.calibrate.row import Row
 from servesim.hardware.cost import CostModel
 from servesim.hardware.tables.origin import device_names, require_device
+from servesim.hardware.tables.sizes import format_of
 
 
 def has_tables(folder: Path) -> bool:
@@ -65,6 +66,6 @@ def measured_rows(
 def _model_id(place: Path) -> str:
     """``organisation/model`` of a ``tp<N>`` folder, with or without a variant's folder between."""
     above = place.parent
-    if above.name in {"bf16", "fp16", "fp8"}:
+    if format_of(above.name):
         above = above.parent
     return f"{above.parent.name}/{above.name}"
