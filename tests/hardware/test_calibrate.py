@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from toy import DEVICE, MACHINE
 
 from servesim.errors import InputError
 from servesim.graph.work import AttentionWork, GemmWork, MemoryWork, MoeWork
@@ -14,21 +15,10 @@ from servesim.hardware.calibrate.problems import built_form, problem
 from servesim.hardware.calibrate.row import Row, held_out
 from servesim.hardware.calibrate.run import calibrate
 from servesim.hardware.calibrate.surfaces import with_surfaces
-from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.forms.gemm import GemmForm
-from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
 from servesim.hardware.forms.moe import MoeForm
 
-DEVICE = Device(
-    name="toy",
-    kind="gpu",
-    peak_flops={"bf16": 100e12},
-    memory=MemoryTier("HBM", 1e10, 1e12),
-    cache=MemoryTier("L2", 1e7, 4e12),
-    cores=100,
-)
-MACHINE = Machine(100e12, 1e12, 1e7, 100)
 TRUE = MemoryForm(launch=3e-6, row=1e-8, traffic=1.0, cache=4.0, held=0.5, memory=0.8)
 SIZES = [2**i for i in range(14)]
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from toy import DEVICE
 
 from servesim.graph.work import AttentionWork
 from servesim.hardware.calibrate.row import Row
@@ -12,18 +13,9 @@ from servesim.hardware.calibrate.run import as_table, calibrate
 from servesim.hardware.calibrated import FORMS, CalibratedCost
 from servesim.hardware.calibration_entry import completed
 from servesim.hardware.cost import Source
-from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.forms.keys import attention_key
 from servesim.hardware.load import device_names, load_device, load_sheet
 
-DEVICE = Device(
-    name="toy",
-    kind="gpu",
-    peak_flops={"bf16": 100e12},
-    memory=MemoryTier("HBM", 1e10, 1e12),
-    cache=MemoryTier("L2", 1e7, 4e12),
-    cores=100,
-)
 EXPANDED = AttentionWork(((512, 0),), 0, 0, 0, 16, 16, 192, 128)
 PLAIN = replace(EXPANDED, value_dim=192)
 

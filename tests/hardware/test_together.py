@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from toy import DEVICE, MACHINE
 
 from servesim.errors import InputError, UnknownNameError
 from servesim.graph.work import MemoryWork
@@ -15,19 +16,9 @@ from servesim.hardware.calibrate.row import Row
 from servesim.hardware.calibrate.run import as_table, calibrate
 from servesim.hardware.calibrate.together import Part, agreed, fit_together
 from servesim.hardware.calibration_entry import completed
-from servesim.hardware.device import Device, MemoryTier
 from servesim.hardware.forms.machine import Machine
 from servesim.hardware.forms.memory import MemoryForm
 
-MACHINE = Machine(100e12, 1e12, 1e7, 100)
-DEVICE = Device(
-    name="toy",
-    kind="gpu",
-    peak_flops={"bf16": 100e12},
-    memory=MemoryTier("HBM", 1e10, 1e12),
-    cache=MemoryTier("L2", 1e7, 4e12),
-    cores=100,
-)
 NORM = MemoryForm(launch=3e-6, row=1e-8, traffic=1.0, cache=4.0, held=0.5, memory=0.8)
 ROPE = replace(NORM, traffic=2.0)
 SHARED = ("launch", "memory")
